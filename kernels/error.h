@@ -1,0 +1,66 @@
+// The one exception type of plimsoll, and the checks that throw it.
+//
+// A message gives the value seen, the value wanted, and the file or key, then a hint:
+//   token shard 'x.bin': header says 1000 tokens, file holds 998; was the download cut off?
+#pragma once
+
+#include <fmt/format.h>
+
+#include <source_location>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace plimsoll {
+
+// What went wrong, as the process exit code that `main` returns for it. Codes follow sysexits.h where one fits.
+enum class ExitCode : int {
+    kOk = 0,
+    kInternal = 70,       // a broken promise inside plimsoll, or training aborted (non-finite loss)
+    kIo = 74,             // reading or writing failed although the request was sane
+    kTransient = 75,      // fenced off or a passing fault: running again may work
+    kBadInput = 78,       // configuration or data that cannot be used, or no valid checkpoint among those present
+    kSavedOnSignal = 85,  // stopped by a signal after saving: requeue me
+    kInterrupted = 130,   // second signal: stopped at once
+};
+
+class Error : public std::runtime_error {
+  public:
+    Error(ExitCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+    ExitCode code() const { return code_; }
+
+  private:
+    ExitCode code_;
+};
+
+// Throws an Error for input that cannot be used (exit code 78).
+template <class... Args>
+[[noreturn]] void fail_input(fmt::format_string<Args...> format, Args&&... args) {
+    throw Error(ExitCode::kBadInput, fmt::format(format, std::forward<Args>(args)...));
+}
+
+// Throws an Error for a failed read or write (exit code 74). Put strerror(errno) into the message.
+template <class... Args>
+[[noreturn]] void fail_io(fmt::format_string<Args...> format, Args&&... args) {
+    throw Error(ExitCode::kIo, fmt::format(format, std::forward<Args>(args)...));
+}
+
+// A format string that also records where it was written.
+template <class... Args>
+struct CheckedFormat {
+    template <class String>
+    consteval CheckedFormat(const String& text, std::source_location location = std::source_location::current())
+        : format(text), where(location) {}
+    fmt::format_string<Args...> format;
+    std::source_location where;
+};
+
+// Checks a promise between parts of plimsoll (shapes, dtypes, orders): exit code 70, with the place in the source.
+template <class... Args>
+void check(bool holds, CheckedFormat<std::type_identity_t<Args>...> message, Args&&... args) {
+    if (holds) return;
+    throw Error(ExitCode::kInternal, fmt::format("{} [{}:{}]", fmt::format(message.format, std::forward<Args>(args)...),
+                                                 message.where.file_name(), message.where.line()));
+}
+
+}  // namespace plimsoll
