@@ -1,0 +1,170 @@
+#include "data/tokenizer.h"
+
+#include <array>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <set>
+
+#include "data/file.h"
+#include "kernels/error.h"
+#include "kernels/random.h"
+
+namespace plimsoll {
+namespace {
+
+constexpr std::string_view kFormat = "plimsoll-tokenizer";
+constexpr int kVersion = 1;
+
+// Character and byte tokenizers differ only in which bytes are in the vocabulary.
+class SingleByteTokenizer final : public Tokenizer {
+  public:
+    SingleByteTokenizer(std::string_view kind, std::string bytes, bool with_eot)
+        : kind_(kind), bytes_(std::move(bytes)), with_eot_(with_eot) {
+        id_of_.fill(-1);
+        for (size_t id = 0; id < bytes_.size(); ++id)
+            id_of_[static_cast<unsigned char>(bytes_[id])] = static_cast<int32_t>(id);
+    }
+
+    std::string_view kind() const override { return kind_; }
+    int64_t vocab_size() const override { return static_cast<int64_t>(bytes_.size()) + (with_eot_ ? 1 : 0); }
+    int32_t eot_token() const override { return with_eot_ ? static_cast<int32_t>(bytes_.size()) : -1; }
+
+    void encode(std::string_view text, std::vector<int32_t>& ids) const override {
+        ids.reserve(ids.size() + text.size());
+        for (size_t offset = 0; offset < text.size(); ++offset) {
+            const int32_t id = id_of_[static_cast<unsigned char>(text[offset])];
+            if (id < 0) {
+                fail_input(
+                    "tokenizer '{}': character '{}' at byte {} is not among its {} characters; make the "
+                    "vocabulary from this text, or use the byte tokenizer",
+                    kind_, printable(text.substr(offset, 1)), offset, bytes_.size());
+            }
+            ids.push_back(id);
+        }
+    }
+
+    std::string_view token_bytes(int32_t id) const override {
+        if (id < 0 || id >= vocab_size()) {
+            fail_input("tokenizer '{}': id {} is outside its vocabulary of {}", kind_, id, vocab_size());
+        }
+        return id == eot_token() ? std::string_view() : std::string_view(bytes_).substr(static_cast<size_t>(id), 1);
+    }
+
+    std::string to_json() const override {
+        nlohmann::ordered_json json;
+        json["format"] = kFormat;
+        json["version"] = kVersion;
+        json["kind"] = kind_;
+        if (with_eot_)
+            json["eot_token"] = eot_token();
+        else
+            json["eot_token"] = nullptr;
+        auto& bytes = json["bytes"] = nlohmann::ordered_json::array();
+        for (const char byte : bytes_) bytes.push_back(static_cast<unsigned char>(byte));
+        return json.dump() + "\n";
+    }
+
+  private:
+    std::string kind_;
+    std::string bytes_;  // bytes_[id] is the byte of an id
+    bool with_eot_;
+    std::array<int32_t, 256> id_of_;
+};
+
+std::string all_bytes() {
+    std::string bytes(256, '\0');
+    std::iota(bytes.begin(), bytes.end(), '\0');
+    return bytes;
+}
+
+}  // namespace
+
+std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
+    std::vector<int32_t> ids;
+    encode(text, ids);
+    return ids;
+}
+
+std::string Tokenizer::decode(std::span<const int32_t> ids) const {
+    std::string text;
+    for (const int32_t id : ids) text += token_bytes(id);
+    return text;
+}
+
+std::string Tokenizer::label(int32_t id) const {
+    return id >= 0 && id == eot_token() ? "<eot>" : printable(token_bytes(id));
+}
+
+uint64_t Tokenizer::content_hash() const {
+    return hash_name(to_json());
+}
+
+std::unique_ptr<Tokenizer> make_char_tokenizer(std::string_view text, bool with_eot) {
+    if (text.empty()) fail_input("tokenizer 'char': the text is empty, so there are no characters to number");
+    std::set<unsigned char> distinct(text.begin(), text.end());
+    return std::make_unique<SingleByteTokenizer>("char", std::string(distinct.begin(), distinct.end()), with_eot);
+}
+
+std::unique_ptr<Tokenizer> make_byte_tokenizer(bool with_eot) {
+    return std::make_unique<SingleByteTokenizer>("byte", all_bytes(), with_eot);
+}
+
+std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path) {
+    const std::string content = read_file(path, "tokenizer file");
+    try {
+        const auto json = nlohmann::json::parse(content);
+        if (json.at("format") != kFormat || json.at("version") != kVersion) {
+            fail_input("tokenizer file '{}': format '{}' version {}, wanted '{}' version {}", path,
+                       json.at("format").dump(), json.at("version").dump(), kFormat, kVersion);
+        }
+        const std::string kind = json.at("kind");
+        const bool with_eot = !json.at("eot_token").is_null();
+        std::string bytes;
+        for (const auto& item : json.at("bytes")) {
+            const int64_t byte = item.get<int64_t>();
+            if (byte < 0 || byte > 255 || (!bytes.empty() && byte <= static_cast<unsigned char>(bytes.back()))) {
+                fail_input("tokenizer file '{}': bytes[{}] is {}, wanted ascending values in 0 .. 255", path,
+                           bytes.size(), byte);
+            }
+            bytes.push_back(static_cast<char>(byte));
+        }
+        if (bytes.empty()) fail_input("tokenizer file '{}': its vocabulary is empty", path);
+        if (with_eot && json.at("eot_token") != bytes.size()) {
+            fail_input("tokenizer file '{}': eot_token is {}, wanted the last id, {}", path,
+                       json.at("eot_token").dump(), bytes.size());
+        }
+        if (kind != "char" && (kind != "byte" || bytes != all_bytes())) {
+            fail_input("tokenizer file '{}': kind '{}' with {} characters, wanted 'char', or 'byte' with all 256", path,
+                       kind, bytes.size());
+        }
+        return std::make_unique<SingleByteTokenizer>(kind, bytes, with_eot);
+    } catch (const nlohmann::json::exception& error) {
+        fail_input("tokenizer file '{}': {}; wanted the tokenizer.json that `plimsoll data prepare` writes", path,
+                   error.what());
+    }
+}
+
+void save_tokenizer(const Tokenizer& tokenizer, const std::string& path) {
+    write_file_atomically(path, {tokenizer.to_json()});
+}
+
+std::string printable(std::string_view bytes) {
+    const bool is_text = bytes.size() > 1;  // a lone byte above 127 is not a UTF-8 character
+    std::string text;
+    for (const char c : bytes) {
+        const unsigned char byte = static_cast<unsigned char>(c);
+        if (c == '\n')
+            text += "\\n";
+        else if (c == '\t')
+            text += "\\t";
+        else if (c == ' ')
+            text += "\u2423";
+        else if (byte < 32 || byte == 127 || (byte > 127 && !is_text))
+            text += fmt::format("\\x{:02x}", byte);
+        else
+            text += c;
+    }
+    return text;
+}
+
+}  // namespace plimsoll
