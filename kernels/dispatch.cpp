@@ -1,20 +1,21 @@
 // The only place where the device chooses a function. Shapes are checked here, at the door; kernels trust them.
 #include "kernels/cpu/cpu.h"
+#include "kernels/dispatch.h"
 
 namespace plimsoll {
 namespace {
 
-void check_cpu(const Exec& exec, const char* op) {
-    check(exec.device == Device::kCpu, "{}: this build has no CUDA backend", op);
-}
-
-void check_norm(Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor gain, NormSpec spec) {
+void check_norm(Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor gain, Tensor bias, NormSpec spec) {
     check(x.shape.rank() == 2, "norm: x must be (N, C), got {}", x.shape.to_string());
     const int64_t N = x.shape[0], C = x.shape[1];
     check(out.shape == x.shape && out.contiguous() && x.contiguous(),
           "norm: x {} and out {} must be equal and contiguous", x.shape.to_string(), out.shape.to_string());
     check(gain.shape == Shape{C} && rstd.shape == Shape{N}, "norm: x {} wants gain ({}) and rstd ({}), got {} and {}",
           x.shape.to_string(), C, N, gain.shape.to_string(), rstd.shape.to_string());
+    check(!bias || bias.shape == gain.shape, "norm: bias {} wants gain's shape {}", bias.shape.to_string(),
+          gain.shape.to_string());
+    check(!mean || mean.shape == rstd.shape, "norm: mean {} wants rstd's shape {}", mean.shape.to_string(),
+          rstd.shape.to_string());
     check(static_cast<bool>(mean) == (spec.kind == NormKind::kLayer), "norm: LayerNorm keeps a mean, RMSNorm has none");
 }
 
@@ -22,15 +23,15 @@ void check_norm(Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor gain, Nor
 
 void norm_forward(Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor gain, Tensor bias, NormSpec spec,
                   const Exec& exec) {
-    check_cpu(exec, "norm_forward");
-    check_norm(out, mean, rstd, x, gain, spec);
+    check_device(exec, "norm_forward");
+    check_norm(out, mean, rstd, x, gain, bias, spec);
     cpu::norm_forward(out, mean, rstd, x, gain, bias, spec, exec);
 }
 
 void norm_backward(Tensor dx, Tensor dgain, Tensor dbias, Tensor dout, Tensor x, Tensor gain, Tensor mean, Tensor rstd,
                    NormSpec spec, Write write, const Exec& exec) {
-    check_cpu(exec, "norm_backward");
-    check_norm(dout, mean, rstd, x, gain, spec);
+    check_device(exec, "norm_backward");
+    check_norm(dout, mean, rstd, x, gain, dbias, spec);
     check(dx.shape == x.shape && dx.contiguous() && dgain.shape == gain.shape, "norm_backward: dx {} for x {}",
           dx.shape.to_string(), x.shape.to_string());
     cpu::norm_backward(dx, dgain, dbias, dout, x, gain, mean, rstd, spec, write, exec);

@@ -1,0 +1,16 @@
+#pragma once
+
+#include "kernels/attention/variant.h"
+
+namespace plimsoll {
+
+// p_ij = exp(s_ij - lse_i),  lse_i = log(exp(extra logit) + sum_j exp(s_ij)).       Vaswani et al., arXiv:1706.03762
+struct Softmax {
+    static constexpr VariantInfo kInfo{.name = "softmax", .paper = "1706.03762", .normalized = true};
+    template <class T>
+    static T weight(T s, RowState<T> row) { return score_exp(s - row.lse); }
+    template <class T>
+    static T dscore(T p, T dp, T delta) { return p * (dp - delta); }
+};
+
+}  // namespace plimsoll

@@ -1,0 +1,127 @@
+#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/cpu.h"
+
+namespace plimsoll::cpu {
+namespace {
+
+// Buffers of one thread, in one allocation.
+template <class R>
+struct ForwardTile {
+    R *query_rows, *queries, *keys, *values, *scores, *out;  // (64, W), (HS, 64), (64, W), (64, W), (64, 64), (64, W)
+    ForwardTile(int64_t HS, int64_t W) {
+        R* at = workspace<ForwardTile, R>(4 * kQueries * W + HS * kQueries + kKeys * kQueries);
+        const auto take = [&](int64_t count) { return std::exchange(at, at + count); };
+        query_rows = take(kQueries * W), queries = take(HS * kQueries), keys = take(kKeys * W), values = take(kKeys * W);
+        scores = take(kKeys * kQueries), out = take(kQueries * W);
+    }
+};
+
+template <class V, class T>
+class Forward {
+    using R = Accumulator<T>;
+
+  public:
+    Tensor out, lse, q, k, v, sink_logit;
+    std::span<const int32_t> cu_seqlens;
+    const AttentionSpec& spec;
+
+    // One block of queries of one head of one document.
+    void block(int64_t document, int64_t head, int64_t i0) const {
+        constexpr R kInfinity = std::numeric_limits<R>::infinity();
+        const int64_t begin = cu_seqlens[static_cast<size_t>(document)], n = cu_seqlens[static_cast<size_t>(document) + 1] - begin;
+        const int64_t NH = q.shape[1], HS = q.shape[2], W = round_up(HS, kPanel), kv_head = head / (NH / k.shape[1]);
+        const int64_t count = std::min(kQueries, n - i0);
+        const ForwardTile<R> tile(HS, W);
+        const HeadRows<T> keys(k, kv_head, begin), values(v, kv_head, begin);
+        const ScoreRule<R> rule{Mask(spec), static_cast<R>(alibi_slope(spec, head, NH))};
+        pack_rows(tile.query_rows, HeadRows<T>(q, head, begin), i0, count, kQueries, HS, W, static_cast<R>(spec.scale));
+        transpose_rows(tile.queries, tile.query_rows, HS, W);
+        std::fill_n(tile.out, kQueries * W, R(0));
+
+        alignas(64) R top[kQueries], sum[kQueries], bias[kQueries], shift[kQueries];
+        const R extra = static_cast<R>(extra_logit(spec, sink_logit ? static_cast<double>(sink_logit.ptr<R>()[head]) : 0));
+        for (int64_t i = 0; i < kQueries; ++i) {
+            top[i] = extra, sum[i] = extra == -kInfinity ? R(0) : R(1), shift[i] = 0;
+            bias[i] = static_cast<R>(score_bias(spec, rule.mask, i0 + i));
+        }
+        for (int64_t j0 = 0; j0 < std::min(n, i0 + count); j0 += kKeys) {
+            const int64_t here = std::min(kKeys, n - j0);
+            if (rule.mask.skips(i0, i0 + count, j0, j0 + here)) continue;
+            const int64_t padded = round_up(here, kRows);
+            pack_rows(tile.keys, keys, j0, here, padded, HS, W, R(1));
+            pack_rows(tile.values, values, j0, here, here, HS, W, R(1));
+            std::fill_n(tile.scores, padded * kQueries, R(0));
+            tile_gemm(tile.scores, kQueries, tile.keys, W, 1, tile.queries, kQueries, padded, kQueries, HS);
+            rule.apply(tile.scores, i0, j0, here);
+            if constexpr (V::kInfo.normalized) rescale(tile, top, sum, shift, here, W);
+            for (int64_t j = 0; j < here; ++j) {
+                R* row = tile.scores + j * kQueries;
+                weigh_row<V>(row, row, shift, bias);
+                if constexpr (V::kInfo.normalized) {
+#pragma omp simd
+                    for (int64_t i = 0; i < kQueries; ++i) sum[i] += row[i];
+                }
+            }
+            tile_gemm(tile.out, W, tile.scores, 1, kQueries, tile.values, W, kQueries, W, here);
+        }
+        const HeadRows<T> to(out, head, begin);
+        for (int64_t i = 0; i < count; ++i) {
+            const R scale = !V::kInfo.normalized ? R(1) : sum[i] > 0 ? R(1) / sum[i] : R(0);
+            unpack_row(to.row(i0 + i), tile.out + i * W, HS, scale);
+            if (V::kInfo.normalized) lse.ptr<R>()[head * q.shape[0] + begin + i0 + i] = sum[i] > 0 ? top[i] + std::log(sum[i]) : -kInfinity;
+        }
+    }
+
+  private:
+    // Online softmax: raises the running maximum by the tile's scores, and scales what was summed under the old one.
+    // `shift` is what scores are compared with: the maximum, 0 where a row has seen no key.
+    static void rescale(const ForwardTile<R>& tile, R* top, R* sum, R* shift, int64_t here, int64_t W) {
+        constexpr R kInfinity = std::numeric_limits<R>::infinity();
+        alignas(64) R before[kQueries], factor[kQueries];
+        std::copy_n(top, kQueries, before);
+        for (int64_t j = 0; j < here; ++j) {
+            const R* row = tile.scores + j * kQueries;
+#pragma omp simd
+            for (int64_t i = 0; i < kQueries; ++i) top[i] = row[i] > top[i] ? row[i] : top[i];
+        }
+        bool raised = false;
+        for (int64_t i = 0; i < kQueries; ++i) {
+            shift[i] = top[i] == -kInfinity ? R(0) : top[i];
+            factor[i] = before[i] == top[i] ? R(1) : before[i] == -kInfinity ? R(0) : score_exp(before[i] - top[i]);
+            sum[i] *= factor[i];
+            raised |= factor[i] != R(1);
+        }
+        if (!raised) return;
+        for (int64_t i = 0; i < kQueries; ++i) {
+            R* row = tile.out + i * W;
+#pragma omp simd
+            for (int64_t c = 0; c < W; ++c) row[c] *= factor[i];
+        }
+    }
+};
+
+}  // namespace
+
+void attention_forward(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor sink_logit,
+                       std::span<const int32_t> cu_seqlens, const AttentionSpec& spec, const Exec& exec) {
+    struct Unit { int32_t document, i0; };
+    const int64_t NH = q.shape[1], documents = static_cast<int64_t>(cu_seqlens.size()) - 1;
+    int64_t blocks = 0;
+    for (int64_t d = 0; d < documents; ++d)
+        blocks += (cu_seqlens[static_cast<size_t>(d) + 1] - cu_seqlens[static_cast<size_t>(d)] + kQueries - 1) / kQueries;
+    Unit* units = workspace<Unit, Unit>(blocks);
+    Unit* next = units;
+    for (int64_t d = 0; d < documents; ++d)
+        for (int64_t i0 = 0; i0 < cu_seqlens[static_cast<size_t>(d) + 1] - cu_seqlens[static_cast<size_t>(d)]; i0 += kQueries)
+            *next++ = {static_cast<int32_t>(d), static_cast<int32_t>(i0)};
+    dispatch_variant(spec.weighting, [&]<class V>() {
+        dispatch_float(q.dtype, [&]<class T>() {
+            const Forward<V, T> forward{out, lse, q, k, v, sink_logit, cu_seqlens, spec};
+#pragma omp parallel for num_threads(exec.threads) schedule(dynamic)
+            for (int64_t unit = 0; unit < blocks * NH; ++unit)
+                forward.block(units[unit / NH].document, unit % NH, units[unit / NH].i0);
+        });
+    });
+}
+
+}  // namespace plimsoll::cpu

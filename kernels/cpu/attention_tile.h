@@ -1,0 +1,147 @@
+// What the tiled attention kernels are made of: packing, one small matrix product, scores of a tile.
+//
+// A tile is kQueries queries by kKeys keys of one head and document. Lanes of a vector are queries: scores are kept
+// transposed, S^T (keys, queries), so that row maxima and sums of softmax are elementwise across a vector. Sizes are padded
+// with zeros: head channels to a multiple of kPanel, queries and keys to whole tiles.
+#pragma once
+
+#include <array>
+#include <cstring>
+
+#include "kernels/attention/mask.h"
+#include "kernels/attention/variants.h"
+#include "kernels/cpu/workspace.h"
+
+namespace plimsoll::cpu {
+
+inline constexpr int64_t kQueries = 64;
+inline constexpr int64_t kKeys = 64;
+inline constexpr int64_t kPanel = 32;   // columns of a product are padded to a multiple of this
+inline constexpr int64_t kRows = 8;     // and rows to this: the register block is kRows x 2 vectors
+
+constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// One 64-byte register.
+template <class T>
+struct VectorOf {
+    typedef T type __attribute__((vector_size(64)));
+    static constexpr int64_t kSize = 64 / static_cast<int64_t>(sizeof(T));
+};
+
+// c (M, N) += a (M, K) b (K, N): c and b row-major with row lengths N' = `c_row`, `b_row`, a element (m, k) at
+// m * a_row + k * a_k. M is a multiple of kRows, N of kPanel (padding included), c and b are 64-byte aligned. K ascends.
+template <class T>
+inline void tile_gemm(T* c, int64_t c_row, const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_row, int64_t M, int64_t N,
+                      int64_t K) {
+    using Vector = typename VectorOf<T>::type;
+    constexpr int64_t kSize = VectorOf<T>::kSize;
+    for (int64_t n = 0; n < N; n += 2 * kSize) {
+        for (int64_t m = 0; m < M; m += kRows) {
+            Vector sum[kRows][2];
+            for (int64_t r = 0; r < kRows; ++r) {
+                const auto* from = reinterpret_cast<const Vector*>(c + (m + r) * c_row + n);
+                sum[r][0] = from[0], sum[r][1] = from[1];
+            }
+            const T* left = a + m * a_row;
+            const T* right = b + n;
+            for (int64_t k = 0; k < K; ++k) {
+                const auto* columns = reinterpret_cast<const Vector*>(right + k * b_row);
+                const Vector first = columns[0], second = columns[1];
+#pragma GCC unroll 8
+                for (int64_t r = 0; r < kRows; ++r) {
+                    const T x = left[r * a_row + k * a_k];
+                    sum[r][0] += x * first;
+                    sum[r][1] += x * second;
+                }
+            }
+            for (int64_t r = 0; r < kRows; ++r) {
+                auto* to = reinterpret_cast<Vector*>(c + (m + r) * c_row + n);
+                to[0] = sum[r][0], to[1] = sum[r][1];
+            }
+        }
+    }
+}
+
+// One head of a (N, H, HS) tensor from token `begin` on.
+template <class T>
+struct HeadRows {
+    T* data;
+    int64_t stride;  // from token to token
+    HeadRows(Tensor t, int64_t head, int64_t begin)
+        : data(t.ptr<T>() + begin * t.row_stride + head * t.shape[2]), stride(t.row_stride) {}
+    T* row(int64_t i) const { return data + i * stride; }
+};
+
+// to (rows, width) row-major = from[first .. first + count) * scale, the rest zero.
+template <class R, class T>
+inline void pack_rows(R* to, const HeadRows<T>& from, int64_t first, int64_t count, int64_t rows, int64_t HS, int64_t width, R scale) {
+    for (int64_t i = 0; i < rows; ++i) {
+        R* row = to + i * width;
+        if (i >= count) {
+            std::fill_n(row, width, R(0));
+            continue;
+        }
+        const T* source = from.row(first + i);
+#pragma omp simd
+        for (int64_t c = 0; c < HS; ++c) row[c] = static_cast<R>(source[c]) * scale;
+        std::fill(row + HS, row + width, R(0));
+    }
+}
+
+// to (HS, kQueries) = the transpose of packed rows (kQueries, width).
+template <class R>
+inline void transpose_rows(R* to, const R* rows, int64_t HS, int64_t width) {
+    constexpr int64_t kBlock = 16;
+    for (int64_t c0 = 0; c0 < HS; c0 += kBlock)
+        for (int64_t i0 = 0; i0 < kQueries; i0 += kBlock)
+            for (int64_t c = c0; c < std::min(HS, c0 + kBlock); ++c)
+                for (int64_t i = i0; i < i0 + kBlock; ++i) to[c * kQueries + i] = rows[i * width + c];
+}
+
+// A row of packed values rounded to T.
+template <class T, class R>
+inline void unpack_row(T* to, const R* from, int64_t HS, R scale) {
+#pragma omp simd
+    for (int64_t c = 0; c < HS; ++c) store(to[c], from[c] * scale);
+}
+
+// What is added to and hidden from the scores of one head.
+template <class R>
+struct ScoreRule {
+    Mask mask;
+    R slope;
+
+    // S^T (keys from j0, kQueries queries from i0) gets ALiBi, and -infinity where masked. `count` keys.
+    void apply(R* scores, int64_t i0, int64_t j0, int64_t count) const {
+        if (slope != 0)
+            for (int64_t j = 0; j < count; ++j) {
+                R* row = scores + j * kQueries;
+                const R distance = static_cast<R>(i0 - (j0 + j));
+#pragma omp simd
+                for (int64_t i = 0; i < kQueries; ++i) row[i] -= slope * (distance + static_cast<R>(i));
+            }
+        if (mask.passes(i0, i0 + kQueries, j0, j0 + count)) return;
+        for (int64_t j = 0; j < count; ++j) {
+            R* row = scores + j * kQueries;
+            const int64_t key = j0 + j;
+            // Queries that see the key: from the diagonal to the end of the window.
+            const int64_t first = std::clamp<int64_t>(key - i0, 0, kQueries);
+            const int64_t last = mask.window == 0 || key < mask.pinned ? kQueries
+                                                                       : std::clamp<int64_t>(key + mask.window - i0, first, kQueries);
+            std::fill(row, row + first, -std::numeric_limits<R>::infinity());
+            std::fill(row + last, row + kQueries, -std::numeric_limits<R>::infinity());
+        }
+    }
+};
+
+// p = weight(s) for one row of S^T, with `lse` and `bias` per query; 0 where the score is -infinity.
+template <class V, class R>
+inline void weigh_row(R* p, const R* s, const R* lse, const R* bias) {
+#pragma omp simd
+    for (int64_t i = 0; i < kQueries; ++i) {
+        const R weight = V::template weight<R>(s[i], {.lse = lse[i], .bias = bias[i]});
+        p[i] = s[i] == -std::numeric_limits<R>::infinity() ? R(0) : weight;
+    }
+}
+
+}  // namespace plimsoll::cpu

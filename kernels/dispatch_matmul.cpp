@@ -1,0 +1,55 @@
+// Shapes of the linear layer's products are checked here, at the door; kernels trust them.
+#include "kernels/cpu/cpu.h"
+#include "kernels/dispatch.h"
+
+namespace plimsoll {
+namespace {
+
+// left (N, O) = x (N, I) weight (O, I)^T in some order of knowns: the three shapes must agree.
+void check_matmul(const char* op, Tensor out, Tensor x, Tensor weight) {
+    const bool two = out.shape.rank() == 2 && x.shape.rank() == 2 && weight.shape.rank() == 2;
+    check(two && x.shape[0] == out.shape[0] && weight.shape[0] == out.shape[1] && weight.shape[1] == x.shape[1] &&
+              weight.contiguous(),
+          "{}: (N, O) {}, (N, I) {}, (O, I) {} do not belong together", op, out.shape.to_string(), x.shape.to_string(),
+          weight.shape.to_string());
+    check(x.shape[0] > 0 && x.shape[1] > 0 && out.shape[1] > 0, "{}: empty matrices", op);
+}
+
+void check_dtypes(const char* op, Tensor result, Tensor a, Tensor b) {
+    check(a.dtype == b.dtype && (result.dtype == a.dtype || result.dtype == accumulator_of(a.dtype)),
+          "{}: operands in {} and {}, result in {}", op, name_of(a.dtype), name_of(b.dtype), name_of(result.dtype));
+}
+
+void check_bias(const char* op, Tensor bias, Tensor out) {
+    check(!bias || (bias.shape == Shape{out.shape[1]} && bias.dtype == accumulator_of(out.dtype)),
+          "{}: bias {} in {} for {} columns", op, bias.shape.to_string(), name_of(bias.dtype), out.shape[1]);
+}
+
+}  // namespace
+
+void matmul_forward(Tensor out, Tensor x, Tensor weight, Tensor bias, const Exec& exec) {
+    check_device(exec, "matmul_forward");
+    check_matmul("matmul_forward", out, x, weight);
+    check_dtypes("matmul_forward", out, x, weight);
+    check_bias("matmul_forward", bias, out);
+    cpu::matmul_forward(out, x, weight, bias, exec);
+}
+
+void matmul_backward_input(Tensor dx, Tensor dout, Tensor weight, Write write, const Exec& exec) {
+    check_device(exec, "matmul_backward_input");
+    check_matmul("matmul_backward_input", dout, dx, weight);
+    check_dtypes("matmul_backward_input", dx, dout, weight);
+    cpu::matmul_backward_input(dx, dout, weight, write, exec);
+}
+
+void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x, Write write, const Exec& exec) {
+    check_device(exec, "matmul_backward_weight");
+    check_matmul("matmul_backward_weight", dout, x, dweight);
+    check_dtypes("matmul_backward_weight", dweight, dout, x);
+    check(dweight.dtype == accumulator_of(x.dtype), "matmul_backward_weight: gradient in {} for operands in {}",
+          name_of(dweight.dtype), name_of(x.dtype));
+    check_bias("matmul_backward_weight", dbias, dout);
+    cpu::matmul_backward_weight(dweight, dbias, dout, x, write, exec);
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,35 @@
+// The three matrix products of a linear layer.
+#pragma once
+
+#include <string>
+
+#include "kernels/exec.h"
+
+namespace plimsoll {
+
+// Operands are fp32, bf16 or fp64; sums are kept in fp32 (fp64 for fp64). Activations may have a row stride (a slice of
+// columns); weights and their gradients are contiguous. A result may have the operands' dtype or, for bf16 operands,
+// fp32. fp32 and fp64 results do not depend on the number of threads, except through OpenBLAS (oneDNN's bf16 is not
+// promised either). The library is chosen when plimsoll is configured: see matmul_backend().
+
+// out (N, O) = x (N, I) weight (O, I)^T + bias (O).  bias may be absent; it has the dtype sums are kept in.
+// Throws Error if shapes or dtypes disagree.
+void matmul_forward(Tensor out, Tensor x, Tensor weight, Tensor bias, const Exec& exec);
+
+// dx (N, I) = dout (N, O) weight (O, I), written or added.
+void matmul_backward_input(Tensor dx, Tensor dout, Tensor weight, Write write, const Exec& exec);
+
+// dweight (O, I) = dout (N, O)^T x (N, I), in the dtype sums are kept in, written or added.
+// dbias (O) = sum over rows of dout, likewise, if not absent: summed in kBiasSlots fixed ranges of rows.
+void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x, Write write, const Exec& exec);
+
+// The number of row ranges of dbias's sum: part of the numerics, so a constant.
+inline constexpr int64_t kBiasSlots = 64;
+
+// The library behind fp32 and bf16 products: "oneDNN 2.6.3", "OpenBLAS" or "plain loops".
+std::string matmul_backend();
+// Whether bf16 operands are computed with as such and faster than fp32: an AMX CPU, or an AMD one with AVX512_BF16,
+// through oneDNN. Elsewhere bf16 operands are converted and multiplied in fp32: correct, and slower.
+bool matmul_bf16_is_fast();
+
+}  // namespace plimsoll

@@ -1,0 +1,23 @@
+// The residual stream: adding a branch to it, and reading it as a matmul operand.
+#pragma once
+
+#include "kernels/norm.h"
+
+namespace plimsoll {
+
+// out = x + branch, elementwise. x, out (N, C) fp32 or fp64; branch (N, C) that dtype or bf16. out may be x's memory.
+void residual_forward(Tensor out, Tensor x, Tensor branch, const Exec& exec);
+
+// residual_forward into `sum`, then norm_forward of `sum` into out, mean and rstd, in one pass over memory. Bits are
+// those of the two ops one after the other.
+void residual_norm_forward(Tensor sum, Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor branch, Tensor gain,
+                           Tensor bias, NormSpec spec, const Exec& exec);
+
+// out = x, converted between floating dtypes. Both (N, C), contiguous. The gradient of a branch is the stream's
+// gradient; in bf16 training this makes it a matmul operand.
+void convert(Tensor out, Tensor x, const Exec& exec);
+
+// Every element of a contiguous tensor = 0.
+void fill_zero(Tensor out, const Exec& exec);
+
+}  // namespace plimsoll

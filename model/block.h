@@ -1,0 +1,56 @@
+// One transformer block in four pieces around core attention: forward_pre, [core], forward_post, and the same backwards.
+//
+//   x_mid = x + out(gate(core(qkv(norm1(x)))));  x_out = x_mid + down(activation(up(norm2(x_mid))))
+#pragma once
+
+#include "model/activations.h"
+#include "model/core_attention.h"
+#include "model/parameters.h"
+
+namespace plimsoll {
+
+// Views of a block's parameters, or of their gradients. Matrices have the dtype of matmul operands, vectors the stream's.
+struct BlockTensors {
+    Tensor norm1_gain, norm1_bias, qkv, qkv_bias, q_norm_gain, k_norm_gain, sink_logit, gate, out, out_bias;
+    Tensor norm2_gain, norm2_bias, up, up_bias, down, down_bias;
+};
+
+// `matrices` and `vectors` are flat buffers laid out by the table.
+BlockTensors block_tensors(const ParameterTable& table, int64_t layer, Tensor matrices, Tensor vectors);
+
+// A block bound to its memory for one micro batch.
+class Block {
+  public:
+    Block(const NetworkConfig& config, int64_t layer, const BlockTensors& parameters, const BlockTensors& gradients,
+          const BlockActivations& activations, const BlockScratch& scratch)
+        : model_(config.model), spec_(config.attention.spec(layer, config.model)), p_(parameters), d_(gradients),
+          a_(activations), s_(scratch) {}
+
+    // norm1, queries, keys and values, gate, QK-norm, RoPE. Reads activations.x.
+    void forward_pre(std::span<const int32_t> positions, const Exec& exec);
+    // Output projection, residual, feed-forward layer; writes the stream that leaves the block.
+    void forward_post(Tensor x_out, const Exec& exec);
+
+    // Gradients of forward_post's parameters; dx holds the gradient of x_out and becomes that of x through all paths but
+    // core attention; the gradient of core attention's output lands in core_gradients().out.
+    void backward_post(Tensor dx, Write write, const Exec& exec);
+    // From core_gradients().q, k, v: gradients of forward_pre's parameters; adds to dx.
+    void backward_pre(Tensor dx, std::span<const int32_t> positions, Write write, const Exec& exec);
+
+    // What lies between: the operands of core attention and their gradients.
+    CoreAttentionTensors core_tensors() const;
+    CoreAttentionTensors core_gradients() const;
+    const AttentionSpec& spec() const { return spec_; }
+    const BlockActivations& activations() const { return a_; }
+
+  private:
+    Tensor as_operand(Tensor dx, const Exec& exec) const;
+
+    const ModelConfig& model_;
+    AttentionSpec spec_;
+    BlockTensors p_, d_;
+    BlockActivations a_;
+    BlockScratch s_;
+};
+
+}  // namespace plimsoll

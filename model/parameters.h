@@ -1,0 +1,68 @@
+// The one list of parameters: names, shapes, initial values, weight decay, and where each lies in the flat buffers.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/arena.h"
+#include "model/config.h"
+
+namespace plimsoll {
+
+// How a parameter starts.
+struct InitSpec {
+    enum class Kind : uint8_t { kZero, kOne, kNormal, kUniform } kind = Kind::kZero;
+    double scale = 0;  // kNormal: standard deviation; kUniform: values in [-scale, scale)
+};
+
+struct Parameter {
+    std::string name;  // "blocks.3.attn.qkv.weight"
+    Shape shape;       // linear weights are (out, in)
+    InitSpec init;
+    int64_t layer;     // block index; -1 before the blocks, L after them
+    bool matrix;       // a linear weight or an embedding: decayed by optimizer.decay = "matrices"
+    bool sink;         // a sink logit: never decayed
+    int64_t offset;    // first element in the flat buffer, a multiple of kParameterAlignment
+};
+
+inline constexpr int64_t kParameterAlignment = 16;  // elements: one cache line of fp32
+
+// Which part of the network a process holds: blocks [first_layer, last_layer), with the embedding and the head or not.
+// A tied head on another stage than the embedding holds its own copy of wte.weight.
+struct StageRange {
+    int64_t first_layer = 0;
+    int64_t last_layer = 0;
+    bool embedding = true;
+    bool head = true;
+    static StageRange whole(const ModelConfig& model) { return {0, model.layers, true, true}; }
+};
+
+class ParameterTable {
+  public:
+    ParameterTable(const NetworkConfig& config, StageRange stage);
+
+    const std::vector<Parameter>& entries() const { return entries_; }
+    // Index of a name, or -1.
+    int find(std::string_view name) const;
+    // Elements of the flat buffer, gaps from alignment included.
+    int64_t buffer_elements() const { return buffer_elements_; }
+    // Parameters that are trained, and those that are not embeddings or the head.
+    int64_t count() const;
+    int64_t count_non_embedding() const;
+    // A parameter's view into a flat buffer (parameters, gradients, moments, working copy); empty for index -1.
+    Tensor view(Tensor buffer, int index) const;
+
+  private:
+    void add(std::string name, Shape shape, InitSpec init, int64_t layer, bool matrix, bool sink = false);
+    void add_block(const NetworkConfig& config, int64_t layer);
+
+    std::vector<Parameter> entries_;
+    int64_t buffer_elements_ = 0;
+};
+
+// Fills the flat fp32 or fp64 buffer. A value depends on the seed, the parameter's name and the element's index alone, so
+// parameters that two variants share start bit-equal; extra rows of a table do not change those before them.
+void initialize(Tensor buffer, const ParameterTable& table, uint64_t seed, const Exec& exec);
+
+}  // namespace plimsoll

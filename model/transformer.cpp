@@ -1,0 +1,118 @@
+#include "model/transformer.h"
+
+#include "kernels/embedding.h"
+#include "kernels/residual.h"
+
+namespace plimsoll {
+namespace {
+
+const NetworkConfig& validated(const NetworkConfig& config) {
+    config.validate();
+    return config;
+}
+
+}  // namespace
+
+Transformer::Transformer(const NetworkConfig& config, StageRange stage, int64_t N, Precision precision)
+    : config_(validated(config)), stage_(stage), N_(N), precision_(precision), table_(config_, stage),
+      scratch_plan_(plan_.scratch, config_, N, precision), head_(plan_.activations, plan_.scratch, config_, N, precision) {
+    const int64_t elements = table_.buffer_elements();
+    const DType stream = precision.stream();
+    parameter_slot_ = plan_.parameters.add("parameters", {elements}, stream);
+    if (precision.compute != stream) working_slot_ = plan_.parameters.add("working copy", {elements}, precision.compute);
+    gradient_slot_ = plan_.gradients.add("gradients", {elements}, stream);
+    for (int64_t layer = stage.first_layer; layer < stage.last_layer; ++layer)
+        block_plans_.emplace_back(plan_.activations, config_, layer, N, precision);
+    last_x_slot_ = plan_.activations.add("x", {N, config_.model.channels}, stream);
+    dx_slot_ = plan_.scratch.add("dx", {N, config_.model.channels}, stream);
+}
+
+void Transformer::allocate() {
+    parameters_ = Arena(plan_.parameters);
+    gradients_ = Arena(plan_.gradients);
+    activations_ = Arena(plan_.activations);
+    scratch_ = Arena(plan_.scratch);
+    // Gaps between parameters are never written by an op, and flat loops (norm, optimizer) read them.
+    parameters_.zero();
+    gradients_.zero();
+}
+
+void Transformer::refresh_working(const Exec& exec) {
+    if (!working()) return;
+    const int64_t elements = table_.buffer_elements();
+    convert(working().reshape({1, elements}), parameters().reshape({1, elements}), exec);
+}
+
+Block Transformer::block(int64_t layer, int64_t n) {
+    const Tensor matrices = working() ? working() : parameters();
+    return Block(config_, layer, block_tensors(table_, layer, matrices, parameters()),
+                 block_tensors(table_, layer, gradients(), gradients()),
+                 block_plans_[static_cast<size_t>(layer - stage_.first_layer)].view(activations_, n),
+                 scratch_plan_.view(scratch_, config_, layer, n));
+}
+
+Tensor Transformer::stream_after(int64_t layer, int64_t n) const {
+    const size_t next = static_cast<size_t>(layer + 1 - stage_.first_layer);
+    if (next < block_plans_.size()) return block_plans_[next].view(activations_, n).x;
+    return first_rows(activations_[last_x_slot_], n);
+}
+
+LmHeadTensors Transformer::head(int64_t n) const {
+    LmHeadTensors t = head_.view(activations_, scratch_, n);
+    const auto get = [&](const char* name, Tensor buffer) { return table_.view(buffer, table_.find(name)); };
+    const char* weight = config_.model.tied ? "wte.weight" : "lm_head.weight";
+    t.x = first_rows(activations_[last_x_slot_], n);
+    t.norm_gain = get("final_norm.gain", parameters()), t.norm_bias = get("final_norm.bias", parameters());
+    t.weight = get(weight, working() ? working() : parameters());
+    t.dnorm_gain = get("final_norm.gain", gradients()), t.dnorm_bias = get("final_norm.bias", gradients());
+    t.dweight = get(weight, gradients());
+    return t;
+}
+
+LossSums Transformer::forward(CoreAttention& core, const ModelInput& input, DType logits_dtype, const Exec& exec) {
+    const int64_t n = static_cast<int64_t>(input.tokens.size());
+    check(n <= N_, "micro batch of {} tokens; memory was planned for {}", n, N_);
+    check(input.targets.size() == input.tokens.size(), "{} targets for {} tokens", input.targets.size(), n);
+    const auto get = [&](const char* name) { return table_.view(parameters(), table_.find(name)); };
+    embedding_forward(stream_after(stage_.first_layer - 1, n), input.tokens, input.positions, get("wte.weight"),
+                      get("wpe.weight"), exec);
+    for (int64_t layer = stage_.first_layer; layer < stage_.last_layer; ++layer) {
+        Block here = block(layer, n);
+        here.forward_pre(input.positions, exec);
+        core.forward(here.core_tensors(), input.cu_seqlens, here.spec(), exec);
+        here.forward_post(stream_after(layer, n), exec);
+    }
+    return head_.forward(head(n), input.targets, logits_dtype, exec);
+}
+
+LossSums Transformer::forward(CoreAttention& core, const ModelInput& input, const Exec& exec) {
+    return forward(core, input, precision_.compute, exec);
+}
+
+LossSums Transformer::evaluate(CoreAttention& core, const ModelInput& input, const Exec& exec) {
+    return forward(core, input, precision_.stream(), exec);
+}
+
+void Transformer::backward(CoreAttention& core, const ModelInput& input, Write write,
+                           const std::function<void(int64_t)>& on_ready, const Exec& exec) {
+    const int64_t n = static_cast<int64_t>(input.tokens.size());
+    const Tensor dx = first_rows(scratch_[dx_slot_], n);
+    const auto gradient = [&](const char* name) { return table_.view(gradients(), table_.find(name)); };
+    head_.backward(dx, head(n), input.targets, 1.0, write, exec);
+    if (!config_.model.tied) on_ready(config_.model.layers);
+    for (int64_t layer = stage_.last_layer; layer-- > stage_.first_layer;) {
+        Block here = block(layer, n);
+        here.backward_post(dx, write, exec);
+        core.backward(here.core_gradients(), here.core_tensors(), input.cu_seqlens, here.spec(), write, exec);
+        here.backward_pre(dx, input.positions, write, exec);
+        on_ready(layer);
+    }
+    // The tables are added to: a tied one already holds the head's gradient.
+    const Tensor dtoken = gradient("wte.weight"), dposition = gradient("wpe.weight");
+    if (write == Write::kOverwrite && !config_.model.tied) fill_zero(dtoken, exec);
+    if (write == Write::kOverwrite && dposition) fill_zero(dposition, exec);
+    embedding_backward(dtoken, dposition, dx, input.tokens, input.positions, exec);
+    on_ready(-1);
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,311 @@
+#!/usr/bin/env python3
+"""Writes the golden fixtures of this directory: a transformer written in PyTorch from the papers, in double precision.
+
+    python3 tests/golden/make_fixtures.py
+
+needs `torch` installed. It shares nothing with plimsoll: attention is a full (T, T) matrix, gradients are autograd's.
+Softmax attention is compared with torch.nn.functional.scaled_dot_product_attention while the fixtures are made.
+Written twice on one machine the files are equal byte for byte; README.md describes them.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+HERE = Path(__file__).resolve().parent
+SEED = 20410
+
+BASE = {
+    "model.layers": 1, "model.channels": 16, "model.heads": 2, "model.kv_heads": 2, "model.head_size": 8,
+    "model.ffn": 14, "model.activation": "swiglu", "model.norm": "rms", "model.norm_eps": 1e-5,
+    "model.position": "rope", "model.rope_theta": 10000.0, "model.bias": False, "model.tied": True,
+    "model.qk_norm": True, "vocab": 13, "T": 10,
+    "attention.weighting": "softmax", "attention.extra_column": "none", "attention.extra_logit": 0.0,
+    "attention.score_bias": "none", "attention.score_bias_value": 0.0, "attention.gate": "none",
+    "attention.window": 0, "attention.pinned": 0, "attention.placeholders": 0, "loss.z_loss": 0.0,
+}
+GPT2 = {"model.activation": "gelu", "model.norm": "layer", "model.position": "learned", "model.bias": True,
+        "model.qk_norm": False}
+
+# What each fixture changes. Sizes are small and mostly no multiples of a vector's width, so that tails are exercised.
+FIXTURES = {
+    "gpt2_softmax": GPT2 | {"model.layers": 2, "T": 9},
+    "llama_softmax_gqa_qknorm": {"model.layers": 2, "model.channels": 18, "model.heads": 4, "model.kv_heads": 2,
+                                 "model.head_size": 6, "T": 11},
+    "llama_sink_logit": {"attention.extra_column": "learned", "model.qk_norm": False, "T": 11},
+    "llama_softmax1_window": {"attention.extra_column": "constant", "attention.window": 4, "attention.pinned": 1,
+                              "model.rope_theta": 500.0, "T": 12},
+    "llama_sigmoid_logn": {"attention.weighting": "sigmoid", "attention.score_bias": "log_n", "T": 12},
+    "llama_sigmoid_alibi_perrow": {"attention.weighting": "sigmoid", "attention.score_bias": "per_row",
+                                   "model.position": "alibi", "model.heads": 3, "model.kv_heads": 3,
+                                   "model.head_size": 5, "model.qk_norm": False, "model.tied": False},
+    "llama_gate_elementwise": {"attention.gate": "elementwise"},
+    "llama_gate_headwise_gqa": {"attention.gate": "headwise", "model.heads": 4, "model.kv_heads": 2,
+                                "model.head_size": 4},
+    "placeholder": {"attention.placeholders": 2, "model.position": "learned", "T": 12},
+    "bb_softmax": {"model.activation": "relu", "model.norm": "layer", "model.position": "learned",
+                   "model.qk_norm": False, "model.tied": False, "model.heads": 1, "model.kv_heads": 1,
+                   "model.head_size": 16, "model.ffn": 24, "T": 12},
+    "hybrid": {"model.layers": 2, "attention.weighting": ["softmax", "sigmoid"], "attention.score_bias": "log_n"},
+    "z_loss": {"loss.z_loss": 0.02, "T": 9},
+}
+WITH_BLOCK_0 = ("gpt2_softmax", "llama_softmax_gqa_qknorm")
+B = 2
+
+
+def parameter_shapes(config):
+    """Names and shapes in the order of plimsoll's parameter table; linear weights are (out, in)."""
+    C, NH, NKV, HS, FFN = (config["model." + key] for key in ("channels", "heads", "kv_heads", "head_size", "ffn"))
+    rows = config["vocab"] + config["attention.placeholders"]
+    gated_up = 2 if config["model.activation"] == "swiglu" else 1
+    shapes = {"wte.weight": (rows, C)}
+
+    def norm(name):
+        shapes[name + ".gain"] = (C,)
+        if config["model.norm"] == "layer":
+            shapes[name + ".bias"] = (C,)
+
+    def linear(name, out, fan_in, bias=config["model.bias"]):
+        shapes[name + ".weight"] = (out, fan_in)
+        if bias:
+            shapes[name + ".bias"] = (out,)
+
+    if config["model.position"] == "learned":
+        shapes["wpe.weight"] = (config["T"], C)
+    for layer in range(config["model.layers"]):
+        block = f"blocks.{layer}."
+        norm(block + "norm1")
+        linear(block + "attn.qkv", (NH + 2 * NKV) * HS, C)
+        if config["model.qk_norm"]:
+            shapes[block + "attn.q_norm.gain"] = shapes[block + "attn.k_norm.gain"] = (HS,)
+        if config["attention.extra_column"] == "learned":
+            shapes[block + "attn.sink_logit"] = (NH,)
+        if config["attention.gate"] != "none":
+            linear(block + "attn.gate", NH if config["attention.gate"] == "headwise" else NH * HS, C, bias=False)
+        linear(block + "attn.out", C, NH * HS)
+        if config["model.activation"] != "none":
+            norm(block + "norm2")
+            linear(block + "mlp.up", gated_up * FFN, C)
+            linear(block + "mlp.down", C, FFN)
+    norm("final_norm")
+    if not config["model.tied"]:
+        shapes["lm_head.weight"] = (rows, C)
+    return shapes
+
+
+def random_parameters(config, generator):
+    """Values of trained, not initial, size: gains are not 1, biases and sink logits not 0, scores of order 1."""
+    parameters = {}
+    for name, shape in parameter_shapes(config).items():
+        value = torch.randn(shape, generator=generator, dtype=torch.float64)
+        if name.endswith(".gain"):
+            value = 1 + 0.25 * value
+        elif name.endswith((".bias", "wpe.weight")):
+            value = 0.3 * value
+        elif name.endswith("wte.weight"):
+            value = 0.6 * value
+        elif not name.endswith("sink_logit"):
+            value = value * 1.3 / math.sqrt(shape[1])
+        parameters[name] = value.requires_grad_()
+    return parameters
+
+
+def random_batch(config, generator):
+    """tokens, targets (-1 = not scored), positions, each (B, T), and where documents start in the flat batch."""
+    V, T, k = config["vocab"], config["T"], config["attention.placeholders"]
+    text = torch.randint(0, V, (B, T + 1), generator=generator)
+    tokens, targets = text[:, :-1].clone(), text[:, 1:].clone()
+    positions = torch.arange(T).repeat(B, 1)
+    targets[0, T // 2] = targets[1, 0] = -1
+    cu_seqlens = [0, T, 2 * T]
+    if k:
+        # Three documents in two rows, each beginning with the placeholders. No placeholder is a target, nor is the first
+        # token behind them; the last token of a document that ends inside a row has nothing to predict.
+        cu_seqlens = [0, 7, T, 2 * T]
+        tokens, targets, positions = tokens.view(-1), targets.view(-1), positions.view(-1)
+        for start, stop in zip(cu_seqlens, cu_seqlens[1:]):
+            tokens[start:start + k] = torch.arange(V, V + k)
+            targets[start:start + k] = -1
+            positions[start:stop] = torch.arange(stop - start)
+            if stop % T:
+                targets[stop - 1] = -1
+        tokens, targets, positions = tokens.view(B, T), targets.view(B, T), positions.view(B, T)
+    return tokens, targets, positions, cu_seqlens
+
+
+def visible(config, cu_seqlens):
+    """(B, T, T): may query i see key j? Causal, inside its document, and inside the window or pinned."""
+    T = config["T"]
+    flat = torch.arange(B * T)
+    document = torch.bucketize(flat, torch.tensor(cu_seqlens[1:-1]), right=True).view(B, T)
+    start = torch.tensor(cu_seqlens)[document] - T * torch.arange(B)[:, None]  # of the document, counted in the row
+    i, j = torch.arange(T)[:, None], torch.arange(T)[None, :]
+    mask = (j <= i) & (document[:, :, None] == document[:, None, :])
+    if config["attention.window"]:
+        near = i - j < config["attention.window"]
+        mask = mask & (near | (j - start[:, :, None] < config["attention.pinned"]))
+    return mask
+
+
+def normalize(x, gain, bias, config):
+    """LayerNorm, arXiv:1607.06450, or RMSNorm, arXiv:1910.07467."""
+    if config["model.norm"] == "layer":
+        x = x - x.mean(-1, keepdim=True)
+    x = x / torch.sqrt((x * x).mean(-1, keepdim=True) + config["model.norm_eps"]) * gain
+    return x if bias is None else x + bias
+
+
+def rotate(x, positions, theta):
+    """RoPE, arXiv:2104.09864, on halves. x (B, T, H, HS)."""
+    half = x.shape[-1] // 2
+    frequency = theta ** (-torch.arange(half, dtype=torch.float64) / half)
+    angle = (positions[:, :, None] * frequency)[:, :, None, :]
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat((first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()), -1)
+
+
+def compare_with_sdpa(out, q, k, v, bias, mask, extra):
+    """Softmax attention again through PyTorch; an extra column is a key of zeros whose additive mask is its logit."""
+    additive = torch.where(mask[:, None], bias, -math.inf).expand(-1, q.shape[1], -1, -1)
+    if extra is not None:
+        additive = torch.cat((extra.view(1, -1, 1, 1).expand(*additive.shape[:3], 1), additive), -1)
+        zero = torch.zeros_like(k[:, :, :1])
+        k, v = torch.cat((zero, k), 2), torch.cat((zero, v), 2)
+    difference = (F.scaled_dot_product_attention(q, k, v, attn_mask=additive) - out).abs().max().item()
+    assert difference < 1e-13, f"scaled_dot_product_attention differs by {difference}"
+
+
+def attention(q, k, v, mask, config, layer, sink_logit):
+    """q (B, NH, T, HS), k, v (B, NH, T, HS): keys already repeated over their query heads."""
+    NH, T, HS = q.shape[1:]
+    bias = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    if config["model.position"] == "alibi":  # arXiv:2108.12409
+        slope = 2.0 ** (-8.0 * torch.arange(1, NH + 1, dtype=torch.float64) / NH)
+        bias = -slope.view(1, NH, 1, 1) * (torch.arange(T)[:, None] - torch.arange(T)[None, :])
+    scores = q @ k.transpose(-1, -2) / math.sqrt(HS) + bias
+    weighting = config["attention.weighting"]
+    if isinstance(weighting, list):
+        weighting = weighting[layer % len(weighting)]
+    if weighting == "sigmoid":  # arXiv:2409.04431
+        kind = config["attention.score_bias"]
+        offset = {"none": 0.0, "constant": config["attention.score_bias_value"], "log_n": -math.log(T),
+                  "per_row": -mask.sum(-1).double().log()[:, None, :, None]}[kind]
+        weights = torch.where(mask[:, None], torch.sigmoid(scores + offset), 0.0)
+        return weights @ v
+    scores = torch.where(mask[:, None], scores, -math.inf)
+    extra = {"none": None, "learned": sink_logit,
+             "constant": torch.full((NH,), config["attention.extra_logit"], dtype=torch.float64)}
+    extra = extra[config["attention.extra_column"]]
+    if extra is None:
+        weights = torch.softmax(scores, -1)
+    else:
+        column = extra.view(1, NH, 1, 1).expand(*scores.shape[:3], 1)
+        weights = torch.softmax(torch.cat((column, scores), -1), -1)[..., 1:]
+    out = weights @ v
+    compare_with_sdpa(out, q, k, v, bias, mask, extra)
+    return out
+
+
+def feed_forward(x, p, block, config):
+    def linear(name, value):
+        return F.linear(value, p[f"{block}mlp.{name}.weight"], p.get(f"{block}mlp.{name}.bias"))
+
+    hidden = linear("up", x)
+    kind = config["model.activation"]
+    if kind == "swiglu":  # arXiv:2002.05202
+        gate, up = hidden.chunk(2, -1)
+        hidden = gate * torch.sigmoid(gate) * up
+    elif kind == "gelu":  # the tanh form of arXiv:1606.08415
+        hidden = 0.5 * hidden * (1 + torch.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden ** 3)))
+    else:
+        hidden = torch.relu(hidden)
+    return linear("down", hidden)
+
+
+def block_forward(x, p, layer, positions, mask, config):
+    NH, NKV, HS = (config["model." + key] for key in ("heads", "kv_heads", "head_size"))
+    T = config["T"]
+    block = f"blocks.{layer}."
+    normed = normalize(x, p[block + "norm1.gain"], p.get(block + "norm1.bias"), config)
+    qkv = F.linear(normed, p[block + "attn.qkv.weight"], p.get(block + "attn.qkv.bias"))
+    q, k, v = qkv.view(B, T, NH + 2 * NKV, HS).split((NH, NKV, NKV), 2)
+    if config["model.qk_norm"]:  # over each head, before the rotation; always RMSNorm
+        rms = config | {"model.norm": "rms"}
+        q = normalize(q, p[block + "attn.q_norm.gain"], None, rms)
+        k = normalize(k, p[block + "attn.k_norm.gain"], None, rms)
+    if config["model.position"] == "rope":
+        q, k = (rotate(value, positions, config["model.rope_theta"]) for value in (q, k))
+    q, k, v = (value.transpose(1, 2) for value in (q, k, v))
+    k, v = (value.repeat_interleave(NH // NKV, 1) for value in (k, v))
+    out = attention(q, k, v, mask, config, layer, p.get(block + "attn.sink_logit")).transpose(1, 2)
+    if config["attention.gate"] != "none":  # arXiv:2505.06708, position G1
+        gate = torch.sigmoid(F.linear(normed, p[block + "attn.gate.weight"]))
+        out = out * gate.view(B, T, NH, -1)
+    x = x + F.linear(out.reshape(B, T, NH * HS), p[block + "attn.out.weight"], p.get(block + "attn.out.bias"))
+    if config["model.activation"] == "none":
+        return x
+    return x + feed_forward(normalize(x, p[block + "norm2.gain"], p.get(block + "norm2.bias"), config), p, block, config)
+
+
+def forward(p, tokens, targets, positions, cu_seqlens, config):
+    """loss, logits (B, T, rows) and the stream before and after each block."""
+    x = p["wte.weight"][tokens]
+    if config["model.position"] == "learned":
+        x = x + p["wpe.weight"][positions]
+    mask = visible(config, cu_seqlens)
+    streams = [x]
+    for layer in range(config["model.layers"]):
+        streams.append(block_forward(streams[-1], p, layer, positions, mask, config))
+    x = normalize(streams[-1], p["final_norm.gain"], p.get("final_norm.bias"), config)
+    logits = F.linear(x, p["wte.weight"] if config["model.tied"] else p["lm_head.weight"])
+    scored = targets >= 0
+    lse = torch.logsumexp(logits, -1)[scored]
+    nll = lse - logits[scored].gather(1, targets[scored][:, None])[:, 0]
+    return (nll + config["loss.z_loss"] * lse * lse).mean(), logits, streams
+
+
+def write_fixture(name, config, generator):
+    p = random_parameters(config, generator)
+    tokens, targets, positions, cu_seqlens = random_batch(config, generator)
+    loss, logits, streams = forward(p, tokens, targets, positions, cu_seqlens, config)
+    for stream in streams:
+        stream.retain_grad()
+    loss.backward()
+
+    tensors = [(key, "param", value) for key, value in p.items()]
+    tensors += [(key, "grad", value.grad) for key, value in p.items()]
+    tensors.append(("logits", "logits", logits))
+    if name in WITH_BLOCK_0:
+        tensors += [("blocks.0", "block_in", streams[0]), ("blocks.0", "block_out", streams[1]),
+                    ("blocks.0", "block_dout", streams[1].grad), ("blocks.0", "block_din", streams[0].grad)]
+    rows, data = [], b""
+    for key, kind, value in tensors:
+        assert value.dtype == torch.float64 and bool(torch.isfinite(value).all()), key
+        rows.append({"name": key, "kind": kind, "shape": list(value.shape), "offset": len(data) // 8})
+        data += value.detach().contiguous().numpy().astype("<f8").tobytes()
+    header = {"config": config, "B": B, "T": config["T"], "dtype": "float64", "loss": loss.item(),
+              "tokens": tokens.flatten().tolist(), "targets": targets.flatten().tolist(),
+              "positions": positions.flatten().tolist(), "cu_seqlens": cu_seqlens}
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in header.items()]
+    lines.append(' "tensors": [\n' + ",\n".join("  " + json.dumps(row) for row in rows) + "\n ]")
+    (HERE / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    (HERE / f"{name}.bin").write_bytes(data)
+    print(f"{name}: loss {loss.item():.6f}, {len(data)} bytes")
+    return len(data)
+
+
+def main():
+    torch.set_num_threads(1)
+    total = 0
+    for number, (name, changes) in enumerate(FIXTURES.items()):
+        unknown = changes.keys() - BASE.keys()
+        assert not unknown, unknown
+        total += write_fixture(name, BASE | changes, torch.Generator().manual_seed(SEED + number))
+    print(f"{len(FIXTURES)} fixtures, {total} bytes of tensors")
+
+
+if __name__ == "__main__":
+    main()

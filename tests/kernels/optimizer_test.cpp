@@ -1,0 +1,161 @@
+// AdamW and SGD against the algorithms of PyTorch's documentation, element by element in double; the sum of squares.
+#include "kernels/optimizer.h"
+
+#include <limits>
+
+#include "kernels/global_norm.h"
+#include "tests/support/kernel_test.h"
+#include "tests/support/tolerance.h"
+
+namespace plimsoll {
+namespace {
+
+constexpr int kSteps = 5;
+
+template <class T>
+struct State {
+    int64_t count;
+    std::vector<T> param = normals<T>(count, "param"), m = std::vector<T>(param.size()), v = m;
+    std::vector<bf16> working = normals<bf16>(count, "working");
+    // A different gradient in each step.
+    std::vector<T> gradient(int step) const { return normals<T>(count, "gradient" + std::to_string(step)); }
+
+    void adamw(AdamWSpec spec, int threads = 1) {
+        for (int step = 1; step <= kSteps; ++step) {
+            std::vector<T> grad = gradient(step);
+            spec.step = step;
+            adamw_step(view(param, {count}), view(m, {count}), view(v, {count}), view(grad, {count}),
+                       view(working, {count}), spec, {.threads = threads});
+        }
+    }
+    void sgd(SgdSpec spec, int threads = 1) {
+        for (int step = 1; step <= kSteps; ++step) {
+            std::vector<T> grad = gradient(step);
+            spec.step = step;
+            sgd_step(view(param, {count}), view(m, {count}), view(grad, {count}), view(working, {count}), spec,
+                     {.threads = threads});
+        }
+    }
+};
+
+template <class T>
+class OptimizerTest : public testing::Test {};
+TYPED_TEST_SUITE(OptimizerTest, WideFloats);
+
+// torch.optim.AdamW: theta <- theta - gamma lambda theta; m, v; mhat = m / (1 - beta1^t), vhat = v / (1 - beta2^t);
+// theta <- theta - gamma mhat / (sqrt(vhat) + eps).
+TYPED_TEST(OptimizerTest, AdamWFollowsPyTorch) {
+    const AdamWSpec spec{
+        .lr = 0.02, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-6, .weight_decay = 0.1, .gradient_scale = 0.3};
+    for (const int64_t count : {1, 3, 17, 65, 1000}) {
+        State<TypeParam> state{.count = count};
+        std::vector<double> theta = widened(state.param), m(theta.size()), v(theta.size());
+        for (int t = 1; t <= kSteps; ++t) {
+            const std::vector<double> grad = widened(state.gradient(t));
+            for (size_t i = 0; i < theta.size(); ++i) {
+                const double g = 0.3 * grad[i];
+                theta[i] -= 0.02 * 0.1 * theta[i];
+                m[i] = 0.9 * m[i] + 0.1 * g;
+                v[i] = 0.95 * v[i] + 0.05 * g * g;
+                const double m_hat = m[i] / (1 - std::pow(0.9, t)), v_hat = v[i] / (1 - std::pow(0.95, t));
+                theta[i] -= 0.02 * m_hat / (std::sqrt(v_hat) + 1e-6);
+            }
+        }
+        state.adamw(spec);
+        expect_close(state.param, theta, 4 * kSteps, "param");  // a few roundings a step, of values of order 1
+        expect_close(state.m, m, 4 * kSteps, "m");
+        expect_close(state.v, v, 4 * kSteps, "v");
+        for (size_t i = 0; i < theta.size(); ++i)
+            EXPECT_EQ(state.working[i].bits, bf16(static_cast<float>(state.param[i])).bits) << i;
+    }
+}
+
+// torch.optim.SGD: g <- g + lambda theta; b = g at t = 1, else mu b + g; theta <- theta - gamma b.
+TYPED_TEST(OptimizerTest, SgdFollowsPyTorch) {
+    const SgdSpec spec{.lr = 0.02, .momentum = 0.9, .weight_decay = 0.1, .gradient_scale = 0.3};
+    for (const int64_t count : {1, 3, 17, 65, 1000}) {
+        State<TypeParam> state{.count = count};
+        std::ranges::fill(state.m, std::numeric_limits<TypeParam>::quiet_NaN());  // step 1 must not read the buffer
+        std::vector<double> theta = widened(state.param), b(theta.size());
+        for (int t = 1; t <= kSteps; ++t) {
+            const std::vector<double> grad = widened(state.gradient(t));
+            for (size_t i = 0; i < theta.size(); ++i) {
+                const double g = 0.3 * grad[i] + 0.1 * theta[i];
+                b[i] = t == 1 ? g : 0.9 * b[i] + g;
+                theta[i] -= 0.02 * b[i];
+            }
+        }
+        state.sgd(spec);
+        expect_close(state.param, theta, 4 * kSteps, "param");
+        expect_close(state.m, b, 4 * kSteps, "buffer");
+        for (size_t i = 0; i < theta.size(); ++i)
+            EXPECT_EQ(state.working[i].bits, bf16(static_cast<float>(state.param[i])).bits) << i;
+    }
+}
+
+TYPED_TEST(OptimizerTest, BitsDoNotDependOnThreads) {
+    const State<TypeParam> start{.count = 50001};
+    State<TypeParam> adamw = start, sgd = start;
+    adamw.adamw({.lr = 0.1, .weight_decay = 0.1}), sgd.sgd({.lr = 0.1, .weight_decay = 0.1});
+    for (const int threads : {1, 2, 3}) {
+        State<TypeParam> one = start, other = start;
+        one.adamw({.lr = 0.1, .weight_decay = 0.1}, threads), other.sgd({.lr = 0.1, .weight_decay = 0.1}, threads);
+        EXPECT_TRUE(same_bits(adamw.param, one.param) && same_bits(adamw.m, one.m) && same_bits(adamw.v, one.v) &&
+                    same_bits(adamw.working, one.working))
+            << threads;
+        EXPECT_TRUE(same_bits(sgd.param, other.param) && same_bits(sgd.m, other.m)) << threads;
+    }
+}
+
+// A rank that owns a part of the parameters makes the bits that one rank with all of them makes.
+TYPED_TEST(OptimizerTest, BitsDoNotDependOnWhereASpanIsCut) {
+    State<TypeParam> whole{.count = 1003}, parts = whole;
+    std::vector<TypeParam> grad = whole.gradient(1);
+    const AdamWSpec spec{.lr = 0.1, .weight_decay = 0.1};
+    adamw_step(view(whole.param, {1003}), view(whole.m, {1003}), view(whole.v, {1003}), view(grad, {1003}), {}, spec,
+               {});
+    for (const auto& [begin, count] : {std::pair<int64_t, int64_t>{0, 5}, {5, 490}, {495, 508}}) {
+        const auto part = [&](std::vector<TypeParam>& values) { return view(values, {1003}).slice_rows(begin, count); };
+        adamw_step(part(parts.param), part(parts.m), part(parts.v), part(grad), {}, spec, {});
+    }
+    EXPECT_TRUE(same_bits(whole.param, parts.param) && same_bits(whole.m, parts.m) && same_bits(whole.v, parts.v));
+}
+
+TYPED_TEST(OptimizerTest, SumOfSquaresIsTheSameOnEveryThreadCount) {
+    for (const int64_t count :
+         {int64_t{1}, int64_t{3}, int64_t{65}, kNormBlock - 1, kNormBlock, kNormBlock + 1, 3 * kNormBlock + 17}) {
+        std::vector<TypeParam> x = normals<TypeParam>(count, "x");
+        long double expected = 0;
+        for (const TypeParam value : x) expected += static_cast<long double>(value) * static_cast<long double>(value);
+        const double sum = sum_of_squares(view(x, {count}), {});
+        // Positive terms in fp64: one rounding for each of the 2048 additions of a lane, few of them in one direction.
+        EXPECT_NEAR(sum, static_cast<double>(expected), static_cast<double>(expected) * 1e-14) << count;
+        for (const int threads : {1, 2, 3})
+            EXPECT_EQ(sum_of_squares(view(x, {count}), {.threads = threads}), sum) << count;
+        x[static_cast<size_t>(count / 2)] = std::numeric_limits<TypeParam>::infinity();
+        EXPECT_TRUE(std::isinf(sum_of_squares(view(x, {count}), {})));
+        x.back() = std::numeric_limits<TypeParam>::quiet_NaN();
+        EXPECT_TRUE(std::isnan(sum_of_squares(view(x, {count}), {})));
+    }
+    std::vector<TypeParam> huge(40, TypeParam(1e30));  // squares beyond fp32
+    EXPECT_NEAR(sum_of_squares(view(huge, {40}), {}) / 40e60, 1, 1e-6);
+    EXPECT_EQ(sum_of_squares(Tensor(huge.data(), kDTypeOf<TypeParam>, {0}), {}), 0);
+}
+
+TEST(Optimizer, MismatchedShapesAndStepsAreRefused) {
+    std::vector<float> a(6), b(6), c(6), d(6);
+    std::vector<double> wide(6);
+    const auto adamw = [&](Tensor v, Tensor grad, Tensor working, int64_t step) {
+        adamw_step(view(a, {6}), view(b, {6}), v, grad, working, {.lr = 0.1, .step = step}, {});
+    };
+    EXPECT_NO_THROW(adamw(view(c, {6}), view(d, {6}), {}, 1));
+    EXPECT_THROW(adamw(view(c, {5}), view(d, {6}), {}, 1), Error);
+    EXPECT_THROW(adamw(view(c, {6}), view(wide, {6}), {}, 1), Error);
+    EXPECT_THROW(adamw(view(c, {6}), view(d, {6}), view(c, {6}), 1), Error);
+    EXPECT_THROW(adamw(view(c, {6}), view(d, {6}), {}, 0), Error);
+    EXPECT_THROW(sgd_step(view(a, {2, 3}), view(b, {2, 3}), view(c, {2, 3}), {}, {}, {}), Error);
+    EXPECT_THROW(sum_of_squares(view(a, {2, 3}), {}), Error);
+}
+
+}  // namespace
+}  // namespace plimsoll

@@ -1,0 +1,122 @@
+#include "train/commands.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "data/bigram_counts.h"
+#include "data/file.h"
+#include "data/inspect.h"
+#include "data/shard_writer.h"
+#include "train/machine.h"
+#include "train/plan.h"
+#include "train/trainer.h"
+
+namespace plimsoll {
+namespace {
+
+// Options that say which configuration: shared by train, plan and data inspect.
+void add_config_options(CLI::App* command, const std::shared_ptr<ConfigSources>& sources, const std::shared_ptr<std::string>& run_dir) {
+    command->add_option("config", sources->file, "configuration, TOML")->required();
+    command->add_option("--variant", sources->variant,
+                        "attention variant: a name (variants/NAME.toml beside the configuration or above it) or a file");
+    command->add_option("--set", sources->overrides, "override: section.key=value; may be repeated")->allow_extra_args(false);
+    command->add_option("--run-dir", *run_dir, "directory of the run's output (run.dir)");
+    command->footer("Keys of a configuration, with their defaults:\n" + config_reference());
+}
+
+RunConfig configured(const ConfigSources& sources, const std::string& run_dir) {
+    RunConfig config = load_config(sources);
+    if (!run_dir.empty()) config.run.dir = run_dir;
+    return config;
+}
+
+}  // namespace
+
+void add_training_commands(CLI::App& app, const std::string& command_line, int& status) {
+    {
+        CLI::App* command = app.add_subcommand("train", "train one run");
+        const auto sources = std::make_shared<ConfigSources>();
+        const auto run_dir = std::make_shared<std::string>(), resume = std::make_shared<std::string>("never");
+        const auto options = std::make_shared<TrainOptions>();
+        const auto dry_run = std::make_shared<bool>(false), fresh = std::make_shared<bool>(false);
+        options->command = command_line;
+        add_config_options(command, sources, run_dir);
+        command->add_option("--resume", *resume, "never: refuse a directory that holds a run; auto: go on with it")
+            ->check(CLI::IsMember({"never", "auto"}));
+        command->add_flag("--fresh", *fresh, "delete the run that is in the directory and start again");
+        command->add_flag("--dry-run", *dry_run, "check the configuration and the data, print the plan, train nothing");
+        command->add_flag("--overfit-batch", options->overfit_batch, "read the first batch in every step: the loss must go to 0");
+        command->callback([=, &status] {
+            const RunConfig config = configured(*sources, *run_dir);
+            if (*dry_run) {
+                status = print_plan(config);
+                return;
+            }
+            options->resume = *fresh ? Resume::kFresh : *resume == "auto" ? Resume::kAuto : Resume::kNever;
+            status = static_cast<int>(Trainer(config, *options).train());
+        });
+    }
+    CLI::App* command = app.add_subcommand("plan", "parameters, FLOPs, memory and expected time of a configuration");
+    const auto sources = std::make_shared<ConfigSources>();
+    const auto run_dir = std::make_shared<std::string>();
+    add_config_options(command, sources, run_dir);
+    command->callback([=, &status] { status = print_plan(configured(*sources, *run_dir)); });
+}
+
+void add_data_commands(CLI::App& app) {
+    CLI::App* data = app.add_subcommand("data", "prepare and inspect training data");
+    data->require_subcommand(1);
+    {
+        CLI::App* command = data->add_subcommand("prepare", "turn a text file into a folder of token shards");
+        const auto options = std::make_shared<PrepareOptions>();
+        const auto index = std::make_shared<bool>(false);
+        command->add_option("text", options->text, "text file")->required();
+        command->add_option("out", options->out, "folder to make")->required();
+        command->add_option("--tokenizer", options->tokenizer, "char or byte")->check(CLI::IsMember({"char", "byte"}));
+        command->add_option("--val-fraction", options->val_fraction, "last part of the tokens, for validation");
+        command->add_option("--shard-tokens", options->shard_tokens, "tokens per file");
+        command->add_option("--separator", options->separator, "string between documents; empty = one document");
+        command->add_flag("--index", *index, "mark documents by index files instead of an end-of-text token");
+        command->callback([=] {
+            if (*index) options->mark = DocumentMark::kIndex;
+            const PrepareReport report = prepare_text(*options);
+            fmt::print("{}: {} training and {} validation tokens, vocabulary {}, {} documents, {} files\n", options->out,
+                       report.train_tokens, report.val_tokens, report.vocab_size, report.documents, report.files.size());
+        });
+    }
+    {
+        CLI::App* command = data->add_subcommand("inspect", "show what is in shards, or behind a configuration (FILE.toml)");
+        const auto sources = std::make_shared<ConfigSources>();
+        const auto options = std::make_shared<InspectOptions>();
+        command->add_option("what", sources->file, "pattern of .bin shards, or a configuration")->required();
+        command->add_option("--variant", sources->variant, "attention variant, with a configuration");
+        command->add_option("--set", sources->overrides, "override, with a configuration")->allow_extra_args(false);
+        command->add_option("--vocab-size", options->vocab_size, "ids must be below this; 0 = the tokenizer's");
+        command->add_option("--eot-token", options->eot_token, "id that starts a document; -1 = the tokenizer's");
+        command->callback([=] {
+            if (!sources->file.ends_with(".toml")) return fmt::print("{}", inspect_shards(sources->file, *options));
+            const RunConfig config = load_config(*sources);
+            config.validate();
+            fmt::print("{}", inspect_config(config.data, config.model.context, static_cast<uint64_t>(config.run.seed)));
+        });
+    }
+    CLI::App* command = data->add_subcommand("bigrams", "count a text's bigrams into the C++ table of the Bigram-Backcopy task");
+    const auto text = std::make_shared<std::string>(), out = std::make_shared<std::string>();
+    command->add_option("text", *text, "text file")->required();
+    command->add_option("out", *out, "C++ file to write")->required();
+    command->callback([=] {
+        write_file_atomically(*out, {bigram_table_source(count_bigrams(read_file(*text, "text"), *text))});
+    });
+}
+
+void add_commands(CLI::App& app, std::vector<std::string> arguments, int& status) {
+    std::string line = "plimsoll";
+    for (size_t i = 1; i < arguments.size(); ++i) line += " " + arguments[i];
+    add_training_commands(app, line, status);
+    add_data_commands(app);
+    add_machine_commands(app, status);
+}
+
+}  // namespace plimsoll

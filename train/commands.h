@@ -1,0 +1,24 @@
+// The subcommands of the program.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace CLI {
+class App;
+}
+
+namespace plimsoll {
+
+// Adds every subcommand to `app`. Parsing runs the chosen one, which leaves the process's exit status in `status`.
+// `arguments`: the command line as typed.
+void add_commands(CLI::App& app, std::vector<std::string> arguments, int& status);
+
+// train, plan
+void add_training_commands(CLI::App& app, const std::string& command_line, int& status);
+// data prepare, data inspect, data bigrams
+void add_data_commands(CLI::App& app);
+// bench, doctor
+void add_machine_commands(CLI::App& app, int& status);
+
+}  // namespace plimsoll

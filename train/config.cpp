@@ -1,0 +1,353 @@
+#include "train/config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <numeric>
+#include <set>
+
+#define TOML_EXCEPTIONS 1
+#include <toml++/toml.h>
+
+#include "data/file.h"
+#include "kernels/error.h"
+
+namespace plimsoll {
+namespace {
+
+namespace fs = std::filesystem;
+
+template <class... F>
+struct Overloaded : F... { using F::operator()...; };
+template <class... F>
+Overloaded(F...) -> Overloaded<F...>;
+
+// Collects the fields of one section.
+struct FieldLister {
+    std::string section;
+    std::vector<ConfigField>& fields;
+
+    template <class T>
+    void field(std::string_view key, T& value, std::string_view doc) {
+        fields.push_back({section, std::string(key), std::string(doc), {}, &value});
+    }
+    void choice(std::string_view key, std::string& value, std::initializer_list<std::string_view> legal, std::string_view doc) {
+        fields.push_back({section, std::string(key), std::string(doc), {legal.begin(), legal.end()}, &value});
+    }
+    template <class T>
+    void list(std::string_view key, std::vector<T>& value, std::string_view doc) { field(key, value, doc); }
+};
+
+std::string toml_string(const std::string& text) {
+    std::string out = "\"";
+    for (const char c : text) {
+        if (c == '"' || c == '\\') out += '\\', out += c;
+        else if (c == '\n') out += "\\n";
+        else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) out += fmt::format("\\u{:04X}", static_cast<unsigned char>(c));
+        else out += c;
+    }
+    return out + '"';
+}
+
+std::string shown(double value) {
+    std::string text = fmt::format("{}", value);  // shortest text that reads back as the same double
+    return text.find_first_of(".en") == std::string::npos ? text + ".0" : text;
+}
+
+template <class T>
+std::string list_of(const std::vector<T>& values, std::string (*show)(const T&)) {
+    std::string out = "[";
+    for (size_t i = 0; i < values.size(); ++i) out += (i ? ", " : "") + show(values[i]);
+    return out + "]";
+}
+
+// Edit distance (Levenshtein), to name the nearest legal key.
+size_t distance(std::string_view a, std::string_view b) {
+    std::vector<size_t> row(b.size() + 1);
+    std::iota(row.begin(), row.end(), size_t{0});
+    for (size_t i = 0; i < a.size(); ++i) {
+        size_t diagonal = std::exchange(row[0], i + 1);
+        for (size_t j = 0; j < b.size(); ++j)
+            diagonal = std::exchange(row[j + 1], std::min({row[j + 1] + 1, row[j] + 1, diagonal + (a[i] != b[j])}));
+    }
+    return row.back();
+}
+
+std::string nearest(std::string_view word, const std::vector<std::string>& candidates) {
+    return *std::min_element(candidates.begin(), candidates.end(), [&](const auto& a, const auto& b) {
+        return distance(word, a) < distance(word, b);
+    });
+}
+
+// Applies TOML tables to a configuration, and says where what is wrong stands.
+class Reader {
+  public:
+    explicit Reader(RunConfig& config) : fields_(config_fields(config)) {}
+
+    void read_file(const fs::path& path, std::vector<fs::path> chain = {}) {
+        std::error_code ignored;
+        const fs::path canonical = fs::weakly_canonical(path, ignored);
+        if (std::find(chain.begin(), chain.end(), canonical) != chain.end())
+            fail_input("{}: includes itself, through {} files", path.string(), chain.size());
+        chain.push_back(canonical);
+        toml::table table = parse(plimsoll::read_file(path.string(), "configuration"), path.string());
+        if (const toml::node* include = table.get("include")) {
+            const auto follow = [&](const toml::node& node) {
+                const auto name = node.value_exact<std::string>();
+                if (!name) fail_input("{}: include wants a path or a list of paths", place(node, path.string()));
+                const fs::path target = path.parent_path() / *name;
+                if (!fs::exists(target)) fail_input("{}: included file '{}' does not exist", place(node, path.string()), target.string());
+                read_file(target, chain);
+            };
+            if (const toml::array* list = include->as_array())
+                for (const toml::node& node : *list) follow(node);
+            else follow(*include);
+            table.erase("include");
+        }
+        apply(table, path.string());
+    }
+
+    void read_override(const std::string& text) {
+        const size_t equals = text.find('='), dot = text.find('.');
+        if (equals == std::string::npos || dot == std::string::npos || dot > equals)
+            fail_input("--set {}: wanted section.key=value, such as --set optimizer.lr=0.001", text);
+        const std::string where = "--set " + text;
+        toml::table table;
+        try {
+            table = toml::parse(std::string_view(text));
+        } catch (const toml::parse_error&) {  // a bare word: a string
+            table = parse(text.substr(0, equals + 1) + toml_string(text.substr(equals + 1)), where);
+        }
+        apply(table, where);
+    }
+
+  private:
+    static toml::table parse(const std::string& text, const std::string& name) {
+        try {
+            return toml::parse(text, name);
+        } catch (const toml::parse_error& error) {
+            const toml::source_position at = error.source().begin;
+            fail_input("{}:{}:{}: not TOML: {}", name, at.line, at.column, error.description());
+        }
+    }
+
+    static std::string place(const toml::node& node, const std::string& file) {
+        return node.source().begin.line ? fmt::format("{}:{}", file, node.source().begin.line) : file;
+    }
+
+    void apply(const toml::table& table, const std::string& file) {
+        for (const auto& [section, node] : table) {
+            std::vector<std::string> sections;
+            for (const ConfigField& field : fields_)
+                if (sections.empty() || sections.back() != field.section) sections.push_back(field.section);
+            if (std::find(sections.begin(), sections.end(), section.str()) == sections.end())
+                fail_input("{}: unknown section [{}]; did you mean [{}]? (plimsoll train --help lists every key)",
+                           place(node, file), section.str(), nearest(section.str(), sections));
+            const toml::table* keys = node.as_table();
+            if (!keys) fail_input("{}: '{}' is a section; write [{}] and its keys below", place(node, file), section.str(), section.str());
+            for (const auto& [key, value] : *keys) set(std::string(section.str()), std::string(key.str()), value, file);
+        }
+    }
+
+    void set(const std::string& section, const std::string& key, const toml::node& node, const std::string& file) {
+        std::vector<std::string> keys;
+        for (ConfigField& field : fields_) {
+            if (field.section != section) continue;
+            keys.push_back(field.key);
+            if (field.key == key) return std::visit([&](auto* value) { assign(field, *value, node, file); }, field.value);
+        }
+        fail_input("{}: unknown key '{}' in [{}]; did you mean '{}'? (plimsoll train --help lists every key)", place(node, file),
+                   key, section, nearest(key, keys));
+    }
+
+    [[noreturn]] static void wrong_type(const ConfigField& field, std::string_view wanted, const toml::node& node,
+                                        const std::string& file) {
+        fail_input("{}: {} wants {}, got {}", place(node, file), field.path(), wanted, type_name(node));
+    }
+
+    static std::string type_name(const toml::node& node) {
+        if (node.is_string()) return fmt::format("the string {}", toml_string(*node.value<std::string>()));
+        if (node.is_integer()) return fmt::format("the integer {}", *node.value<int64_t>());
+        if (node.is_floating_point()) return fmt::format("the number {}", *node.value<double>());
+        if (node.is_boolean()) return fmt::format("{}", *node.value<bool>());
+        return node.is_array() ? "a list" : node.is_table() ? "a table" : "a date or time";
+    }
+
+    static void assign(const ConfigField& field, bool& value, const toml::node& node, const std::string& file) {
+        if (!node.is_boolean()) wrong_type(field, "true or false", node, file);
+        value = *node.value<bool>();
+    }
+    static void assign(const ConfigField& field, int64_t& value, const toml::node& node, const std::string& file) {
+        if (!node.is_integer()) wrong_type(field, "an integer", node, file);
+        value = *node.value<int64_t>();
+    }
+    static void assign(const ConfigField& field, double& value, const toml::node& node, const std::string& file) {
+        if (!node.is_number()) wrong_type(field, "a number", node, file);
+        value = *node.value<double>();
+        if (!std::isfinite(value)) wrong_type(field, "a finite number", node, file);
+    }
+    static void assign(const ConfigField& field, std::string& value, const toml::node& node, const std::string& file) {
+        if (!node.is_string()) wrong_type(field, "a string", node, file);
+        value = *node.value<std::string>();
+        if (!field.choices.empty() && std::find(field.choices.begin(), field.choices.end(), value) == field.choices.end())
+            fail_input("{}: {} = {}: wanted one of {}", place(node, file), field.path(), toml_string(value),
+                       fmt::join(field.choices, ", "));
+    }
+    template <class T>
+    static void assign(const ConfigField& field, std::vector<T>& values, const toml::node& node, const std::string& file) {
+        std::vector<T> read;
+        const auto append = [&](const toml::node& entry) {
+            T value{};
+            assign(field, value, entry, file);
+            read.push_back(std::move(value));
+        };
+        if (const toml::array* list = node.as_array())
+            for (const toml::node& entry : *list) append(entry);
+        else append(node);  // one value stands for a list of one
+        values = std::move(read);
+    }
+
+    std::vector<ConfigField> fields_;
+};
+
+// variants/NAME.toml beside the configuration or in a folder above it, as far as the first that has it.
+fs::path find_variant(const std::string& variant, const fs::path& config) {
+    if (variant.ends_with(".toml")) return variant;
+    const fs::path wanted = fs::path("variants") / (variant + ".toml");
+    std::vector<std::string> known;
+    for (fs::path folder = fs::absolute(config).parent_path();; folder = folder.parent_path()) {
+        if (fs::exists(folder / wanted)) return folder / wanted;
+        if (fs::is_directory(folder / "variants"))
+            for (const auto& entry : fs::directory_iterator(folder / "variants"))
+                if (entry.path().extension() == ".toml") known.push_back(entry.path().stem().string());
+        if (folder == folder.parent_path()) break;
+    }
+    std::sort(known.begin(), known.end());
+    if (known.empty()) fail_input("--variant {}: no folder 'variants' beside {} or above it", variant, config.string());
+    fail_input("--variant {}: no such variant; did you mean '{}'? Known: {}", variant, nearest(variant, known), fmt::join(known, ", "));
+}
+
+void check_at_least(const char* key, double value, double low) {
+    if (value < low) fail_input("{} is {}, must be at least {}", key, value, low);
+}
+
+}  // namespace
+
+std::string ConfigField::toml() const {
+    return std::visit(Overloaded{
+        [](const bool* v) -> std::string { return *v ? "true" : "false"; },
+        [](const int64_t* v) { return std::to_string(*v); },
+        [](const double* v) { return shown(*v); },
+        [](const std::string* v) { return toml_string(*v); },
+        [](const std::vector<std::string>* v) {
+            return list_of<std::string>(*v, [](const std::string& s) { return toml_string(s); });
+        },
+        [](const std::vector<int64_t>* v) {
+            return list_of<int64_t>(*v, [](const int64_t& n) { return std::to_string(n); });
+        }}, value);
+}
+
+std::vector<ConfigField> config_fields(RunConfig& config) {
+    std::vector<ConfigField> fields;
+    RunConfig::visit_sections(config, [&](std::string_view name, auto& section) {
+        using Section = std::remove_reference_t<decltype(section)>;
+        FieldLister lister{std::string(name), fields};
+        Section::visit(section, lister);
+    });
+    return fields;
+}
+
+RunConfig load_config(const ConfigSources& sources) {
+    RunConfig config;
+    Reader reader(config);
+    reader.read_file(sources.file);
+    if (!sources.variant.empty()) reader.read_file(find_variant(sources.variant, sources.file));
+    for (const std::string& text : sources.overrides) reader.read_override(text);
+    return config;
+}
+
+void RunConfig::validate() const {
+    NetworkConfig{model, attention, loss, 0}.validate();
+    data.validate();
+    check_at_least("run.seed", static_cast<double>(run.seed), 0);
+    check_at_least("run.threads", static_cast<double>(run.threads), 0);
+    check_at_least("train.micro_batch", static_cast<double>(train.micro_batch), 1);
+    for (const auto& [key, value] : {std::pair{"train.batch_tokens", train.batch_tokens}, {"train.max_steps", train.max_steps},
+                                     {"train.max_tokens", train.max_tokens}, {"train.eval_every", train.eval_every},
+                                     {"train.eval_samples", train.eval_samples}, {"train.save_every", train.save_every},
+                                     {"schedule.warmup_steps", schedule.warmup_steps},
+                                     {"train.shared_placeholders", train.shared_placeholders}, {"probes.tokens", probes.tokens}})
+        check_at_least(key, static_cast<double>(value), 0);
+    check_at_least("train.keep", static_cast<double>(train.keep), 1);
+    check_at_least("train.log_every", static_cast<double>(train.log_every), 1);
+    check_at_least("probes.samples", static_cast<double>(probes.samples), 1);
+    check_at_least("probes.map_tokens", static_cast<double>(probes.map_tokens), 1);
+    check_at_least("train.clip", train.clip, 0);
+    check_at_least("optimizer.lr", optimizer.lr, 0);
+    check_at_least("optimizer.eps", optimizer.eps, 0);
+    check_at_least("optimizer.weight_decay", optimizer.weight_decay, 0);
+    check_at_least("probes.max_share", probes.max_share, 0);
+    for (const auto& [key, value] : {std::pair{"optimizer.beta1", optimizer.beta1}, {"optimizer.beta2", optimizer.beta2},
+                                     {"optimizer.momentum", optimizer.momentum}})
+        if (value < 0 || value >= 1) fail_input("{} is {}, must lie in [0, 1)", key, value);
+    for (const auto& [key, value] : {std::pair{"schedule.final_fraction", schedule.final_fraction},
+                                     {"schedule.decay_fraction", schedule.decay_fraction}})
+        if (value < 0 || value > 1) fail_input("{} is {}, must lie in [0, 1]", key, value);
+    if (train.shared_placeholders > model.context - 2)
+        fail_input("train.shared_placeholders is {}, leaves fewer than 2 of model.context = {} tokens", train.shared_placeholders,
+                   model.context);
+    if (probes.tokens == 1) fail_input("probes.tokens is 1, must be 0 (all) or at least 2");
+    if (!train.max_steps && !train.max_tokens) fail_input("train.max_steps and train.max_tokens are both 0; set one of them");
+    if (train.max_steps && train.max_tokens)
+        fail_input("train.max_steps = {} and train.max_tokens = {} are both set; set one to 0", train.max_steps, train.max_tokens);
+    const int64_t micro = tokens_per_micro_batch();
+    if (batch_tokens() % micro)
+        fail_input("train.batch_tokens is {}, not a multiple of micro_batch x context = {} x {} = {}; the nearest multiples are "
+                   "{} and {}", train.batch_tokens, train.micro_batch, model.context, micro,
+                   std::max<int64_t>(1, batch_tokens() / micro) * micro, (batch_tokens() / micro + 1) * micro);
+}
+
+int64_t RunConfig::max_steps() const {
+    return train.max_steps ? train.max_steps : (train.max_tokens + batch_tokens() - 1) / batch_tokens();
+}
+
+std::string RunConfig::directory() const {
+    return run.dir.empty() ? fmt::format("runs/{}/{}", run.name, run.variant) : run.dir;
+}
+
+std::string resolved_toml(const RunConfig& config) {
+    RunConfig copy = config;
+    std::string out, section;
+    for (const ConfigField& field : config_fields(copy)) {
+        if (field.section != section) {
+            out += fmt::format("{}[{}]\n", section.empty() ? "" : "\n", field.section);
+            section = field.section;
+        }
+        out += fmt::format("{} = {}  # {}\n", field.key, field.toml(), field.doc);
+    }
+    return out;
+}
+
+std::string config_reference() {
+    RunConfig defaults;
+    std::string out, section;
+    for (const ConfigField& field : config_fields(defaults)) {
+        if (field.section != section) out += fmt::format("\n[{}]\n", field.section);
+        section = field.section;
+        out += fmt::format("  {} = {}\n      {}\n", field.key, field.toml(), field.doc);
+        if (!field.choices.empty()) out += fmt::format("      one of: {}\n", fmt::join(field.choices, ", "));
+    }
+    return out;
+}
+
+std::vector<std::string> config_differences(const RunConfig& here, const RunConfig& there) {
+    RunConfig a = here, b = there;
+    const std::vector<ConfigField> left = config_fields(a), right = config_fields(b);
+    std::vector<std::string> out;
+    for (size_t i = 0; i < left.size(); ++i)
+        if (left[i].toml() != right[i].toml())
+            out.push_back(fmt::format("{}: {} here, {} there", left[i].path(), left[i].toml(), right[i].toml()));
+    return out;
+}
+
+}  // namespace plimsoll

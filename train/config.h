@@ -1,0 +1,171 @@
+// A run's configuration: every section, read from TOML, overridden from the command line, saved resolved.
+#pragma once
+
+#include <initializer_list>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "data/config.h"
+#include "model/config.h"
+#include "train/schedule.h"
+
+namespace plimsoll {
+
+struct RunSection {
+    std::string name = "run";
+    std::string variant = "softmax";
+    std::string dir;
+    int64_t seed = 42;
+    int64_t threads = 0;
+    std::string precision = "auto";
+
+    template <class Self, class Visitor>
+    static void visit(Self& self, Visitor&& v) {
+        v.field("name", self.name, "name of the experiment, for logs and the report");
+        v.field("variant", self.variant, "name of the attention variant, for logs and the report");
+        v.field("dir", self.dir, "directory of the run's output; empty = runs/NAME/VARIANT");
+        v.field("seed", self.seed, "seed of initial weights and data order");
+        v.field("threads", self.threads, "CPU threads; 0 = all this process may use. Never changes results in fp32");
+        v.choice("precision", self.precision, {"auto", "fp32", "bf16"},
+                 "matmul operands and activations; auto = bf16 where the CPU computes in it (AMX; AMD's AVX512_BF16)");
+    }
+};
+
+struct TrainSection {
+    int64_t micro_batch = 8;
+    int64_t batch_tokens = 0;
+    int64_t max_steps = 0;
+    int64_t max_tokens = 0;
+    double clip = 1.0;
+    int64_t eval_every = 0;
+    int64_t eval_samples = 0;
+    int64_t save_every = 0;
+    int64_t keep = 2;
+    int64_t log_every = 10;
+    int64_t shared_placeholders = 0;
+
+    template <class Self, class Visitor>
+    static void visit(Self& self, Visitor&& v) {
+        v.field("micro_batch", self.micro_batch, "rows of model.context tokens computed at once; sets the memory needed");
+        v.field("batch_tokens", self.batch_tokens,
+                "tokens per optimizer step, a multiple of micro_batch x context; 0 = one micro batch");
+        v.field("max_steps", self.max_steps, "optimizer steps; 0 = from max_tokens");
+        v.field("max_tokens", self.max_tokens, "tokens to train on, rounded up to whole steps; 0 = from max_steps");
+        v.field("clip", self.clip, "largest global gradient norm; 0 = no clipping");
+        v.field("eval_every", self.eval_every, "steps between evaluations; 0 = at step 0 and at the end only");
+        v.field("eval_samples", self.eval_samples, "validation rows per evaluation; 0 = the whole split");
+        v.field("save_every", self.save_every, "steps between checkpoints; 0 = at the end and on a signal only");
+        v.field("keep", self.keep, "newest checkpoints kept, beside the best");
+        v.field("log_every", self.log_every, "steps between lines on a screen that is no terminal; log.txt has all");
+        v.field("shared_placeholders", self.shared_placeholders,
+                "largest attention.placeholders among the runs to compare: all are scored on the targets they share");
+    }
+};
+
+struct OptimizerSection {
+    std::string kind = "adamw";
+    double lr = 3e-4;
+    double beta1 = 0.9;
+    double beta2 = 0.95;
+    double eps = 1e-8;
+    double weight_decay = 0.1;
+    std::string decay = "matrices";
+    double momentum = 0.9;
+
+    template <class Self, class Visitor>
+    static void visit(Self& self, Visitor&& v) {
+        v.choice("kind", self.kind, {"adamw", "sgd"}, "AdamW, or SGD with momentum");
+        v.field("lr", self.lr, "peak learning rate");
+        v.field("beta1", self.beta1, "AdamW: decay of the first moment");
+        v.field("beta2", self.beta2, "AdamW: decay of the second moment");
+        v.field("eps", self.eps, "AdamW: added to the root of the second moment");
+        v.field("weight_decay", self.weight_decay, "decoupled weight decay (SGD: added to the gradient)");
+        v.choice("decay", self.decay, {"matrices", "all"},
+                 "what decays: linear weights and embeddings, or everything but sink logits");
+        v.field("momentum", self.momentum, "SGD: momentum");
+    }
+};
+
+struct ProbeSection {
+    bool enabled = true;
+    int64_t samples = 16;
+    int64_t tokens = 0;
+    int64_t map_tokens = 64;
+    double max_share = 0.05;
+
+    template <class Self, class Visitor>
+    static void visit(Self& self, Visitor&& v) {
+        v.field("enabled", self.enabled, "measure sinks, drains, peaks and activations at log-spaced steps");
+        v.field("samples", self.samples, "validation rows per probe");
+        v.field("tokens", self.tokens, "leading tokens of each row that are probed; 0 = all");
+        v.field("map_tokens", self.map_tokens, "tokens of the attention maps kept for the report");
+        v.field("max_share", self.max_share,
+                "share of the run's time probes may take; a log-spaced probe that would exceed it is left out");
+    }
+};
+
+struct RunConfig {
+    RunSection run;
+    ModelConfig model;
+    AttentionConfig attention;
+    LossConfig loss;
+    DataConfig data;
+    TrainSection train;
+    OptimizerSection optimizer;
+    ScheduleSection schedule;
+    ProbeSection probes;
+
+    // Calls f(section name, section) for each.
+    template <class Self, class F>
+    static void visit_sections(Self& self, F&& f) {
+        f("run", self.run), f("model", self.model), f("attention", self.attention), f("loss", self.loss);
+        f("data", self.data), f("train", self.train), f("optimizer", self.optimizer), f("schedule", self.schedule);
+        f("probes", self.probes);
+    }
+
+    // Checks that need no file: throws Error (78) naming the key.
+    void validate() const;
+    int64_t tokens_per_micro_batch() const { return train.micro_batch * model.context; }
+    int64_t batch_tokens() const { return train.batch_tokens ? train.batch_tokens : tokens_per_micro_batch(); }
+    int64_t micro_batches() const { return batch_tokens() / tokens_per_micro_batch(); }
+    int64_t max_steps() const;
+    std::string directory() const;
+};
+
+// One key of a configuration, with where its value lies.
+struct ConfigField {
+    std::string section, key;
+    std::string doc;
+    std::vector<std::string> choices;  // legal values; empty = any
+    std::variant<bool*, int64_t*, double*, std::string*, std::vector<std::string>*, std::vector<int64_t>*> value;
+
+    std::string path() const { return section + "." + key; }
+    std::string toml() const;  // the value as TOML
+};
+
+// Every key, in order. The pointers lead into `config`.
+std::vector<ConfigField> config_fields(RunConfig& config);
+
+struct ConfigSources {
+    std::string file;                    // TOML; may name others by a top-level `include` (a path or a list)
+    std::string variant;                 // a file, or a name looked up as variants/NAME.toml beside `file` and above it
+    std::vector<std::string> overrides;  // "section.key=value", value in TOML or a bare word
+};
+
+// Reads in this order: includes of a file before the file, then the variant, then the overrides; later values win.
+// Relative includes are looked up from the file that names them.
+// Throws Error (78) with file, line and the nearest legal key for what is malformed, unknown or of the wrong type.
+RunConfig load_config(const ConfigSources& sources);
+
+// The whole configuration as TOML, every key with its meaning.
+std::string resolved_toml(const RunConfig& config);
+
+// For --help: every key with meaning and default.
+std::string config_reference();
+
+// The keys whose values differ, as "model.layers: 2 here, 4 there".
+std::vector<std::string> config_differences(const RunConfig& here, const RunConfig& there);
+
+}  // namespace plimsoll

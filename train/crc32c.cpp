@@ -1,0 +1,39 @@
+#include <array>
+#include <cstring>
+
+#include "train/checkpoint.h"
+
+namespace plimsoll {
+namespace {
+
+// Slicing-by-8: table[k][b] is the CRC of byte b followed by k zero bytes.
+constexpr auto kTables = [] {
+    std::array<std::array<uint32_t, 256>, 8> tables{};
+    for (uint32_t byte = 0; byte < 256; ++byte) {
+        uint32_t crc = byte;
+        for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (crc & 1 ? 0x82F63B78u : 0u);
+        tables[0][byte] = crc;
+    }
+    for (size_t k = 1; k < 8; ++k)
+        for (size_t byte = 0; byte < 256; ++byte)
+            tables[k][byte] = (tables[k - 1][byte] >> 8) ^ tables[0][tables[k - 1][byte] & 0xff];
+    return tables;
+}();
+
+}  // namespace
+
+uint32_t crc32c(const void* data, size_t size, uint32_t crc) {
+    const auto* bytes = static_cast<const unsigned char*>(data);
+    crc = ~crc;
+    for (; size >= 8; size -= 8, bytes += 8) {
+        uint64_t word;
+        std::memcpy(&word, bytes, 8);  // little-endian, as are the files
+        word ^= crc;
+        crc = 0;
+        for (size_t k = 0; k < 8; ++k) crc ^= kTables[7 - k][(word >> (8 * k)) & 0xff];
+    }
+    for (; size > 0; --size, ++bytes) crc = (crc >> 8) ^ kTables[0][(crc ^ *bytes) & 0xff];
+    return ~crc;
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,71 @@
+#include "train/evaluate.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace plimsoll {
+namespace {
+
+// Sums of KL(oracle || model) over the positions of a Bigram-Backcopy batch.
+struct RiskSums {
+    double bigram = 0, copy = 0;
+    int64_t bigram_positions = 0, copy_positions = 0;
+
+    void add(const BigramBackcopy& task, const Batch& batch, Tensor logits) {
+        const int64_t V = logits.shape[1];
+        std::vector<double> oracle(static_cast<size_t>(task.vocab_size()));
+        for (size_t n = 0; n < batch.tokens.size(); ++n) {
+            if (batch.targets[n] < 0) continue;
+            const int32_t current = batch.tokens[n];
+            const bool first = n % static_cast<size_t>(batch.T) == 0 || batch.tokens[n - 1] >= task.vocab_size();
+            task.oracle_row(first ? -1 : batch.tokens[n - 1], current, oracle);
+            const auto logit = [&](int64_t v) {
+                const int64_t at = static_cast<int64_t>(n) * V + v;
+                return logits.dtype == DType::kF64 ? logits.ptr<double>()[at] : static_cast<double>(logits.ptr<float>()[at]);
+            };
+            double top = -std::numeric_limits<double>::infinity(), sum = 0;
+            for (int64_t v = 0; v < V; ++v) top = std::max(top, logit(v));
+            for (int64_t v = 0; v < V; ++v) sum += std::exp(logit(v) - top);
+            const double lse = top + std::log(sum);
+            double divergence = 0;
+            for (size_t v = 0; v < oracle.size(); ++v)
+                if (oracle[v] > 0) divergence += oracle[v] * (std::log(oracle[v]) - (logit(static_cast<int64_t>(v)) - lse));
+            const bool trigger = task.is_trigger(current);
+            (trigger ? copy : bigram) += divergence;
+            ++(trigger ? copy_positions : bigram_positions);
+        }
+    }
+};
+
+}  // namespace
+
+ModelInput model_input(const Batch& batch) {
+    return {.tokens = batch.tokens, .targets = batch.targets, .positions = batch.positions, .cu_seqlens = batch.cu_seqlens};
+}
+
+Evaluation evaluate(Transformer& model, CoreAttention& core, const Loader& validation, int64_t samples, int64_t rows,
+                    int64_t scored_tokens, const Exec& exec) {
+    const int64_t available = validation.samples_available();
+    const int64_t total = samples && (available < 0 || samples < available) ? samples : available;
+    check(total > 0, "no validation rows to evaluate on");
+    LossSums sums;
+    RiskSums risks;
+    for (int64_t first = 0; first < total; first += rows) {
+        const Batch batch = validation.load(first, std::min(rows, total - first));
+        const LossSums batch_sums = model.evaluate(core, model_input(batch), exec);
+        sums.nll += batch_sums.nll;
+        sums.scored += batch_sums.scored;
+        if (validation.bigram_backcopy())
+            risks.add(*validation.bigram_backcopy(), batch, model.logits(static_cast<int64_t>(batch.tokens.size()), exec));
+    }
+    Evaluation result{.loss = sums.scored ? sums.nll / static_cast<double>(sums.scored) : 0, .scored = sums.scored,
+                      .bigram_risk = {}, .copy_risk = {}};
+    if (const BigramBackcopy* task = validation.bigram_backcopy()) {
+        if (risks.bigram_positions)
+            result.bigram_risk = task->floors(scored_tokens).bigram + risks.bigram / static_cast<double>(risks.bigram_positions);
+        if (risks.copy_positions) result.copy_risk = risks.copy / static_cast<double>(risks.copy_positions);
+    }
+    return result;
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,60 @@
+// Metrics of the heads of one layer: sinks (M1), first-token mass (M2), value drain (M5), logit delta (M6), activity (M7),
+// entropy (M8), gates and logits (M9).
+#pragma once
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "model/transformer.h"
+#include "train/stream_probe.h"
+
+namespace plimsoll {
+
+// The (n, n) attention weights and scores of one head for one document, by the definition.
+class HeadWeights {
+  public:
+    HeadWeights(const Block& block, int64_t layer, const NetworkConfig& network, int64_t head, int64_t begin, int64_t n);
+    double weight(int64_t i, int64_t j) const { return weights_[static_cast<size_t>(i * n_ + j)]; }
+    double score(int64_t i, int64_t j) const { return scores_[static_cast<size_t>(i * n_ + j)]; }
+    bool visible(int64_t i, int64_t j) const { return std::isfinite(score(i, j)); }
+
+  private:
+    int64_t n_;
+    std::vector<double> weights_, scores_;
+};
+
+struct HeadMeasurement {
+    int64_t head;
+    NamedValues values;
+};
+
+// Measures one layer after the model's forward. Token p = 0 is the first token, or the placeholder; f = the first real
+// token (k with k placeholders). Queries that see fewer than two keys are left out, and for Bigram-Backcopy those at
+// triggers (they attend to the token they copy).
+class LayerProbe {
+  public:
+    LayerProbe(const Block& block, Transformer& model, int64_t layer, const std::vector<bool>& is_trigger,
+               const ModelInput& input, const Exec& exec);
+    // One entry per document and head, in that order.
+    std::vector<HeadMeasurement> measure(const Exec& exec) const;
+
+  private:
+    NamedValues measure_head(int64_t head, int64_t begin, int64_t n) const;
+    void add_masses(NamedValues& out, const HeadWeights& weights, int64_t head, int64_t begin, int64_t n) const;
+    void add_values(NamedValues& out, int64_t head, int64_t begin, int64_t n) const;
+    void add_logits(NamedValues& out, const HeadWeights& weights, int64_t begin, int64_t n) const;
+    void add_gates(NamedValues& out, int64_t head, int64_t begin, int64_t n) const;
+    bool counted(int64_t token) const;
+    double gate(int64_t token, int64_t head) const;
+
+    const Block& block_;
+    const NetworkConfig& network_;
+    int64_t layer_;
+    const std::vector<bool>& is_trigger_;
+    const ModelInput& input_;
+    std::vector<double> wo_value_norm_;  // (NH, N) |W_O v_t| with the head's columns of W_O
+    std::vector<double> output_norm_;    // (NH, N) |gated output of the head|
+};
+
+}  // namespace plimsoll

@@ -1,0 +1,83 @@
+#include "train/machine.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string_view>
+
+#include "build_info.inc"
+#include "kernels/matmul.h"
+
+namespace plimsoll {
+namespace {
+
+// The value of "key: value" or "key : value" in a text file under /proc; empty if absent.
+std::string proc_value(const char* path, std::string_view key) {
+    std::ifstream in(path);
+    for (std::string line; std::getline(in, line);) {
+        const size_t colon = line.find(':');
+        if (colon == std::string::npos || !line.starts_with(key)) continue;
+        const size_t begin = line.find_first_not_of(" \t", colon + 1);
+        return begin == std::string::npos ? "" : line.substr(begin);
+    }
+    return {};
+}
+
+// An integer in a file; -1 if there is none ("max").
+int64_t file_number(const char* path) {
+    int64_t value = -1;
+    std::ifstream in(path);
+    return in >> value ? value : -1;
+}
+
+}  // namespace
+
+std::string cpu_name() {
+    const std::string name = proc_value("/proc/cpuinfo", "model name");
+    return name.empty() ? "unknown CPU" : name;
+}
+
+int usable_threads() {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+    return static_cast<int>(std::max(1l, sysconf(_SC_NPROCESSORS_ONLN)));
+}
+
+int64_t available_memory() {
+    int64_t available = 0;
+    std::istringstream(proc_value("/proc/meminfo", "MemAvailable")) >> available;
+    available *= 1024;
+    const int64_t limit = file_number("/sys/fs/cgroup/memory.max"), used = file_number("/sys/fs/cgroup/memory.current");
+    if (limit > 0 && used >= 0) available = std::min(available, limit - used);
+    return available;
+}
+
+std::string cpu_features() {
+    std::istringstream flags(proc_value("/proc/cpuinfo", "flags"));
+    std::string out;
+    for (std::string flag; flags >> flag;)
+        for (const char* known : {"avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16"})
+            if (flag == known) out += (out.empty() ? "" : " ") + flag;
+    return out.empty() ? "none of avx2, avx512f, avx512_bf16, amx_bf16" : out;
+}
+
+nlohmann::json build_info() {
+    return {{"version", PLIMSOLL_VERSION}, {"commit", kCommit}, {"type", kBuildType}, {"compiler", kCompiler}, {"native", kNative},
+            {"gemm", matmul_backend()}};
+}
+
+std::string version_text() {
+    return fmt::format("{} ({}, {}, {}{}, {})", PLIMSOLL_VERSION, kCommit, kCompiler, kBuildType, kNative ? ", -march=native" : "",
+                       matmul_backend());
+}
+
+DType compute_dtype(const std::string& precision) {
+    if (precision == "auto") return matmul_bf16_is_fast() ? DType::kBF16 : DType::kF32;
+    return precision == "bf16" ? DType::kBF16 : DType::kF32;
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,28 @@
+// What the program runs on, and how it was built.
+#pragma once
+
+#include <string>
+
+#include <nlohmann/json_fwd.hpp>
+
+#include "kernels/dtype.h"
+
+namespace plimsoll {
+
+std::string cpu_name();
+// Logical CPUs this process may use.
+int usable_threads();
+// Bytes of memory this process can still take: the smaller of the machine's available memory and the cgroup's limit.
+int64_t available_memory();
+// Instruction sets that matter here, such as "avx2 avx512f avx512_bf16".
+std::string cpu_features();
+// Version, commit, compiler, flags, libraries.
+nlohmann::json build_info();
+std::string version_text();
+// "auto", "fp32" or "bf16" to the dtype of matmul operands.
+DType compute_dtype(const std::string& precision);
+
+// Prints what was found and what was not, and the command that would add it. Returns 0.
+int doctor();
+
+}  // namespace plimsoll

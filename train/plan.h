@@ -1,0 +1,27 @@
+// What a configuration costs, before anything is allocated.
+#pragma once
+
+#include <string>
+
+#include "train/optimizer.h"
+
+namespace plimsoll {
+
+struct MemoryPlan {
+    int64_t bytes = 0;             // all arenas together
+    int64_t available = 0;         // on this machine now
+    int64_t largest_micro_batch = 0;  // rows that would fit; 0 = none
+    bool fits() const { return bytes <= available; }
+};
+
+// Memory for the configuration and the largest micro batch that fits. Needs the vocabulary size of the data.
+MemoryPlan plan_memory(const RunConfig& config, const NetworkConfig& network, Precision precision);
+
+// One line per arena.
+std::string arena_table(const Transformer& model, const Optimizer& optimizer);
+
+// Prints parameters, FLOPs per token, every tensor of every arena with shape, dtype and MiB, what fits and the expected
+// time. Returns 0, or 78 if the configuration does not fit this machine.
+int print_plan(const RunConfig& config);
+
+}  // namespace plimsoll

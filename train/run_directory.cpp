@@ -1,0 +1,84 @@
+#include "train/run_directory.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "data/file.h"
+#include "kernels/error.h"
+
+namespace plimsoll {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Keys that may change between the parts of one run: none changes what the steps already done would have been.
+constexpr std::string_view kFree[] = {"run.dir",        "run.threads",     "run.name",         "train.max_steps", "train.max_tokens",
+                                      "train.eval_every", "train.save_every", "train.keep",    "train.log_every", "probes.enabled",
+                                      "probes.max_share"};
+
+bool may_change(const std::string& difference) {
+    return std::any_of(std::begin(kFree), std::end(kFree), [&](std::string_view key) {
+        return difference.starts_with(std::string(key) + ":");
+    });
+}
+
+}  // namespace
+
+RunDirectory::RunDirectory(const RunConfig& config, Resume resume) : path_(config.directory()) {
+    try {
+        existed_ = fs::exists(file("config.toml"));
+        if (existed_ && resume == Resume::kFresh) {
+            for (const char* name : {"config.toml", "run.json", "metrics.jsonl", "evals.jsonl", "probes.jsonl",
+                                     "attention_maps.json", "log.txt", "checkpoints"})
+                fs::remove_all(file(name));
+            existed_ = false;
+        }
+        if (existed_ && resume == Resume::kNever)
+            fail_input("run directory '{}' already holds a run; --resume auto goes on with it, --fresh deletes it and starts again, "
+                       "--run-dir names another", path_);
+        if (existed_) {
+            const RunConfig there = load_config({.file = file("config.toml"), .variant = {}, .overrides = {}});
+            std::vector<std::string> differences = config_differences(config, there);
+            std::erase_if(differences, may_change);
+            if (!differences.empty())
+                fail_input("run directory '{}' belongs to another configuration ({}); --run-dir names another directory, --fresh "
+                           "deletes this one", path_, fmt::join(differences, "; "));
+        }
+        fs::create_directories(path_);
+    } catch (const fs::filesystem_error& error) {
+        fail_io("run directory '{}' cannot be used: {}; --run-dir names another", path_, error.what());
+    }
+    write_file_atomically(file("config.toml"), {resolved_toml(config)});
+}
+
+void RunDirectory::write_json(const std::string& name, const nlohmann::json& value) const {
+    write_file_atomically(file(name), {value.dump(1), "\n"});
+}
+
+nlohmann::json RunDirectory::read_json(const std::string& name) const {
+    if (!fs::exists(file(name))) return {};
+    return nlohmann::json::parse(read_file(file(name), "run file"), nullptr, false);
+}
+
+void RunDirectory::append(const std::string& name, const nlohmann::json& line) const {
+    std::ofstream out(file(name), std::ios::app);
+    out << line.dump() << '\n';
+    if (!out.flush()) fail_io("cannot append to '{}': {}", file(name), std::strerror(errno));
+}
+
+void RunDirectory::truncate_after(const std::string& name, int64_t step) const {
+    if (!fs::exists(file(name))) return;
+    std::string kept;
+    std::ifstream in(file(name));
+    for (std::string line; std::getline(in, line);) {
+        const auto entry = nlohmann::json::parse(line, nullptr, false);
+        if (entry.is_object() && entry.value("step", step + 1) <= step) kept += line + "\n";
+    }
+    write_file_atomically(file(name), {kept});
+}
+
+}  // namespace plimsoll

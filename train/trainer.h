@@ -1,0 +1,80 @@
+// A training run from configuration to last step.
+#pragma once
+
+#include <memory>
+
+#include "data/loader.h"
+#include "train/checkpoint.h"
+#include "train/evaluate.h"
+#include "train/log.h"
+#include "train/optimizer.h"
+#include "train/probes.h"
+#include "train/run_directory.h"
+
+namespace plimsoll {
+
+struct TrainOptions {
+    Resume resume = Resume::kNever;
+    bool overfit_batch = false;   // every step reads the first batch: the loss must go to 0
+    std::string command;          // as typed, for run.json
+};
+
+// What one optimizer step did.
+struct StepResult {
+    double loss = 0;  // mean NLL + z-loss over the scored targets, nats
+    double norm = 0;  // of the gradient, before clipping
+    double lr = 0;
+    int64_t tokens = 0;
+};
+
+class Trainer {
+  public:
+    // Loads data, plans and allocates, initializes. Throws Error (78) for what cannot be trained.
+    Trainer(const RunConfig& config, const TrainOptions& options);
+
+    // Runs to the last step. Returns kOk, or kSavedOnSignal after a signal.
+    ExitCode train();
+
+    // One update from the samples after the last; visible for tests.
+    StepResult train_step();
+    Transformer& model() { return model_; }
+    Optimizer& optimizer() { return optimizer_; }
+
+  private:
+    void print_settings();
+    void resume_from_checkpoint();
+    void check_initial_loss(const Evaluation& evaluation);
+    void evaluate_and_keep(bool last);
+    void probe(bool last);
+    void save();
+    void write_run_json(const char* status);
+    void report_step(const StepResult& result, double step_seconds);
+    double elapsed() const;
+    std::vector<CheckpointTensor> checkpoint_tensors() const;
+
+    RunConfig config_;
+    TrainOptions options_;
+    int64_t max_steps_;
+    Exec exec_;
+    Precision precision_;
+    Loader data_;
+    std::unique_ptr<Loader> validation_;
+    NetworkConfig network_;
+    RunDirectory directory_;
+    Log log_;
+    Checkpointer checkpointer_;
+    Transformer model_;
+    Optimizer optimizer_;
+    LocalCoreAttention core_;
+    std::unique_ptr<Probes> probes_;
+    TrainingState state_;
+    bool finished_ = false;        // by an earlier call
+    int64_t last_evaluated_ = -1;  // step
+    int64_t last_probed_ = -1;
+    double started_ = 0;           // clock when state_.seconds was last taken
+    double train_seconds_ = 0;     // in steps, this process
+    int64_t steps_here_ = 0;       // of this process
+    double probe_seconds_ = 0, last_probe_seconds_ = 0;
+};
+
+}  // namespace plimsoll
