@@ -24,50 +24,61 @@ std::vector<double> widened_rows(Tensor t) {
         const S* from = t.ptr<S>();
         for (int64_t i = 0; i < T; ++i)
             for (int64_t c = 0; c < HS; ++c)
-                out[static_cast<size_t>(i * HS + c)] = static_cast<double>(static_cast<Accumulator<S>>(from[i * t.row_stride + c]));
+                out[static_cast<size_t>(i * HS + c)] =
+                    static_cast<double>(static_cast<Accumulator<S>>(from[i * t.row_stride + c]));
     });
     return out;
 }
 
 }  // namespace
 
-std::span<const VariantInfo> variants() { return kVariants; }
+std::span<const VariantInfo> variants() {
+    return kVariants;
+}
 
-bool is_normalized(Weighting weighting) { return kVariants[static_cast<size_t>(weighting)].normalized; }
+bool is_normalized(Weighting weighting) {
+    return kVariants[static_cast<size_t>(weighting)].normalized;
+}
 
-void attention_weights(std::span<double> weights, std::span<double> scores, Tensor q, Tensor k, double sink_logit, int64_t head,
-                       int64_t NH, const AttentionSpec& spec) {
+void attention_weights(std::span<double> weights, std::span<double> scores, Tensor q, Tensor k, double sink_logit,
+                       int64_t head, int64_t NH, const AttentionSpec& spec) {
     const int64_t T = q.shape[0], HS = q.shape[1];
-    check(q.shape == k.shape && static_cast<int64_t>(weights.size()) == T * T && (scores.empty() || scores.size() == weights.size()),
+    check(q.shape == k.shape && static_cast<int64_t>(weights.size()) == T * T &&
+              (scores.empty() || scores.size() == weights.size()),
           "attention_weights: q {}, k {}, {} weights", q.shape.to_string(), k.shape.to_string(), weights.size());
     constexpr double kInfinity = std::numeric_limits<double>::infinity();
     const std::vector<double> queries = widened_rows(q), keys = widened_rows(k);
     const Mask mask(spec);
     const double slope = alibi_slope(spec, head, NH), extra = extra_logit(spec, sink_logit);
-    std::vector<double> row(static_cast<size_t>(T));
-    for (int64_t i = 0; i < T; ++i) {
-        double top = extra;
-        for (int64_t j = 0; j < T; ++j) {
-            double dot = 0;
-            if (mask.visible(i, j)) {
-                const double* a = queries.data() + i * HS;
-                const double* b = keys.data() + j * HS;
+    dispatch_variant(spec.weighting, [&]<class V>() {
+        std::vector<double> row(static_cast<size_t>(T));
+        for (int64_t i = 0; i < T; ++i) {
+            double top = extra;
+            std::fill(row.begin(), row.end(), -kInfinity);
+            for (int64_t j = 0; j <= i; ++j) {
+                if (!mask.visible(i, j)) continue;
+                const double *a = queries.data() + i * HS, *b = keys.data() + j * HS;
+                double dot = 0;
 #pragma omp simd reduction(+ : dot)
                 for (int64_t c = 0; c < HS; ++c) dot += a[c] * b[c];
+                const double s = spec.scale * dot - slope * static_cast<double>(i - j);
+                row[static_cast<size_t>(j)] = s;
+                top = std::max(top, s);
             }
-            row[static_cast<size_t>(j)] = mask.visible(i, j) ? spec.scale * dot - slope * static_cast<double>(i - j) : -kInfinity;
-            top = std::max(top, row[static_cast<size_t>(j)]);
+            double lse = 0;
+            if constexpr (V::kInfo.normalized) {
+                double sum = extra == -kInfinity ? 0 : std::exp(extra - top);
+                for (int64_t j = 0; j <= i; ++j) sum += std::exp(row[static_cast<size_t>(j)] - top);
+                lse = top + std::log(sum);
+            }
+            const RowState<double> state{.lse = lse, .bias = score_bias(spec, mask, i)};
+            for (int64_t j = 0; j < T; ++j) {
+                const double s = row[static_cast<size_t>(j)];
+                weights[static_cast<size_t>(i * T + j)] = s == -kInfinity ? 0 : V::template weight<double>(s, state);
+            }
+            if (!scores.empty()) std::copy(row.begin(), row.end(), scores.begin() + i * T);
         }
-        double sum = extra == -kInfinity ? 0 : std::exp(extra - top);
-        for (const double s : row) sum += s == -kInfinity ? 0 : std::exp(s - top);
-        const RowState<double> state{.lse = top + std::log(sum), .bias = score_bias(spec, mask, i)};
-        for (int64_t j = 0; j < T; ++j) {
-            const double s = row[static_cast<size_t>(j)];
-            const auto at = static_cast<size_t>(i * T + j);
-            weights[at] = s == -kInfinity ? 0 : dispatch_variant(spec.weighting, [&]<class V>() { return V::weight(s, state); });
-            if (!scores.empty()) scores[at] = s;
-        }
-    }
+    });
 }
 
 }  // namespace plimsoll

@@ -26,7 +26,8 @@ struct VariantInfo {
 // A virtual column beside the keys, with no value: what a head can attend to in order to do nothing.
 enum class ExtraColumn : uint8_t {
     kNone,
-    kConstant,      // its logit is AttentionSpec::extra_logit; 0 gives softmax1 (Miller 2023; "zero sink", arXiv:2309.17453)
+    kConstant,      // its logit is AttentionSpec::extra_logit; 0 gives softmax1 (Miller 2023; "zero sink",
+                    // arXiv:2309.17453)
     kLearnedLogit,  // its logit is sink_logit[h], neither scaled nor rotated (gpt-oss)
 };
 
@@ -38,7 +39,7 @@ enum class ScoreBias : uint8_t {
 
 struct AttentionSpec {
     Weighting weighting = Weighting::kSoftmax;
-    double scale = 1;  // of q.k
+    double scale = 1;                               // of q.k
     ExtraColumn extra_column = ExtraColumn::kNone;  // for weightings that normalise over exp(s)
     double extra_logit = 0;
     ScoreBias bias_kind = ScoreBias::kConstant;
@@ -66,8 +67,8 @@ void attention_forward(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, Ten
 //   dv_j = sum_i p_ij dout_i;  dq_i = scale sum_j ds_ij k_j;  dk_j = scale sum_i ds_ij q_i;
 //   dsink_logit_h = -sum_i exp(sink_logit_h - lse_i) delta_i.
 // Sums over queries run in ascending order; those over query heads of a key head likewise.
-void attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor dsink_logit, Tensor dout, Tensor out, Tensor lse, Tensor q,
-                        Tensor k, Tensor v, Tensor sink_logit, std::span<const int32_t> cu_seqlens,
+void attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor dsink_logit, Tensor dout, Tensor out, Tensor lse,
+                        Tensor q, Tensor k, Tensor v, Tensor sink_logit, std::span<const int32_t> cu_seqlens,
                         const AttentionSpec& spec, Write write, const Exec& exec);
 
 // The weightings, in the order of the enumerators: names for configurations, tests and reports.
@@ -79,8 +80,8 @@ bool is_normalized(Weighting weighting);
 // p as in attention_forward from q (T, HS), k (T, HS) of that head and document; scores (T, T; may be empty) gets the
 // masked scores before weighting. Arithmetic in double, by the definition, sharing nothing with the tiled kernel but
 // the trait.
-void attention_weights(std::span<double> weights, std::span<double> scores, Tensor q, Tensor k, double sink_logit, int64_t head,
-                       int64_t NH, const AttentionSpec& spec);
+void attention_weights(std::span<double> weights, std::span<double> scores, Tensor q, Tensor k, double sink_logit,
+                       int64_t head, int64_t NH, const AttentionSpec& spec);
 
 // out = y * sigmoid(z): the gate G1 behind core attention.                               Qiu et al., arXiv:2505.06708
 // y, out (N, NH, HS); z (N, NH) for one gate per head or (N, NH, HS) for one per element. One floating dtype.

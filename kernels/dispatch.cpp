@@ -1,6 +1,6 @@
 // The only place where the device chooses a function. Shapes are checked here, at the door; kernels trust them.
-#include "kernels/cpu/cpu.h"
 #include "kernels/dispatch.h"
+#include "kernels/cpu/cpu.h"
 
 namespace plimsoll {
 namespace {

@@ -10,34 +10,43 @@ constexpr int64_t kMaxHeadSize = 256;
 
 void check_attention(const char* op, Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor sink_logit,
                      std::span<const int32_t> cu_seqlens, const AttentionSpec& spec) {
-    check(q.shape.rank() == 3 && k.shape.rank() == 3, "{}: q {} and k {} must be (N, heads, HS)", op, q.shape.to_string(),
-          k.shape.to_string());
+    check(q.shape.rank() == 3 && k.shape.rank() == 3, "{}: q {} and k {} must be (N, heads, HS)", op,
+          q.shape.to_string(), k.shape.to_string());
     const int64_t N = q.shape[0], NH = q.shape[1], HS = q.shape[2];
-    check(k.shape == v.shape && k.shape[0] == N && k.shape[2] == HS && out.shape == q.shape, "{}: q {}, k {}, v {}, out {}", op,
-          q.shape.to_string(), k.shape.to_string(), v.shape.to_string(), out.shape.to_string());
-    check(k.shape[1] > 0 && NH % k.shape[1] == 0, "{}: {} query heads are no multiple of {} key heads", op, NH, k.shape[1]);
+    check(k.shape == v.shape && k.shape[0] == N && k.shape[2] == HS && out.shape == q.shape,
+          "{}: q {}, k {}, v {}, out {}", op, q.shape.to_string(), k.shape.to_string(), v.shape.to_string(),
+          out.shape.to_string());
+    check(k.shape[1] > 0 && NH % k.shape[1] == 0, "{}: {} query heads are no multiple of {} key heads", op, NH,
+          k.shape[1]);
     check(HS >= 1 && HS <= kMaxHeadSize, "{}: head size {}, must lie in 1 .. {}", op, HS, kMaxHeadSize);
-    check(k.dtype == q.dtype && v.dtype == q.dtype && out.dtype == q.dtype, "{}: q, k, v and out must have one dtype", op);
+    check(k.dtype == q.dtype && v.dtype == q.dtype && out.dtype == q.dtype, "{}: q, k, v and out must have one dtype",
+          op);
     const bool normalized = is_normalized(spec.weighting);
     check(!normalized || (lse.shape == Shape{NH, N} && lse.contiguous() && lse.dtype == accumulator_of(q.dtype)),
           "{}: lse {} in {} must be ({}, {}) in {}", op, lse.shape.to_string(), name_of(lse.dtype), NH, N,
           name_of(accumulator_of(q.dtype)));
-    check(normalized || spec.extra_column == ExtraColumn::kNone, "{}: an extra column needs a weighting that normalises", op);
-    check(static_cast<bool>(sink_logit) == (spec.extra_column == ExtraColumn::kLearnedLogit), "{}: sink_logit goes with a learned "
-          "extra column", op);
-    check(!sink_logit || (sink_logit.shape == Shape{NH} && sink_logit.dtype == accumulator_of(q.dtype)), "{}: sink_logit {} in {}", op,
-          sink_logit.shape.to_string(), name_of(sink_logit.dtype));
-    check(cu_seqlens.size() >= 2 && cu_seqlens.front() == 0 && cu_seqlens.back() == N, "{}: cu_seqlens must run from 0 to {}", op, N);
+    check(normalized || spec.extra_column == ExtraColumn::kNone,
+          "{}: an extra column needs a weighting that normalises", op);
+    check(static_cast<bool>(sink_logit) == (spec.extra_column == ExtraColumn::kLearnedLogit),
+          "{}: sink_logit goes with a learned "
+          "extra column",
+          op);
+    check(!sink_logit || (sink_logit.shape == Shape{NH} && sink_logit.dtype == accumulator_of(q.dtype)),
+          "{}: sink_logit {} in {}", op, sink_logit.shape.to_string(), name_of(sink_logit.dtype));
+    check(cu_seqlens.size() >= 2 && cu_seqlens.front() == 0 && cu_seqlens.back() == N,
+          "{}: cu_seqlens must run from 0 to {}", op, N);
     for (size_t d = 1; d < cu_seqlens.size(); ++d)
-        check(cu_seqlens[d - 1] < cu_seqlens[d], "{}: cu_seqlens must ascend, entry {} is {} after {}", op, d, cu_seqlens[d],
-              cu_seqlens[d - 1]);
-    check(spec.window >= 0 && spec.pinned >= 0, "{}: window {} and pinned {} must not be negative", op, spec.window, spec.pinned);
+        check(cu_seqlens[d - 1] < cu_seqlens[d], "{}: cu_seqlens must ascend, entry {} is {} after {}", op, d,
+              cu_seqlens[d], cu_seqlens[d - 1]);
+    check(spec.window >= 0 && spec.pinned >= 0, "{}: window {} and pinned {} must not be negative", op, spec.window,
+          spec.pinned);
 }
 
 void check_gate(const char* op, Tensor out, Tensor y, Tensor z) {
     check(y.shape.rank() == 3 && out.shape == y.shape && out.dtype == y.dtype && z.dtype == y.dtype &&
               (z.shape == y.shape || z.shape == Shape{y.shape[0], y.shape[1]}),
-          "{}: y {}, out {}, z {} do not belong together", op, y.shape.to_string(), out.shape.to_string(), z.shape.to_string());
+          "{}: y {}, out {}, z {} do not belong together", op, y.shape.to_string(), out.shape.to_string(),
+          z.shape.to_string());
 }
 
 }  // namespace
@@ -49,17 +58,18 @@ void attention_forward(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, Ten
     cpu::attention_forward(out, lse, q, k, v, sink_logit, cu_seqlens, spec, exec);
 }
 
-void attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor dsink_logit, Tensor dout, Tensor out, Tensor lse, Tensor q,
-                        Tensor k, Tensor v, Tensor sink_logit, std::span<const int32_t> cu_seqlens, const AttentionSpec& spec,
-                        Write write, const Exec& exec) {
+void attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor dsink_logit, Tensor dout, Tensor out, Tensor lse,
+                        Tensor q, Tensor k, Tensor v, Tensor sink_logit, std::span<const int32_t> cu_seqlens,
+                        const AttentionSpec& spec, Write write, const Exec& exec) {
     check_device(exec, "attention_backward");
     check_attention("attention_backward", out, lse, q, k, v, sink_logit, cu_seqlens, spec);
-    check(dq.shape == q.shape && dk.shape == k.shape && dv.shape == v.shape && dout.shape == out.shape && dq.dtype == q.dtype &&
-              dk.dtype == q.dtype && dv.dtype == q.dtype && dout.dtype == q.dtype,
+    check(dq.shape == q.shape && dk.shape == k.shape && dv.shape == v.shape && dout.shape == out.shape &&
+              dq.dtype == q.dtype && dk.dtype == q.dtype && dv.dtype == q.dtype && dout.dtype == q.dtype,
           "attention_backward: gradients must look like what they are gradients of");
-    check(dsink_logit.shape == sink_logit.shape && dsink_logit.dtype == sink_logit.dtype, "attention_backward: dsink_logit {}",
-          dsink_logit.shape.to_string());
-    cpu::attention_backward(dq, dk, dv, dsink_logit, dout, out, lse, q, k, v, sink_logit, cu_seqlens, spec, write, exec);
+    check(dsink_logit.shape == sink_logit.shape && dsink_logit.dtype == sink_logit.dtype,
+          "attention_backward: dsink_logit {}", dsink_logit.shape.to_string());
+    cpu::attention_backward(dq, dk, dv, dsink_logit, dout, out, lse, q, k, v, sink_logit, cu_seqlens, spec, write,
+                            exec);
 }
 
 void gate_forward(Tensor out, Tensor y, Tensor z, const Exec& exec) {
@@ -71,8 +81,8 @@ void gate_forward(Tensor out, Tensor y, Tensor z, const Exec& exec) {
 void gate_backward(Tensor dy, Tensor dz, Tensor dout, Tensor y, Tensor z, const Exec& exec) {
     check_device(exec, "gate_backward");
     check_gate("gate_backward", dout, y, z);
-    check(dy.shape == y.shape && dz.shape == z.shape && dy.dtype == y.dtype && dz.dtype == y.dtype, "gate_backward: dy {}, dz {}",
-          dy.shape.to_string(), dz.shape.to_string());
+    check(dy.shape == y.shape && dz.shape == z.shape && dy.dtype == y.dtype && dz.dtype == y.dtype,
+          "gate_backward: dy {}, dz {}", dy.shape.to_string(), dz.shape.to_string());
     cpu::gate_backward(dy, dz, dout, y, z, exec);
 }
 

@@ -244,7 +244,8 @@ double sum_of_squares(Tensor x, const Exec& exec) {
 
 void fill_zero(Tensor out, const Exec& exec) {
     check_device(exec, "fill_zero");
-    check(out.contiguous(), "fill_zero: {} with row stride {} is not contiguous", out.shape.to_string(), out.row_stride);
+    check(out.contiguous(), "fill_zero: {} with row stride {} is not contiguous", out.shape.to_string(),
+          out.row_stride);
     cpu::fill_zero(out, exec);
 }
 

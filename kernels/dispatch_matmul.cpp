@@ -5,14 +5,13 @@
 namespace plimsoll {
 namespace {
 
-// left (N, O) = x (N, I) weight (O, I)^T in some order of knowns: the three shapes must agree.
+// out (N, O), x (N, I) and weight (O, I), or their gradients. Any size may be zero.
 void check_matmul(const char* op, Tensor out, Tensor x, Tensor weight) {
     const bool two = out.shape.rank() == 2 && x.shape.rank() == 2 && weight.shape.rank() == 2;
     check(two && x.shape[0] == out.shape[0] && weight.shape[0] == out.shape[1] && weight.shape[1] == x.shape[1] &&
               weight.contiguous(),
           "{}: (N, O) {}, (N, I) {}, (O, I) {} do not belong together", op, out.shape.to_string(), x.shape.to_string(),
           weight.shape.to_string());
-    check(x.shape[0] > 0 && x.shape[1] > 0 && out.shape[1] > 0, "{}: empty matrices", op);
 }
 
 void check_dtypes(const char* op, Tensor result, Tensor a, Tensor b) {
@@ -20,6 +19,7 @@ void check_dtypes(const char* op, Tensor result, Tensor a, Tensor b) {
           "{}: operands in {} and {}, result in {}", op, name_of(a.dtype), name_of(b.dtype), name_of(result.dtype));
 }
 
+// `out` or its gradient.
 void check_bias(const char* op, Tensor bias, Tensor out) {
     check(!bias || (bias.shape == Shape{out.shape[1]} && bias.dtype == accumulator_of(out.dtype)),
           "{}: bias {} in {} for {} columns", op, bias.shape.to_string(), name_of(bias.dtype), out.shape[1]);

@@ -27,16 +27,34 @@ std::string Shape::to_string() const {
 Tensor::Tensor(void* data, DType dtype, Shape shape, Device device)
     : data(data), dtype(dtype), device(device), shape(shape), row_stride(shape.inner().elements()) {}
 
+void Tensor::fail_dtype(DType wanted) const {
+    throw Error(ExitCode::kInternal,
+                fmt::format("tensor {} is {}, kernel wants {}", shape.to_string(), name_of(dtype), name_of(wanted)));
+}
+
+void Tensor::fail_contiguous() const {
+    throw Error(ExitCode::kInternal,
+                fmt::format("tensor {} with row stride {} is not contiguous", shape.to_string(), row_stride));
+}
+
 Tensor Tensor::slice_rows(int64_t begin, int64_t count) const {
     check(begin >= 0 && count >= 0 && begin + count <= shape[0], "rows [{}, {}) of tensor {}", begin, begin + count,
           shape.to_string());
     Tensor result = *this;
     result.data = static_cast<char*>(data) + begin * row_stride * size_of(dtype);
     switch (shape.rank()) {
-        case 1: result.shape = {count}; break;
-        case 2: result.shape = {count, shape[1]}; break;
-        case 3: result.shape = {count, shape[1], shape[2]}; break;
-        default: result.shape = {count, shape[1], shape[2], shape[3]}; break;
+        case 1:
+            result.shape = {count};
+            break;
+        case 2:
+            result.shape = {count, shape[1]};
+            break;
+        case 3:
+            result.shape = {count, shape[1], shape[2]};
+            break;
+        default:
+            result.shape = {count, shape[1], shape[2], shape[3]};
+            break;
     }
     return result;
 }

@@ -55,16 +55,19 @@ struct Tensor {
     // The elements as T. Throws if T is not the dtype.
     template <class T>
     T* ptr() const {
-        check(dtype == kDTypeOf<T>, "tensor {} is {}, kernel wants {}", shape.to_string(), name_of(dtype),
-              name_of(kDTypeOf<T>));
+        if (dtype != kDTypeOf<T>) fail_dtype(kDTypeOf<T>);
         return static_cast<T*>(data);
     }
     // A contiguous tensor as a span. Throws if T is not the dtype.
     template <class T>
     std::span<T> span() const {
-        check(contiguous(), "tensor {} with row stride {} is not contiguous", shape.to_string(), row_stride);
+        if (!contiguous()) fail_contiguous();
         return {ptr<T>(), static_cast<size_t>(elements())};
     }
+
+    // Out of line: ptr() and span() are called per element in places, and must not build messages.
+    [[noreturn]] void fail_dtype(DType wanted) const;
+    [[noreturn]] void fail_contiguous() const;
 
     // Rows [begin, begin + count).
     Tensor slice_rows(int64_t begin, int64_t count) const;

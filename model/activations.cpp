@@ -11,11 +11,15 @@ Shape gate_shape(const NetworkConfig& config, int64_t layer, int64_t N) {
     return {N, model.heads, model.head_channels()};
 }
 
-bool has_gate(const NetworkConfig& config, int64_t layer) { return config.attention.gate_at(layer) != "none"; }
+bool has_gate(const NetworkConfig& config, int64_t layer) {
+    return config.attention.gate_at(layer) != "none";
+}
 
 }  // namespace
 
-Tensor first_rows(Tensor tensor, int64_t n) { return tensor ? tensor.slice_rows(0, n) : tensor; }
+Tensor first_rows(Tensor tensor, int64_t n) {
+    return tensor ? tensor.slice_rows(0, n) : tensor;
+}
 
 Tensor first_columns(Tensor tensor, int64_t n) {
     return tensor ? Tensor(tensor.data, tensor.dtype, {tensor.shape[0], n}, tensor.device) : tensor;
@@ -24,7 +28,8 @@ Tensor first_columns(Tensor tensor, int64_t n) {
 BlockActivationPlan::BlockActivationPlan(ArenaPlan& plan, const NetworkConfig& config, int64_t layer, int64_t N,
                                          Precision precision) {
     const ModelConfig& model = config.model;
-    const int64_t C = model.channels, NH = model.heads, NKV = model.key_heads(), HS = model.head_channels(), F = model.hidden();
+    const int64_t C = model.channels, NH = model.heads, NKV = model.key_heads(), HS = model.head_channels(),
+                  F = model.hidden();
     const DType compute = precision.compute, stream = precision.stream();
     const auto add = [&](const char* name, Shape shape, DType dtype) {
         return plan.add(fmt::format("blocks.{}.{}", layer, name), shape, dtype);
@@ -54,15 +59,29 @@ BlockActivationPlan::BlockActivationPlan(ArenaPlan& plan, const NetworkConfig& c
 
 BlockActivations BlockActivationPlan::view(const Arena& arena, int64_t n) const {
     const auto rows = [&](ArenaSlot slot) { return first_rows(arena[slot], n); };
-    return {.x = rows(x_), .norm1 = rows(norm1_), .mean1 = rows(mean1_), .rstd1 = rows(rstd1_), .qkv = rows(qkv_),
-            .qk_normed = rows(qk_normed_), .q_rstd = rows(q_rstd_), .k_rstd = rows(k_rstd_), .gate = rows(gate_),
-            .y = rows(y_), .lse = first_columns(arena[lse_], n), .x_mid = rows(x_mid_), .norm2 = rows(norm2_),
-            .mean2 = rows(mean2_), .rstd2 = rows(rstd2_), .up = rows(up_), .act = rows(act_)};
+    return {.x = rows(x_),
+            .norm1 = rows(norm1_),
+            .mean1 = rows(mean1_),
+            .rstd1 = rows(rstd1_),
+            .qkv = rows(qkv_),
+            .qk_normed = rows(qk_normed_),
+            .q_rstd = rows(q_rstd_),
+            .k_rstd = rows(k_rstd_),
+            .gate = rows(gate_),
+            .y = rows(y_),
+            .lse = first_columns(arena[lse_], n),
+            .x_mid = rows(x_mid_),
+            .norm2 = rows(norm2_),
+            .mean2 = rows(mean2_),
+            .rstd2 = rows(rstd2_),
+            .up = rows(up_),
+            .act = rows(act_)};
 }
 
 BlockScratchPlan::BlockScratchPlan(ArenaPlan& plan, const NetworkConfig& config, int64_t N, Precision precision) {
     const ModelConfig& model = config.model;
-    const int64_t C = model.channels, NH = model.heads, NKV = model.key_heads(), HS = model.head_channels(), F = model.hidden();
+    const int64_t C = model.channels, NH = model.heads, NKV = model.key_heads(), HS = model.head_channels(),
+                  F = model.hidden();
     int64_t gate_columns = 0;
     for (int64_t layer = 0; layer < model.layers; ++layer)
         if (has_gate(config, layer)) gate_columns = std::max(gate_columns, gate_shape(config, layer, 1).elements());
@@ -78,8 +97,13 @@ BlockScratchPlan::BlockScratchPlan(ArenaPlan& plan, const NetworkConfig& config,
 
 BlockScratch BlockScratchPlan::view(const Arena& arena, const NetworkConfig& config, int64_t layer, int64_t n) const {
     const auto rows = [&](ArenaSlot slot) { return first_rows(arena[slot], n); };
-    BlockScratch scratch{.branch = rows(branch_), .gated = {}, .dnorm = rows(dnorm_), .dact = rows(dact_), .dy = rows(dy_),
-                         .dgate = {}, .dqkv = rows(dqkv_)};
+    BlockScratch scratch{.branch = rows(branch_),
+                         .gated = {},
+                         .dnorm = rows(dnorm_),
+                         .dact = rows(dact_),
+                         .dy = rows(dy_),
+                         .dgate = {},
+                         .dqkv = rows(dqkv_)};
     if (has_gate(config, layer)) {
         const Tensor gate = arena[dgate_];
         scratch.gated = rows(gated_);

@@ -15,20 +15,20 @@ struct Precision {
 
 // Saved by one block. N tokens; an absent tensor is empty.
 struct BlockActivations {
-    Tensor x;             // (N, C) stream: the residual entering the block
-    Tensor norm1;         // (N, C)
-    Tensor mean1, rstd1;  // (N)
-    Tensor qkv;           // (N, NH + 2 NKV, HS): rotated in place unless qk_norm
-    Tensor qk_normed;     // (N, NH + NKV, HS) with qk_norm: normalised, then rotated
+    Tensor x;               // (N, C) stream: the residual entering the block
+    Tensor norm1;           // (N, C)
+    Tensor mean1, rstd1;    // (N)
+    Tensor qkv;             // (N, NH + 2 NKV, HS): rotated in place unless qk_norm
+    Tensor qk_normed;       // (N, NH + NKV, HS) with qk_norm: normalised, then rotated
     Tensor q_rstd, k_rstd;  // (N, NH), (N, NKV) with qk_norm
-    Tensor gate;          // z, (N, NH) or (N, NH, HS)
-    Tensor y;             // (N, NH, HS) core attention's output, before the gate
-    Tensor lse;           // (NH, N), for weightings that normalise
-    Tensor x_mid;         // (N, C) stream: after attention; absent without feed-forward layer
-    Tensor norm2;         // (N, C)
-    Tensor mean2, rstd2;  // (N)
-    Tensor up;            // (N, F) or (N, 2F): before the activation; backward replaces it by its gradient
-    Tensor act;           // (N, F)
+    Tensor gate;            // z, (N, NH) or (N, NH, HS)
+    Tensor y;               // (N, NH, HS) core attention's output, before the gate
+    Tensor lse;             // (NH, N), for weightings that normalise
+    Tensor x_mid;           // (N, C) stream: after attention; absent without feed-forward layer
+    Tensor norm2;           // (N, C)
+    Tensor mean2, rstd2;    // (N)
+    Tensor up;              // (N, F) or (N, 2F): before the activation; backward replaces it by its gradient
+    Tensor act;             // (N, F)
 };
 
 // One set for all blocks, overwritten by each.
@@ -49,8 +49,8 @@ class BlockActivationPlan {
     BlockActivations view(const Arena& arena, int64_t n) const;
 
   private:
-    ArenaSlot x_, norm1_, mean1_, rstd1_, qkv_, qk_normed_, q_rstd_, k_rstd_, gate_, y_, lse_, x_mid_, norm2_, mean2_, rstd2_,
-        up_, act_;
+    ArenaSlot x_, norm1_, mean1_, rstd1_, qkv_, qk_normed_, q_rstd_, k_rstd_, gate_, y_, lse_, x_mid_, norm2_, mean2_,
+        rstd2_, up_, act_;
 };
 
 class BlockScratchPlan {

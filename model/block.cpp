@@ -9,7 +9,9 @@ namespace plimsoll {
 namespace {
 
 // (N, a, b) as (N, a * b).
-Tensor flat(Tensor t) { return t && t.shape.rank() == 3 ? t.reshape({t.shape[0], t.shape[1] * t.shape[2]}) : t; }
+Tensor flat(Tensor t) {
+    return t && t.shape.rank() == 3 ? t.reshape({t.shape[0], t.shape[1] * t.shape[2]}) : t;
+}
 
 }  // namespace
 
@@ -19,25 +21,43 @@ BlockTensors block_tensors(const ParameterTable& table, int64_t layer, Tensor ma
         if (index < 0) return Tensor{};
         return table.view(table.entries()[static_cast<size_t>(index)].matrix ? matrices : vectors, index);
     };
-    return {.norm1_gain = get("norm1.gain"), .norm1_bias = get("norm1.bias"), .qkv = get("attn.qkv.weight"),
-            .qkv_bias = get("attn.qkv.bias"), .q_norm_gain = get("attn.q_norm.gain"), .k_norm_gain = get("attn.k_norm.gain"),
-            .sink_logit = get("attn.sink_logit"), .gate = get("attn.gate.weight"), .out = get("attn.out.weight"),
-            .out_bias = get("attn.out.bias"), .norm2_gain = get("norm2.gain"), .norm2_bias = get("norm2.bias"),
-            .up = get("mlp.up.weight"), .up_bias = get("mlp.up.bias"), .down = get("mlp.down.weight"),
+    return {.norm1_gain = get("norm1.gain"),
+            .norm1_bias = get("norm1.bias"),
+            .qkv = get("attn.qkv.weight"),
+            .qkv_bias = get("attn.qkv.bias"),
+            .q_norm_gain = get("attn.q_norm.gain"),
+            .k_norm_gain = get("attn.k_norm.gain"),
+            .sink_logit = get("attn.sink_logit"),
+            .gate = get("attn.gate.weight"),
+            .out = get("attn.out.weight"),
+            .out_bias = get("attn.out.bias"),
+            .norm2_gain = get("norm2.gain"),
+            .norm2_bias = get("norm2.bias"),
+            .up = get("mlp.up.weight"),
+            .up_bias = get("mlp.up.bias"),
+            .down = get("mlp.down.weight"),
             .down_bias = get("mlp.down.bias")};
 }
 
 CoreAttentionTensors Block::core_tensors() const {
     const int64_t NH = model_.heads, NKV = model_.key_heads();
     const Tensor qk = a_.qk_normed ? a_.qk_normed : a_.qkv;
-    return {.out = a_.y, .lse = a_.lse, .q = qk.slice_columns(0, NH), .k = qk.slice_columns(NH, NKV),
-            .v = a_.qkv.slice_columns(NH + NKV, NKV), .sink_logit = p_.sink_logit};
+    return {.out = a_.y,
+            .lse = a_.lse,
+            .q = qk.slice_columns(0, NH),
+            .k = qk.slice_columns(NH, NKV),
+            .v = a_.qkv.slice_columns(NH + NKV, NKV),
+            .sink_logit = p_.sink_logit};
 }
 
 CoreAttentionTensors Block::core_gradients() const {
     const int64_t NH = model_.heads, NKV = model_.key_heads();
-    return {.out = s_.dy, .lse = {}, .q = s_.dqkv.slice_columns(0, NH), .k = s_.dqkv.slice_columns(NH, NKV),
-            .v = s_.dqkv.slice_columns(NH + NKV, NKV), .sink_logit = d_.sink_logit};
+    return {.out = s_.dy,
+            .lse = {},
+            .q = s_.dqkv.slice_columns(0, NH),
+            .k = s_.dqkv.slice_columns(NH, NKV),
+            .v = s_.dqkv.slice_columns(NH + NKV, NKV),
+            .sink_logit = d_.sink_logit};
 }
 
 void Block::forward_pre(std::span<const int32_t> positions, const Exec& exec) {
@@ -110,8 +130,8 @@ void Block::backward_pre(Tensor dx, std::span<const int32_t> positions, Write wr
         matmul_backward_weight(d_.gate, {}, flat(s_.dgate), a_.norm1, write, exec);
         matmul_backward_input(s_.dnorm, flat(s_.dgate), p_.gate, Write::kAccumulate, exec);
     }
-    norm_backward(dx, d_.norm1_gain, d_.norm1_bias, s_.dnorm, a_.x, p_.norm1_gain, a_.mean1, a_.rstd1, model_.norm_spec(),
-                  write, exec);
+    norm_backward(dx, d_.norm1_gain, d_.norm1_bias, s_.dnorm, a_.x, p_.norm1_gain, a_.mean1, a_.rstd1,
+                  model_.norm_spec(), write, exec);
 }
 
 }  // namespace plimsoll

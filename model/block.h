@@ -1,4 +1,5 @@
-// One transformer block in four pieces around core attention: forward_pre, [core], forward_post, and the same backwards.
+// One transformer block in four pieces around core attention: forward_pre, [core], forward_post, and the same
+// backwards.
 //
 //   x_mid = x + out(gate(core(qkv(norm1(x)))));  x_out = x_mid + down(activation(up(norm2(x_mid))))
 #pragma once
@@ -9,7 +10,8 @@
 
 namespace plimsoll {
 
-// Views of a block's parameters, or of their gradients. Matrices have the dtype of matmul operands, vectors the stream's.
+// Views of a block's parameters, or of their gradients. Matrices have the dtype of matmul operands, vectors the
+// stream's.
 struct BlockTensors {
     Tensor norm1_gain, norm1_bias, qkv, qkv_bias, q_norm_gain, k_norm_gain, sink_logit, gate, out, out_bias;
     Tensor norm2_gain, norm2_bias, up, up_bias, down, down_bias;
@@ -23,16 +25,20 @@ class Block {
   public:
     Block(const NetworkConfig& config, int64_t layer, const BlockTensors& parameters, const BlockTensors& gradients,
           const BlockActivations& activations, const BlockScratch& scratch)
-        : model_(config.model), spec_(config.attention.spec(layer, config.model)), p_(parameters), d_(gradients),
-          a_(activations), s_(scratch) {}
+        : model_(config.model),
+          spec_(config.attention.spec(layer, config.model)),
+          p_(parameters),
+          d_(gradients),
+          a_(activations),
+          s_(scratch) {}
 
     // norm1, queries, keys and values, gate, QK-norm, RoPE. Reads activations.x.
     void forward_pre(std::span<const int32_t> positions, const Exec& exec);
     // Output projection, residual, feed-forward layer; writes the stream that leaves the block.
     void forward_post(Tensor x_out, const Exec& exec);
 
-    // Gradients of forward_post's parameters; dx holds the gradient of x_out and becomes that of x through all paths but
-    // core attention; the gradient of core attention's output lands in core_gradients().out.
+    // Gradients of forward_post's parameters; dx holds the gradient of x_out and becomes that of x through all paths
+    // but core attention; the gradient of core attention's output lands in core_gradients().out.
     void backward_post(Tensor dx, Write write, const Exec& exec);
     // From core_gradients().q, k, v: gradients of forward_pre's parameters; adds to dx.
     void backward_pre(Tensor dx, std::span<const int32_t> positions, Write write, const Exec& exec);

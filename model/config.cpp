@@ -22,7 +22,8 @@ Weighting weighting_by_name(const std::string& name) {
     fail_input("attention.weighting: '{}' is no weighting; wanted one of {}", name, legal);
 }
 
-void check_names(const char* key, const std::vector<std::string>& values, std::initializer_list<std::string_view> legal) {
+void check_names(const char* key, const std::vector<std::string>& values,
+                 std::initializer_list<std::string_view> legal) {
     for (const std::string& value : values)
         if (std::find(legal.begin(), legal.end(), value) == legal.end())
             fail_input("{}: '{}' is not legal; wanted one of {}", key, value, fmt::join(legal, ", "));
@@ -45,9 +46,13 @@ Activation ModelConfig::activation_kind() const {
     return Activation::kRelu;
 }
 
-bool AttentionConfig::learned_extra_column(int64_t layer) const { return per_layer(extra_column, layer) == "learned"; }
+bool AttentionConfig::learned_extra_column(int64_t layer) const {
+    return per_layer(extra_column, layer) == "learned";
+}
 
-const std::string& AttentionConfig::gate_at(int64_t layer) const { return per_layer(gate, layer); }
+const std::string& AttentionConfig::gate_at(int64_t layer) const {
+    return per_layer(gate, layer);
+}
 
 AttentionSpec AttentionConfig::spec(int64_t layer, const ModelConfig& model) const {
     AttentionSpec spec;
@@ -79,8 +84,9 @@ void NetworkConfig::validate() const {
     check_range("model.context", model.context, 2, 1 << 24);
     if (vocab) check_range("vocabulary size", vocab, 2, kMaxVocab);
     if (!model.head_size && model.channels % model.heads)
-        fail_input("model.channels is {}, not a multiple of model.heads = {}; set model.head_size or change one of them",
-                   model.channels, model.heads);
+        fail_input(
+            "model.channels is {}, not a multiple of model.heads = {}; set model.head_size or change one of them",
+            model.channels, model.heads);
     check_range("model.head_size", model.head_channels(), 1, 256);
     if (model.heads % model.key_heads())
         fail_input("model.heads is {}, not a multiple of model.kv_heads = {}", model.heads, model.kv_heads);
@@ -97,9 +103,10 @@ void NetworkConfig::validate() const {
     check_range("attention.pinned", attention.pinned, 0, int64_t{1} << 40);
     check_range("attention.placeholders", attention.placeholders, 0, model.context - 2);
     for (int64_t layer = 0; layer < model.layers; ++layer)
-        if (!is_normalized(attention.spec(layer, model).weighting) && per_layer(attention.extra_column, layer) != "none")
-            fail_input("attention.extra_column: layer {} has weighting '{}', which does not normalise; wanted \"none\"", layer,
-                       per_layer(attention.weighting, layer));
+        if (!is_normalized(attention.spec(layer, model).weighting) &&
+            per_layer(attention.extra_column, layer) != "none")
+            fail_input("attention.extra_column: layer {} has weighting '{}', which does not normalise; wanted \"none\"",
+                       layer, per_layer(attention.weighting, layer));
     if (loss.z_loss < 0) fail_input("loss.z_loss is {}, must be at least 0", loss.z_loss);
     check_range("loss.logits_mib", loss.logits_mib, 1, 1 << 20);
 }

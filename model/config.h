@@ -50,9 +50,11 @@ struct ModelConfig {
         v.field("rope_theta", self.rope_theta, "base of RoPE's wavelengths");
         v.field("bias", self.bias, "linear layers have biases");
         v.field("tied", self.tied, "the output head shares the token embedding's weight");
-        v.field("qk_norm", self.qk_norm, "RMSNorm of queries and keys per head (on in backbone A, off in GPT-2 and BB)");
+        v.field("qk_norm", self.qk_norm,
+                "RMSNorm of queries and keys per head (on in backbone A, off in GPT-2 and BB)");
         v.choice("init", self.init, {"normal", "pytorch"},
-                 "normal = N(0, init_std^2), residual projections / sqrt(2L); pytorch = nn.Linear and nn.Embedding defaults");
+                 "normal = N(0, init_std^2), residual projections / sqrt(2L); pytorch = nn.Linear and nn.Embedding "
+                 "defaults");
         v.field("init_std", self.init_std, "standard deviation of init = normal");
     }
 
@@ -82,12 +84,14 @@ struct AttentionConfig {
                "virtual key without a value, per layer: none, constant (logit extra_logit; 0 = softmax1), learned "
                "(one logit per head)");
         v.field("extra_logit", self.extra_logit, "logit of extra_column = constant");
-        v.choice("score_bias", self.score_bias, {"none", "constant", "log_n", "per_row"},
-                 "b added to scores of a weighting without normalisation: log_n = -log(model.context); per_row = -log of "
-                 "the number of visible keys; constant = score_bias_value");
+        v.choice(
+            "score_bias", self.score_bias, {"none", "constant", "log_n", "per_row"},
+            "b added to scores of a weighting without normalisation: log_n = -log(model.context); per_row = -log of "
+            "the number of visible keys; constant = score_bias_value");
         v.field("score_bias_value", self.score_bias_value, "b of score_bias = constant");
-        v.list("gate", self.gate,
-               "gate on the attention output before the output projection (G1), per layer: none, headwise, elementwise");
+        v.list(
+            "gate", self.gate,
+            "gate on the attention output before the output projection (G1), per layer: none, headwise, elementwise");
         v.list("window", self.window, "sliding window in tokens, the query's own included, per layer; 0 = all");
         v.field("pinned", self.pinned, "first tokens of a document that stay visible outside the window");
         v.field("placeholders", self.placeholders, "k learnable placeholder (register) tokens before every document");

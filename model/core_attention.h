@@ -16,8 +16,9 @@ class CoreAttention {
     virtual void forward(const CoreAttentionTensors& t, std::span<const int32_t> cu_seqlens, const AttentionSpec& spec,
                          const Exec& exec) = 0;
     // Gradients into d.q, d.k, d.v and d.sink_logit, from d.out.
-    virtual void backward(const CoreAttentionTensors& d, const CoreAttentionTensors& t, std::span<const int32_t> cu_seqlens,
-                          const AttentionSpec& spec, Write write, const Exec& exec) = 0;
+    virtual void backward(const CoreAttentionTensors& d, const CoreAttentionTensors& t,
+                          std::span<const int32_t> cu_seqlens, const AttentionSpec& spec, Write write,
+                          const Exec& exec) = 0;
 };
 
 // Calls the kernels of this process.
@@ -29,8 +30,8 @@ class LocalCoreAttention final : public CoreAttention {
     }
     void backward(const CoreAttentionTensors& d, const CoreAttentionTensors& t, std::span<const int32_t> cu_seqlens,
                   const AttentionSpec& spec, Write write, const Exec& exec) override {
-        attention_backward(d.q, d.k, d.v, d.sink_logit, d.out, t.out, t.lse, t.q, t.k, t.v, t.sink_logit, cu_seqlens, spec,
-                           write, exec);
+        attention_backward(d.q, d.k, d.v, d.sink_logit, d.out, t.out, t.lse, t.q, t.k, t.v, t.sink_logit, cu_seqlens,
+                           spec, write, exec);
     }
 };
 

@@ -6,7 +6,8 @@ namespace plimsoll {
 
 double flops_per_token(const NetworkConfig& config) {
     const ModelConfig& model = config.model;
-    const int64_t C = model.channels, NH = model.heads, NKV = model.key_heads(), HS = model.head_channels(), F = model.hidden();
+    const int64_t C = model.channels, NH = model.heads, NKV = model.key_heads(), HS = model.head_channels(),
+                  F = model.hidden();
     const int64_t T = model.context;
     double weights = static_cast<double>(config.total_vocab() * C);
     double attention = 0;

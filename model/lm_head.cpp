@@ -25,7 +25,8 @@ LmHead::LmHead(ArenaPlan& activations, ArenaPlan& scratch, const NetworkConfig& 
     lse_ = keep("lse", {N}, stream);
 
     const int64_t row_bytes = N * size_of(stream);
-    const int64_t columns = std::clamp((config.loss.logits_mib << 20) / row_bytes, std::min<int64_t>(vocab_, 64), vocab_);
+    const int64_t columns =
+        std::clamp((config.loss.logits_mib << 20) / row_bytes, std::min<int64_t>(vocab_, 64), vocab_);
     buffer_bytes_ = columns * row_bytes;
     logits_ = scratch.add("head.logits", {columns, N}, stream);
     dnormed_ = scratch.add("head.dnormed", {N, C}, compute);
@@ -75,8 +76,10 @@ LossSums LmHead::forward(const LmHeadTensors& t, std::span<const int32_t> target
             sums.z += z_loss_ * static_cast<double>(lse[i]) * static_cast<double>(lse[i]);
         }
     };
-    if (t.nll.dtype == DType::kF64) add(t.nll.span<double>(), t.lse.span<double>());
-    else add(t.nll.span<float>(), t.lse.span<float>());
+    if (t.nll.dtype == DType::kF64)
+        add(t.nll.span<double>(), t.lse.span<double>());
+    else
+        add(t.nll.span<float>(), t.lse.span<float>());
     return sums;
 }
 
@@ -91,13 +94,13 @@ void LmHead::backward(Tensor dx, const LmHeadTensors& t, std::span<const int32_t
                                          : logits_chunk(t, v0, columns, precision_.compute, exec);
         cross_entropy_gradient(dlogits, v0, t.lse, targets, scale, z_loss_, exec);
         matmul_backward_weight(t.dweight.slice_rows(v0, columns), {}, dlogits, t.normed, write, exec);
-        matmul_backward_input(sum, dlogits, t.weight.slice_rows(v0, columns), v0 ? Write::kAccumulate : Write::kOverwrite,
-                              exec);
+        matmul_backward_input(sum, dlogits, t.weight.slice_rows(v0, columns),
+                              v0 ? Write::kAccumulate : Write::kOverwrite, exec);
     }
     if (sum.data != t.dnormed.data) convert(t.dnormed, sum, exec);
     fill_zero(dx, exec);
-    norm_backward(dx, t.dnorm_gain, t.dnorm_bias, t.dnormed, t.x, t.norm_gain, t.mean, t.rstd, model_.norm_spec(), write,
-                  exec);
+    norm_backward(dx, t.dnorm_gain, t.dnorm_bias, t.dnormed, t.x, t.norm_gain, t.mean, t.rstd, model_.norm_spec(),
+                  write, exec);
 }
 
 Tensor LmHead::logits(const LmHeadTensors& t, const Exec& exec) const {

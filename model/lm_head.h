@@ -9,21 +9,21 @@ namespace plimsoll {
 
 // Sums over the scored positions of a micro batch. The loss per position is nll + z_loss * lse^2.
 struct LossSums {
-    double nll = 0;    // nats
-    double z = 0;      // z_loss * lse^2
+    double nll = 0;  // nats
+    double z = 0;    // z_loss * lse^2
     int64_t scored = 0;
 };
 
 // Views bound to one micro batch of n tokens.
 struct LmHeadTensors {
-    Tensor x;                                  // (n, C) the stream that leaves the last block
-    Tensor norm_gain, norm_bias, weight;       // parameters; weight (V, C) in the compute dtype
-    Tensor dnorm_gain, dnorm_bias, dweight;    // their gradients
-    Tensor normed, dnormed, dnormed_sum;       // (n, C) compute; dnormed_sum in the stream's dtype, for several chunks
-    Tensor mean, rstd;                         // (n)
+    Tensor x;                                // (n, C) the stream that leaves the last block
+    Tensor norm_gain, norm_bias, weight;     // parameters; weight (V, C) in the compute dtype
+    Tensor dnorm_gain, dnorm_bias, dweight;  // their gradients
+    Tensor normed, dnormed, dnormed_sum;     // (n, C) compute; dnormed_sum in the stream's dtype, for several chunks
+    Tensor mean, rstd;                       // (n)
     CrossEntropyState state;
-    Tensor nll, lse;                           // (n)
-    Tensor logits;                             // the buffer of one chunk, as bytes in rows of the stream's dtype
+    Tensor nll, lse;  // (n)
+    Tensor logits;    // the buffer of one chunk, as bytes in rows of the stream's dtype
 };
 
 class LmHead {
@@ -34,7 +34,8 @@ class LmHead {
     LmHeadTensors view(const Arena& activations, const Arena& scratch, int64_t n) const;
 
     // Negative log-likelihood of each target into t.nll, and the sums. `logits_dtype`: what logits are rounded to.
-    LossSums forward(const LmHeadTensors& t, std::span<const int32_t> targets, DType logits_dtype, const Exec& exec) const;
+    LossSums forward(const LmHeadTensors& t, std::span<const int32_t> targets, DType logits_dtype,
+                     const Exec& exec) const;
     // Gradient of scale * sum of losses: t.dweight and the norm's as `write` says; dx (n, C) is overwritten. Follows a
     // forward with logits in the compute dtype.
     void backward(Tensor dx, const LmHeadTensors& t, std::span<const int32_t> targets, double scale, Write write,

@@ -37,7 +37,8 @@ void ParameterTable::add(std::string name, Shape shape, InitSpec init, int64_t l
 void ParameterTable::add_block(const NetworkConfig& config, int64_t layer) {
     const ModelConfig& model = config.model;
     const Initializer init{model};
-    const int64_t C = model.channels, NH = model.heads, NKV = model.key_heads(), HS = model.head_channels(), F = model.hidden();
+    const int64_t C = model.channels, NH = model.heads, NKV = model.key_heads(), HS = model.head_channels(),
+                  F = model.hidden();
     const std::string prefix = fmt::format("blocks.{}.", layer);
     const auto add_vector = [&](const std::string& name, int64_t size, InitSpec value, bool sink = false) {
         add(prefix + name, {size}, value, layer, false, sink);
@@ -71,7 +72,8 @@ ParameterTable::ParameterTable(const NetworkConfig& config, StageRange stage) {
     const Initializer init{model};
     const int64_t C = model.channels, rows = config.total_vocab();
     if (stage.embedding || (stage.head && model.tied)) add("wte.weight", {rows, C}, init.embedding(), -1, true);
-    if (stage.embedding && model.position == "learned") add("wpe.weight", {model.context, C}, init.embedding(), -1, true);
+    if (stage.embedding && model.position == "learned")
+        add("wpe.weight", {model.context, C}, init.embedding(), -1, true);
     for (int64_t layer = stage.first_layer; layer < stage.last_layer; ++layer) add_block(config, layer);
     if (!stage.head) return;
     add("final_norm.gain", {C}, {Kind::kOne}, model.layers, false);
@@ -101,7 +103,8 @@ int64_t ParameterTable::count_non_embedding() const {
 Tensor ParameterTable::view(Tensor buffer, int index) const {
     if (index < 0 || !buffer) return {};
     const Parameter& p = entries_[static_cast<size_t>(index)];
-    return Tensor(static_cast<char*>(buffer.data) + p.offset * size_of(buffer.dtype), buffer.dtype, p.shape, buffer.device);
+    return Tensor(static_cast<char*>(buffer.data) + p.offset * size_of(buffer.dtype), buffer.dtype, p.shape,
+                  buffer.device);
 }
 
 void initialize(Tensor buffer, const ParameterTable& table, uint64_t seed, const Exec& exec) {
@@ -111,10 +114,14 @@ void initialize(Tensor buffer, const ParameterTable& table, uint64_t seed, const
         const RandomStream stream(seed, "init", p.name);
         const auto value = [&](uint64_t n) {
             switch (p.init.kind) {
-                case Kind::kZero: return 0.0;
-                case Kind::kOne: return 1.0;
-                case Kind::kNormal: return p.init.scale * stream.normal(n);
-                case Kind::kUniform: return p.init.scale * (2 * stream.uniform(n) - 1);
+                case Kind::kZero:
+                    return 0.0;
+                case Kind::kOne:
+                    return 1.0;
+                case Kind::kNormal:
+                    return p.init.scale * stream.normal(n);
+                case Kind::kUniform:
+                    return p.init.scale * (2 * stream.uniform(n) - 1);
             }
             return 0.0;
         };
@@ -122,8 +129,10 @@ void initialize(Tensor buffer, const ParameterTable& table, uint64_t seed, const
 #pragma omp parallel for num_threads(exec.threads) if (to.size() > 10000)
             for (size_t n = 0; n < to.size(); ++n) to[n] = static_cast<T>(value(n));
         };
-        if (values.dtype == DType::kF64) fill(values.span<double>());
-        else fill(values.span<float>());
+        if (values.dtype == DType::kF64)
+            fill(values.span<double>());
+        else
+            fill(values.span<float>());
     }
 }
 

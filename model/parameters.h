@@ -20,10 +20,10 @@ struct Parameter {
     std::string name;  // "blocks.3.attn.qkv.weight"
     Shape shape;       // linear weights are (out, in)
     InitSpec init;
-    int64_t layer;     // block index; -1 before the blocks, L after them
-    bool matrix;       // a linear weight or an embedding: decayed by optimizer.decay = "matrices"
-    bool sink;         // a sink logit: never decayed
-    int64_t offset;    // first element in the flat buffer, a multiple of kParameterAlignment
+    int64_t layer;   // block index; -1 before the blocks, L after them
+    bool matrix;     // a linear weight or an embedding: decayed by optimizer.decay = "matrices"
+    bool sink;       // a sink logit: never decayed
+    int64_t offset;  // first element in the flat buffer, a multiple of kParameterAlignment
 };
 
 inline constexpr int64_t kParameterAlignment = 16;  // elements: one cache line of fp32
@@ -61,8 +61,8 @@ class ParameterTable {
     int64_t buffer_elements_ = 0;
 };
 
-// Fills the flat fp32 or fp64 buffer. A value depends on the seed, the parameter's name and the element's index alone, so
-// parameters that two variants share start bit-equal; extra rows of a table do not change those before them.
+// Fills the flat fp32 or fp64 buffer. A value depends on the seed, the parameter's name and the element's index alone,
+// so parameters that two variants share start bit-equal; extra rows of a table do not change those before them.
 void initialize(Tensor buffer, const ParameterTable& table, uint64_t seed, const Exec& exec);
 
 }  // namespace plimsoll

@@ -14,12 +14,18 @@ const NetworkConfig& validated(const NetworkConfig& config) {
 }  // namespace
 
 Transformer::Transformer(const NetworkConfig& config, StageRange stage, int64_t N, Precision precision)
-    : config_(validated(config)), stage_(stage), N_(N), precision_(precision), table_(config_, stage),
-      scratch_plan_(plan_.scratch, config_, N, precision), head_(plan_.activations, plan_.scratch, config_, N, precision) {
+    : config_(validated(config)),
+      stage_(stage),
+      N_(N),
+      precision_(precision),
+      table_(config_, stage),
+      scratch_plan_(plan_.scratch, config_, N, precision),
+      head_(plan_.activations, plan_.scratch, config_, N, precision) {
     const int64_t elements = table_.buffer_elements();
     const DType stream = precision.stream();
     parameter_slot_ = plan_.parameters.add("parameters", {elements}, stream);
-    if (precision.compute != stream) working_slot_ = plan_.parameters.add("working copy", {elements}, precision.compute);
+    if (precision.compute != stream)
+        working_slot_ = plan_.parameters.add("working copy", {elements}, precision.compute);
     gradient_slot_ = plan_.gradients.add("gradients", {elements}, stream);
     for (int64_t layer = stage.first_layer; layer < stage.last_layer; ++layer)
         block_plans_.emplace_back(plan_.activations, config_, layer, N, precision);

@@ -25,7 +25,8 @@ struct ModelPlan {
 
 class Transformer {
   public:
-    // Plans for micro batches of up to N tokens, and allocates nothing. Throws Error (78) for an impossible configuration.
+    // Plans for micro batches of up to N tokens, and allocates nothing. Throws Error (78) for an impossible
+    // configuration.
     Transformer(const NetworkConfig& config, StageRange stage, int64_t N, Precision precision);
     // Allocates the arenas. Parameters are zero until initialize() or a checkpoint fills them.
     void allocate();
@@ -46,10 +47,10 @@ class Transformer {
     LossSums forward(CoreAttention& core, const ModelInput& input, const Exec& exec);
     // The same with logits rounded to fp32, for evaluation; backward() may not follow.
     LossSums evaluate(CoreAttention& core, const ModelInput& input, const Exec& exec);
-    // Gradients of the sum (not mean) of losses of the last forward(), written or added. `on_ready(layer)` is called when
-    // the gradients of a block (or of what comes before, -1, and after, L) are complete in this micro batch.
-    void backward(CoreAttention& core, const ModelInput& input, Write write, const std::function<void(int64_t)>& on_ready,
-                  const Exec& exec);
+    // Gradients of the sum (not mean) of losses of the last forward(), written or added. `on_ready(layer)` is called
+    // when the gradients of a block (or of what comes before, -1, and after, L) are complete in this micro batch.
+    void backward(CoreAttention& core, const ModelInput& input, Write write,
+                  const std::function<void(int64_t)>& on_ready, const Exec& exec);
 
     // After forward() or evaluate() of n tokens, for probes and evaluation:
     Block block(int64_t layer, int64_t n);

@@ -52,7 +52,8 @@ class Operands {
         dispatch_float(t.dtype, [&]<class T>() {
             std::span<T> to = t.span<T>();
             for (size_t i = 0; i < to.size(); ++i)
-                to[i] = static_cast<T>(static_cast<Accumulator<T>>(i < 4096 ? stream.uniform(i) - 0.5 : static_cast<double>(to[i % 4096])));
+                to[i] = static_cast<T>(static_cast<Accumulator<T>>(i < 4096 ? stream.uniform(i) - 0.5
+                                                                            : static_cast<double>(to[i % 4096])));
         });
     }
     ArenaPlan plan_{"bench"};
@@ -66,9 +67,11 @@ struct StepShape {
     int64_t micro_batch;  // rows at once: what is fastest here, small enough for activations to stay in cache
 };
 
-NetworkConfig network(int64_t layers, int64_t C, int64_t heads, int64_t F, int64_t T, int64_t V, const char* activation, bool bias, bool tied) {
+NetworkConfig network(int64_t layers, int64_t C, int64_t heads, int64_t F, int64_t T, int64_t V, const char* activation,
+                      bool bias, bool tied) {
     NetworkConfig config;
-    config.model.layers = layers, config.model.channels = C, config.model.heads = heads, config.model.ffn = F, config.model.context = T;
+    config.model.layers = layers, config.model.channels = C, config.model.heads = heads, config.model.ffn = F,
+    config.model.context = T;
     config.model.activation = activation, config.model.bias = bias, config.model.tied = tied;
     config.model.norm = "layer", config.model.position = "learned", config.model.qk_norm = false;
     config.vocab = V;
@@ -108,7 +111,8 @@ double step_milliseconds(const StepShape& shape, DType dtype, int64_t steps, int
     const auto one = [&] {
         for (int64_t m = 0; m < shape.B / rows; ++m) {
             model.forward(core, input, exec);
-            model.backward(core, input, m ? Write::kAccumulate : Write::kOverwrite, [](int64_t) {}, exec);
+            model.backward(
+                core, input, m ? Write::kAccumulate : Write::kOverwrite, [](int64_t) {}, exec);
         }
         const double mean = 1.0 / static_cast<double>(shape.B * T), norm = gradient_norm(model, exec) * mean;
         optimizer.step(model, 3e-4, mean * std::min(1.0, 1.0 / norm), ++step, exec);
@@ -149,10 +153,12 @@ class KernelBench {
             const auto x = t.add({kN, I}, dtype_), w = t.add({O, I}, dtype_), y = t.add({kN, O}, dtype_);
             const auto dw = t.add({O, I}, DType::kF32), bias = t.add({O}, DType::kF32);
             t.allocate();
-            const double flops = 2.0 * static_cast<double>(kN * O * I), bytes = size() * static_cast<double>(kN * O + O * I + kN * I);
+            const double flops = 2.0 * static_cast<double>(kN * O * I),
+                         bytes = size() * static_cast<double>(kN * O + O * I + kN * I);
             const std::string shape = fmt::format("{} x {} x {}", kN, O, I);
             time("matmul_forward", shape, flops, bytes, [&] { matmul_forward(t[y], t[x], t[w], t[bias], exec_); });
-            time("matmul_backward_input", shape, flops, bytes, [&] { matmul_backward_input(t[x], t[y], t[w], Write::kOverwrite, exec_); });
+            time("matmul_backward_input", shape, flops, bytes,
+                 [&] { matmul_backward_input(t[x], t[y], t[w], Write::kOverwrite, exec_); });
             time("matmul_backward_weight", shape, flops, bytes,
                  [&] { matmul_backward_weight(t[dw], t[bias], t[y], t[x], Write::kOverwrite, exec_); });
         }
@@ -163,7 +169,8 @@ class KernelBench {
         for (int64_t n = 0; n <= kN; n += kT) cu_seqlens.push_back(static_cast<int32_t>(n));
         Operands t;
         const auto qkv = t.add({kN, 3 * kNH, kHS}, dtype_), dqkv = t.add({kN, 3 * kNH, kHS}, dtype_);
-        const auto y = t.add({kN, kNH, kHS}, dtype_), dy = t.add({kN, kNH, kHS}, dtype_), lse = t.add({kNH, kN}, DType::kF32);
+        const auto y = t.add({kN, kNH, kHS}, dtype_), dy = t.add({kN, kNH, kHS}, dtype_),
+                   lse = t.add({kNH, kN}, DType::kF32);
         t.allocate();
         const auto part = [&](ArenaSlot slot, int64_t i) { return t[slot].slice_columns(i * kNH, kNH); };
         const double flops = 4.0 * static_cast<double>(kNH * kHS * kN) * static_cast<double>(kT + 1) / 2;
@@ -177,13 +184,14 @@ class KernelBench {
             };
             time("attention_forward", shape, flops, bytes, forward);
             time("attention_backward", shape, 2.5 * flops, 2 * bytes, [&] {
-                attention_backward(part(dqkv, 0), part(dqkv, 1), part(dqkv, 2), {}, t[dy], t[y], t[lse], part(qkv, 0), part(qkv, 1),
-                                   part(qkv, 2), {}, cu_seqlens, spec, Write::kOverwrite, exec_);
+                attention_backward(part(dqkv, 0), part(dqkv, 1), part(dqkv, 2), {}, t[dy], t[y], t[lse], part(qkv, 0),
+                                   part(qkv, 1), part(qkv, 2), {}, cu_seqlens, spec, Write::kOverwrite, exec_);
             });
         }
         std::vector<int32_t> positions(static_cast<size_t>(kN));
         for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int32_t>(static_cast<int64_t>(i) % kT);
-        time("rope_forward", fmt::format("{}x{}x{}", kN, 2 * kNH, kHS), 0, 4 * size() * static_cast<double>(kN * kNH * kHS),
+        time("rope_forward", fmt::format("{}x{}x{}", kN, 2 * kNH, kHS), 0,
+             4 * size() * static_cast<double>(kN * kNH * kHS),
              [&] { rope_forward(t[qkv].slice_columns(0, 2 * kNH), positions, 1e4, exec_); });
         time("gate_forward", fmt::format("{}x{}x{}", kN, kNH, kHS), 0, 3 * size() * static_cast<double>(kN * kNH * kHS),
              [&] { gate_forward(t[y], t[y], t[dy], exec_); });
@@ -191,9 +199,11 @@ class KernelBench {
 
     void elementwise() {
         Operands t;
-        const auto x = t.add({kN, kC}, DType::kF32), sum = t.add({kN, kC}, DType::kF32), dx = t.add({kN, kC}, DType::kF32);
+        const auto x = t.add({kN, kC}, DType::kF32), sum = t.add({kN, kC}, DType::kF32),
+                   dx = t.add({kN, kC}, DType::kF32);
         const auto branch = t.add({kN, kC}, dtype_), out = t.add({kN, kC}, dtype_);
-        const auto mean = t.add({kN}, DType::kF32), rstd = t.add({kN}, DType::kF32), gain = t.add({kC}, DType::kF32), bias = t.add({kC}, DType::kF32);
+        const auto mean = t.add({kN}, DType::kF32), rstd = t.add({kN}, DType::kF32), gain = t.add({kC}, DType::kF32),
+                   bias = t.add({kC}, DType::kF32);
         const auto up = t.add({kN, kF}, dtype_), act = t.add({kN, kF}, dtype_);
         t.allocate();
         const NormSpec layer{.kind = NormKind::kLayer};
@@ -205,7 +215,8 @@ class KernelBench {
             residual_norm_forward(t[sum], t[out], t[mean], t[rstd], t[x], t[branch], t[gain], t[bias], layer, exec_);
         });
         time("norm_backward", shape, 0, elements * (12 + size()), [&] {
-            norm_backward(t[dx], t[gain], t[bias], t[out], t[x], t[gain], t[mean], t[rstd], layer, Write::kOverwrite, exec_);
+            norm_backward(t[dx], t[gain], t[bias], t[out], t[x], t[gain], t[mean], t[rstd], layer, Write::kOverwrite,
+                          exec_);
         });
         for (const auto& [name, kind] : {std::pair{"gelu", Activation::kGelu}, {"relu", Activation::kRelu}}) {
             time("activation_forward", fmt::format("{} {}", name, wide_shape), 0, 2 * wide * size(),
@@ -231,17 +242,20 @@ class KernelBench {
             cross_entropy_accumulate(state, t[logits], 0, targets, exec_);
         });
         cross_entropy_finish(t[nll], t[lse], state, targets, exec_);
-        time("cross_entropy_gradient", shape, 0, 2 * bytes, [&] { cross_entropy_gradient(t[logits], 0, t[lse], targets, 1, 0, exec_); });
+        time("cross_entropy_gradient", shape, 0, 2 * bytes,
+             [&] { cross_entropy_gradient(t[logits], 0, t[lse], targets, 1, 0, exec_); });
     }
 
     void optimizers() {
         constexpr int64_t kElements = 20'000'000;
         Operands t;
-        const auto p = t.add({kElements}, DType::kF32), m = t.add({kElements}, DType::kF32), v = t.add({kElements}, DType::kF32);
+        const auto p = t.add({kElements}, DType::kF32), m = t.add({kElements}, DType::kF32),
+                   v = t.add({kElements}, DType::kF32);
         const auto g = t.add({kElements}, DType::kF32), working = t.add({kElements}, DType::kBF16);
         t.allocate();
         const bool mixed = dtype_ == DType::kBF16;
-        time("adamw_step", fmt::format("{} M", kElements / 1'000'000), 0, static_cast<double>(kElements) * (mixed ? 30 : 28),
+        time("adamw_step", fmt::format("{} M", kElements / 1'000'000), 0,
+             static_cast<double>(kElements) * (mixed ? 30 : 28),
              [&] { adamw_step(t[p], t[m], t[v], t[g], mixed ? t[working] : Tensor{}, {.lr = 1e-4}, exec_); });
     }
 
@@ -267,7 +281,8 @@ double matmul_flops_per_second(DType dtype, int64_t C, int threads) {
     const auto x = t.add({kTokens, C}, dtype), w = t.add({4 * C, C}, dtype), y = t.add({kTokens, 4 * C}, dtype);
     t.allocate();
     const Exec exec{.device = Device::kCpu, .threads = threads};
-    return 2.0 * static_cast<double>(kTokens * 4 * C * C) / best_seconds([&] { matmul_forward(t[y], t[x], t[w], {}, exec); }, 5);
+    return 2.0 * static_cast<double>(kTokens * 4 * C * C) /
+           best_seconds([&] { matmul_forward(t[y], t[x], t[w], {}, exec); }, 5);
 }
 
 std::string bench_shapes() {
@@ -277,13 +292,14 @@ std::string bench_shapes() {
 }
 
 int bench(const BenchOptions& options) {
-    const Exec exec{.device = Device::kCpu, .threads = options.threads ? static_cast<int>(options.threads) : usable_threads()};
+    const Exec exec{.device = Device::kCpu,
+                    .threads = options.threads ? static_cast<int>(options.threads) : usable_threads()};
     const DType dtype = compute_dtype(options.precision);
     bool found = options.step.empty();
     if (options.step.empty()) {
         const double peak = matmul_flops_per_second(dtype, 1024, exec.threads), memory = memory_bytes_per_second(exec);
-        fmt::print("{}, {} threads, {}, {}\nmeasured peak: {:.0f} GFLOP/s (product), {:.1f} GB/s (memory)\n\n", cpu_name(), exec.threads,
-                   name_of(dtype), matmul_backend(), peak / 1e9, memory / 1e9);
+        fmt::print("{}, {} threads, {}, {}\nmeasured peak: {:.0f} GFLOP/s (product), {:.1f} GB/s (memory)\n\n",
+                   cpu_name(), exec.threads, name_of(dtype), matmul_backend(), peak / 1e9, memory / 1e9);
         fmt::print("| kernel | size | ms | GFLOP/s | GB/s | share of peak |\n|---|---|---:|---:|---:|---:|\n");
         for (const Row& row : KernelBench(dtype, exec).run()) {
             const double flops = row.flops / row.seconds, bytes = row.bytes / row.seconds;
@@ -293,10 +309,12 @@ int bench(const BenchOptions& options) {
         }
         fmt::print("\n| step | tokens | ms | tokens/s | GFLOP/s | share of peak |\n|---|---:|---:|---:|---:|---:|\n");
         for (const StepShape& shape : shapes()) {
-            const double ms = step_milliseconds(shape, dtype, options.steps, options.micro_batch ? options.micro_batch : shape.micro_batch, exec);
+            const double ms = step_milliseconds(shape, dtype, options.steps,
+                                                options.micro_batch ? options.micro_batch : shape.micro_batch, exec);
             const double tokens = static_cast<double>(shape.B * shape.network.model.context);
             const double flops = flops_per_token(shape.network) * tokens / (1e-3 * ms);
-            fmt::print("| {} | {} | {:.1f} | {:.0f} | {:.0f} | {:.0f} % |\n", shape.name, tokens, ms, tokens / (1e-3 * ms), flops / 1e9, 100 * flops / peak);
+            fmt::print("| {} | {} | {:.1f} | {:.0f} | {:.0f} | {:.0f} % |\n", shape.name, tokens, ms,
+                       tokens / (1e-3 * ms), flops / 1e9, 100 * flops / peak);
         }
         return 0;
     }
@@ -307,11 +325,16 @@ int bench(const BenchOptions& options) {
         if (shape.B % rows) fail_input("bench --micro-batch {} does not divide the batch of {} rows", rows, shape.B);
         const int64_t tokens = shape.B * shape.network.model.context;
         const double ms = step_milliseconds(shape, dtype, options.steps, rows, exec);
-        const nlohmann::json result{{"shape", shape.name}, {"tokens", tokens}, {"ms_per_step", ms},
-                                    {"tokens_per_second", 1e3 * static_cast<double>(tokens) / ms}, {"precision", name_of(dtype)},
-                                    {"threads", exec.threads}, {"micro_batch", rows}};
-        if (options.json) fmt::print("{}\n", result.dump());
-        else fmt::print("{}: {:.1f} ms per step of {} tokens, {:.0f} tokens/s, {}\n", shape.name, ms, tokens, 1e3 * static_cast<double>(tokens) / ms, name_of(dtype));
+        const nlohmann::json result{
+            {"shape", shape.name},         {"tokens", tokens},
+            {"ms_per_step", ms},           {"tokens_per_second", 1e3 * static_cast<double>(tokens) / ms},
+            {"precision", name_of(dtype)}, {"threads", exec.threads},
+            {"micro_batch", rows}};
+        if (options.json)
+            fmt::print("{}\n", result.dump());
+        else
+            fmt::print("{}: {:.1f} ms per step of {} tokens, {:.0f} tokens/s, {}\n", shape.name, ms, tokens,
+                       1e3 * static_cast<double>(tokens) / ms, name_of(dtype));
     }
     if (!found) fail_input("bench --step {}: no such shape; known: {}", options.step, bench_shapes());
     return 0;

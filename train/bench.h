@@ -8,11 +8,11 @@
 namespace plimsoll {
 
 struct BenchOptions {
-    std::string step;                 // a shape's name: time whole steps of it only
+    std::string step;  // a shape's name: time whole steps of it only
     std::string precision = "auto";
     int64_t steps = 5;
-    int64_t threads = 0;              // 0 = all
-    int64_t micro_batch = 0;          // rows; 0 = the shape's own
+    int64_t threads = 0;      // 0 = all
+    int64_t micro_batch = 0;  // rows; 0 = the shape's own
     bool json = false;
 };
 

@@ -17,11 +17,14 @@ namespace plimsoll {
 namespace {
 
 // Options that say which configuration: shared by train, plan and data inspect.
-void add_config_options(CLI::App* command, const std::shared_ptr<ConfigSources>& sources, const std::shared_ptr<std::string>& run_dir) {
+void add_config_options(CLI::App* command, const std::shared_ptr<ConfigSources>& sources,
+                        const std::shared_ptr<std::string>& run_dir) {
     command->add_option("config", sources->file, "configuration, TOML")->required();
-    command->add_option("--variant", sources->variant,
-                        "attention variant: a name (variants/NAME.toml beside the configuration or above it) or a file");
-    command->add_option("--set", sources->overrides, "override: section.key=value; may be repeated")->allow_extra_args(false);
+    command->add_option(
+        "--variant", sources->variant,
+        "attention variant: a name (variants/NAME.toml beside the configuration or above it) or a file");
+    command->add_option("--set", sources->overrides, "override: section.key=value; may be repeated")
+        ->allow_extra_args(false);
     command->add_option("--run-dir", *run_dir, "directory of the run's output (run.dir)");
     command->footer("Keys of a configuration, with their defaults:\n" + config_reference());
 }
@@ -47,7 +50,8 @@ void add_training_commands(CLI::App& app, const std::string& command_line, int& 
             ->check(CLI::IsMember({"never", "auto"}));
         command->add_flag("--fresh", *fresh, "delete the run that is in the directory and start again");
         command->add_flag("--dry-run", *dry_run, "check the configuration and the data, print the plan, train nothing");
-        command->add_flag("--overfit-batch", options->overfit_batch, "read the first batch in every step: the loss must go to 0");
+        command->add_flag("--overfit-batch", options->overfit_batch,
+                          "read the first batch in every step: the loss must go to 0");
         command->callback([=, &status] {
             const RunConfig config = configured(*sources, *run_dir);
             if (*dry_run) {
@@ -82,12 +86,14 @@ void add_data_commands(CLI::App& app) {
         command->callback([=] {
             if (*index) options->mark = DocumentMark::kIndex;
             const PrepareReport report = prepare_text(*options);
-            fmt::print("{}: {} training and {} validation tokens, vocabulary {}, {} documents, {} files\n", options->out,
-                       report.train_tokens, report.val_tokens, report.vocab_size, report.documents, report.files.size());
+            fmt::print("{}: {} training and {} validation tokens, vocabulary {}, {} documents, {} files\n",
+                       options->out, report.train_tokens, report.val_tokens, report.vocab_size, report.documents,
+                       report.files.size());
         });
     }
     {
-        CLI::App* command = data->add_subcommand("inspect", "show what is in shards, or behind a configuration (FILE.toml)");
+        CLI::App* command =
+            data->add_subcommand("inspect", "show what is in shards, or behind a configuration (FILE.toml)");
         const auto sources = std::make_shared<ConfigSources>();
         const auto options = std::make_shared<InspectOptions>();
         command->add_option("what", sources->file, "pattern of .bin shards, or a configuration")->required();
@@ -102,13 +108,13 @@ void add_data_commands(CLI::App& app) {
             fmt::print("{}", inspect_config(config.data, config.model.context, static_cast<uint64_t>(config.run.seed)));
         });
     }
-    CLI::App* command = data->add_subcommand("bigrams", "count a text's bigrams into the C++ table of the Bigram-Backcopy task");
+    CLI::App* command =
+        data->add_subcommand("bigrams", "count a text's bigrams into the C++ table of the Bigram-Backcopy task");
     const auto text = std::make_shared<std::string>(), out = std::make_shared<std::string>();
     command->add_option("text", *text, "text file")->required();
     command->add_option("out", *out, "C++ file to write")->required();
-    command->callback([=] {
-        write_file_atomically(*out, {bigram_table_source(count_bigrams(read_file(*text, "text"), *text))});
-    });
+    command->callback(
+        [=] { write_file_atomically(*out, {bigram_table_source(count_bigrams(read_file(*text, "text"), *text))}); });
 }
 
 void add_commands(CLI::App& app, std::vector<std::string> arguments, int& status) {

@@ -17,8 +17,12 @@ bool succeeds(const char* command) {
     return std::system(fmt::format("{} >/dev/null 2>&1", command).c_str()) == 0;
 }
 
-void found(const char* what, const std::string& value) { fmt::print("  found    {:<18} {}\n", what, value); }
-void missing(const char* what, const char* means, const char* add) { fmt::print("  missing  {:<18} {}\n{:29}{}\n", what, means, "", add); }
+void found(const char* what, const std::string& value) {
+    fmt::print("  found    {:<18} {}\n", what, value);
+}
+void missing(const char* what, const char* means, const char* add) {
+    fmt::print("  missing  {:<18} {}\n{:29}{}\n", what, means, "", add);
+}
 
 }  // namespace
 
@@ -28,21 +32,33 @@ int doctor() {
     found("memory", fmt::format("{:.1f} GiB available", static_cast<double>(available_memory()) / (1 << 30)));
     found("precision", matmul_bf16_is_fast() ? "bf16 is faster than fp32 here" : "fp32; bf16 works and is slower here");
     if (matmul_backend() == "plain loops")
-        missing("oneDNN", "matrix products run in plain loops, many times slower", "apt-get install libdnnl-dev, then configure and build again");
+        missing("oneDNN", "matrix products run in plain loops, many times slower",
+                "apt-get install libdnnl-dev, then configure and build again");
     else
         found("matrix products", matmul_backend());
-    if (succeeds("nvidia-smi")) found("NVIDIA GPU", "present; this build has no CUDA backend");
-    else missing("NVIDIA GPU", "training runs on the CPU", "nothing to add");
-    if (succeeds("command -v nvcc")) found("CUDA toolkit", "nvcc is on the PATH; this build has no CUDA backend");
-    else missing("CUDA toolkit", "not used by this build", "nothing to add");
-    if (succeeds("ldconfig -p | grep -q libnccl")) found("NCCL", "present; not used by this build");
-    else missing("NCCL", "not used by this build", "nothing to add");
-    if (succeeds("command -v mpirun")) found("MPI", "mpirun is on the PATH; not used by this build");
-    else missing("MPI", "one process needs none", "apt-get install libopenmpi-dev openmpi-bin");
+    if (succeeds("nvidia-smi"))
+        found("NVIDIA GPU", "present; this build has no CUDA backend");
+    else
+        missing("NVIDIA GPU", "training runs on the CPU", "nothing to add");
+    if (succeeds("command -v nvcc"))
+        found("CUDA toolkit", "nvcc is on the PATH; this build has no CUDA backend");
+    else
+        missing("CUDA toolkit", "not used by this build", "nothing to add");
+    if (succeeds("ldconfig -p | grep -q libnccl"))
+        found("NCCL", "present; not used by this build");
+    else
+        missing("NCCL", "not used by this build", "nothing to add");
+    if (succeeds("command -v mpirun"))
+        found("MPI", "mpirun is on the PATH; not used by this build");
+    else
+        missing("MPI", "one process needs none", "apt-get install libopenmpi-dev openmpi-bin");
     for (const char* package : {"pandas", "matplotlib"}) {
         const std::string command = fmt::format("/usr/bin/python3 -c 'import {}'", package);
-        if (succeeds(command.c_str())) found(fmt::format("python3-{}", package).c_str(), "for scripts/report.py");
-        else missing(package, "scripts/report.py cannot draw", fmt::format("apt-get install python3-{}", package).c_str());
+        if (succeeds(command.c_str()))
+            found(fmt::format("python3-{}", package).c_str(), "for scripts/report.py");
+        else
+            missing(package, "scripts/report.py cannot draw",
+                    fmt::format("apt-get install python3-{}", package).c_str());
     }
     return 0;
 }
@@ -51,13 +67,17 @@ void add_machine_commands(CLI::App& app, int& status) {
     CLI::App* command = app.add_subcommand("bench", "time every kernel and whole training steps on this machine");
     const auto options = std::make_shared<BenchOptions>();
     command->add_option("--step", options->step, "time whole steps of one shape only: " + bench_shapes());
-    command->add_option("--precision", options->precision, "auto, fp32 or bf16")->check(CLI::IsMember({"auto", "fp32", "bf16"}));
+    command->add_option("--precision", options->precision, "auto, fp32 or bf16")
+        ->check(CLI::IsMember({"auto", "fp32", "bf16"}));
     command->add_option("--steps", options->steps, "timed steps; the best counts")->check(CLI::PositiveNumber);
     command->add_option("--threads", options->threads, "CPU threads; 0 = all")->check(CLI::NonNegativeNumber);
-    command->add_option("--micro-batch", options->micro_batch, "rows computed at once; 0 = the shape's own")->check(CLI::NonNegativeNumber);
+    command->add_option("--micro-batch", options->micro_batch, "rows computed at once; 0 = the shape's own")
+        ->check(CLI::NonNegativeNumber);
     command->add_flag("--json", options->json, "with --step: one JSON object");
     command->callback([=, &status] { status = bench(*options); });
-    app.add_subcommand("doctor", "what was found on this machine and what was not")->callback([&status] { status = doctor(); });
+    app.add_subcommand("doctor", "what was found on this machine and what was not")->callback([&status] {
+        status = doctor();
+    });
 }
 
 }  // namespace plimsoll

@@ -21,7 +21,8 @@ struct RiskSums {
             task.oracle_row(first ? -1 : batch.tokens[n - 1], current, oracle);
             const auto logit = [&](int64_t v) {
                 const int64_t at = static_cast<int64_t>(n) * V + v;
-                return logits.dtype == DType::kF64 ? logits.ptr<double>()[at] : static_cast<double>(logits.ptr<float>()[at]);
+                return logits.dtype == DType::kF64 ? logits.ptr<double>()[at]
+                                                   : static_cast<double>(logits.ptr<float>()[at]);
             };
             double top = -std::numeric_limits<double>::infinity(), sum = 0;
             for (int64_t v = 0; v < V; ++v) top = std::max(top, logit(v));
@@ -29,7 +30,8 @@ struct RiskSums {
             const double lse = top + std::log(sum);
             double divergence = 0;
             for (size_t v = 0; v < oracle.size(); ++v)
-                if (oracle[v] > 0) divergence += oracle[v] * (std::log(oracle[v]) - (logit(static_cast<int64_t>(v)) - lse));
+                if (oracle[v] > 0)
+                    divergence += oracle[v] * (std::log(oracle[v]) - (logit(static_cast<int64_t>(v)) - lse));
             const bool trigger = task.is_trigger(current);
             (trigger ? copy : bigram) += divergence;
             ++(trigger ? copy_positions : bigram_positions);
@@ -40,7 +42,8 @@ struct RiskSums {
 }  // namespace
 
 ModelInput model_input(const Batch& batch) {
-    return {.tokens = batch.tokens, .targets = batch.targets, .positions = batch.positions, .cu_seqlens = batch.cu_seqlens};
+    return {
+        .tokens = batch.tokens, .targets = batch.targets, .positions = batch.positions, .cu_seqlens = batch.cu_seqlens};
 }
 
 Evaluation evaluate(Transformer& model, CoreAttention& core, const Loader& validation, int64_t samples, int64_t rows,
@@ -56,13 +59,17 @@ Evaluation evaluate(Transformer& model, CoreAttention& core, const Loader& valid
         sums.nll += batch_sums.nll;
         sums.scored += batch_sums.scored;
         if (validation.bigram_backcopy())
-            risks.add(*validation.bigram_backcopy(), batch, model.logits(static_cast<int64_t>(batch.tokens.size()), exec));
+            risks.add(*validation.bigram_backcopy(), batch,
+                      model.logits(static_cast<int64_t>(batch.tokens.size()), exec));
     }
-    Evaluation result{.loss = sums.scored ? sums.nll / static_cast<double>(sums.scored) : 0, .scored = sums.scored,
-                      .bigram_risk = {}, .copy_risk = {}};
+    Evaluation result{.loss = sums.scored ? sums.nll / static_cast<double>(sums.scored) : 0,
+                      .scored = sums.scored,
+                      .bigram_risk = {},
+                      .copy_risk = {}};
     if (const BigramBackcopy* task = validation.bigram_backcopy()) {
         if (risks.bigram_positions)
-            result.bigram_risk = task->floors(scored_tokens).bigram + risks.bigram / static_cast<double>(risks.bigram_positions);
+            result.bigram_risk =
+                task->floors(scored_tokens).bigram + risks.bigram / static_cast<double>(risks.bigram_positions);
         if (risks.copy_positions) result.copy_risk = risks.copy / static_cast<double>(risks.copy_positions);
     }
     return result;

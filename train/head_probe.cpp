@@ -9,23 +9,27 @@
 namespace plimsoll {
 namespace {
 
-constexpr double kSinkThreshold = 0.3;      // epsilon of the sink rate; Gu et al., arXiv:2410.10781
-constexpr double kRowEpsilon = 1e-8;        // added to a row's sum before dividing by it; the same source
-constexpr double kDormantMass = 0.5;        // M7
-constexpr int64_t kFirstLogitQuery = 8;     // M6 on text: queries from here on, when there are keys to compare with
+constexpr double kSinkThreshold = 0.3;   // epsilon of the sink rate; Gu et al., arXiv:2410.10781
+constexpr double kRowEpsilon = 1e-8;     // added to a row's sum before dividing by it; the same source
+constexpr double kDormantMass = 0.5;     // M7
+constexpr int64_t kFirstLogitQuery = 8;  // M6 on text: queries from here on, when there are keys to compare with
 
 double element(Tensor t, int64_t index) {
     switch (t.dtype) {
-        case DType::kF64: return t.ptr<double>()[index];
-        case DType::kBF16: return static_cast<float>(t.ptr<bf16>()[index]);
-        default: return t.ptr<float>()[index];
+        case DType::kF64:
+            return t.ptr<double>()[index];
+        case DType::kBF16:
+            return static_cast<float>(t.ptr<bf16>()[index]);
+        default:
+            return t.ptr<float>()[index];
     }
 }
 
 // Head `head` of (N, H, HS) for tokens begin .. begin + n - 1, as (n, HS).
 Tensor head_rows(Tensor t, int64_t head, int64_t begin, int64_t n) {
     const int64_t HS = t.shape[2];
-    Tensor rows(static_cast<char*>(t.data) + (begin * t.row_stride + head * HS) * size_of(t.dtype), t.dtype, {n, HS}, t.device);
+    Tensor rows(static_cast<char*>(t.data) + (begin * t.row_stride + head * HS) * size_of(t.dtype), t.dtype, {n, HS},
+                t.device);
     rows.row_stride = t.row_stride;
     return rows;
 }
@@ -52,13 +56,14 @@ struct Mean {
 
 }  // namespace
 
-HeadWeights::HeadWeights(const Block& block, int64_t layer, const NetworkConfig& network, int64_t head, int64_t begin, int64_t n)
+HeadWeights::HeadWeights(const Block& block, int64_t layer, const NetworkConfig& network, int64_t head, int64_t begin,
+                         int64_t n)
     : n_(n), weights_(static_cast<size_t>(n * n)), scores_(static_cast<size_t>(n * n)) {
     const CoreAttentionTensors core = block.core_tensors();
     const int64_t NH = network.model.heads, group = NH / network.model.key_heads();
     const double sink_logit = core.sink_logit ? element(core.sink_logit, head) : 0;
-    attention_weights(weights_, scores_, head_rows(core.q, head, begin, n), head_rows(core.k, head / group, begin, n), sink_logit,
-                      head, NH, network.attention.spec(layer, network.model));
+    attention_weights(weights_, scores_, head_rows(core.q, head, begin, n), head_rows(core.k, head / group, begin, n),
+                      sink_logit, head, NH, network.attention.spec(layer, network.model));
 }
 
 LayerProbe::LayerProbe(const Block& block, Transformer& model, int64_t layer, const std::vector<bool>& is_trigger,
@@ -67,8 +72,10 @@ LayerProbe::LayerProbe(const Block& block, Transformer& model, int64_t layer, co
     const int64_t NH = network_.model.heads, HS = network_.model.head_channels(), C = network_.model.channels;
     const int64_t group = NH / network_.model.key_heads(), N = static_cast<int64_t>(input.tokens.size());
     const CoreAttentionTensors core = block.core_tensors();
-    const Tensor out = model.table().view(model.parameters(), model.table().find(fmt::format("blocks.{}.attn.out.weight", layer)));
-    std::vector<float> values(static_cast<size_t>(N * HS)), weight(static_cast<size_t>(C * HS)), product(static_cast<size_t>(N * C));
+    const Tensor out =
+        model.table().view(model.parameters(), model.table().find(fmt::format("blocks.{}.attn.out.weight", layer)));
+    std::vector<float> values(static_cast<size_t>(N * HS)), weight(static_cast<size_t>(C * HS)),
+        product(static_cast<size_t>(N * C));
     for (int64_t head = 0; head < NH; ++head) {
         const Tensor v = head_rows(core.v, head / group, 0, N), y = head_rows(core.out, head, 0, N);
         for (int64_t t = 0; t < N; ++t)
@@ -78,7 +85,8 @@ LayerProbe::LayerProbe(const Block& block, Transformer& model, int64_t layer, co
             for (int64_t c = 0; c < HS; ++c)
                 weight[static_cast<size_t>(o * HS + c)] = static_cast<float>(element(out, o * NH * HS + head * HS + c));
         const Tensor result(product.data(), DType::kF32, {N, C});
-        matmul_forward(result, Tensor(values.data(), DType::kF32, {N, HS}), Tensor(weight.data(), DType::kF32, {C, HS}), {}, exec);
+        matmul_forward(result, Tensor(values.data(), DType::kF32, {N, HS}), Tensor(weight.data(), DType::kF32, {C, HS}),
+                       {}, exec);
         for (int64_t t = 0; t < N; ++t) wo_value_norm_.push_back(row_norm(result, t));
         const Tensor z = block.activations().gate;
         for (int64_t t = 0; t < N; ++t) {
@@ -107,9 +115,11 @@ double LayerProbe::gate(int64_t token, int64_t head) const {
     return sum / static_cast<double>(per_head);
 }
 
-void LayerProbe::add_masses(NamedValues& out, const HeadWeights& weights, int64_t head, int64_t begin, int64_t n) const {
+void LayerProbe::add_masses(NamedValues& out, const HeadWeights& weights, int64_t head, int64_t begin,
+                            int64_t n) const {
     const int64_t k = network_.attention.placeholders, f = k;
-    Mean raw, normalized, effective, placeholder_raw, placeholder_normalized, placeholder_effective, row_mass, entropy, dead, sink;
+    Mean raw, normalized, effective, placeholder_raw, placeholder_normalized, placeholder_effective, row_mass, entropy,
+        dead, sink;
     for (int64_t i = 0; i < n; ++i) {
         double row = 0, placeholders = 0;
         int64_t visible = 0;
@@ -135,9 +145,13 @@ void LayerProbe::add_masses(NamedValues& out, const HeadWeights& weights, int64_
         }
         entropy.add(bits / std::log(static_cast<double>(visible)));
     }
-    out.insert(out.end(), {{"sink_rate", 100.0 * (sink.value() > kSinkThreshold)}, {"first_mass_raw", raw.value()},
-                           {"first_mass_normalized", normalized.value()}, {"first_mass_effective", effective.value()},
-                           {"row_mass", row_mass.value()}, {"entropy", entropy.value()}, {"dead_rows", dead.value()},
+    out.insert(out.end(), {{"sink_rate", 100.0 * (sink.value() > kSinkThreshold)},
+                           {"first_mass_raw", raw.value()},
+                           {"first_mass_normalized", normalized.value()},
+                           {"first_mass_effective", effective.value()},
+                           {"row_mass", row_mass.value()},
+                           {"entropy", entropy.value()},
+                           {"dead_rows", dead.value()},
                            {"dormant", static_cast<double>((k ? placeholder_raw : raw).value() > kDormantMass)}});
     if (k)
         out.insert(out.end(), {{"placeholder_mass_raw", placeholder_raw.value()},
@@ -146,23 +160,29 @@ void LayerProbe::add_masses(NamedValues& out, const HeadWeights& weights, int64_
 }
 
 void LayerProbe::add_values(NamedValues& out, int64_t head, int64_t begin, int64_t n) const {
-    const int64_t N = static_cast<int64_t>(input_.tokens.size()), group = network_.model.heads / network_.model.key_heads();
+    const int64_t N = static_cast<int64_t>(input_.tokens.size()),
+                  group = network_.model.heads / network_.model.key_heads();
     const CoreAttentionTensors core = block_.core_tensors();
     const Tensor q = head_rows(core.q, head, begin, n), k = head_rows(core.k, head / group, begin, n);
     const Tensor v = head_rows(core.v, head / group, begin, n);
     const auto pushed = [&](int64_t t) { return wo_value_norm_[static_cast<size_t>(head * N + begin + t)]; };
     Mean pushed_rest, value_rest, key_rest, cosine, output, layer_output;
-    for (int64_t t = 1; t < n; ++t) pushed_rest.add(pushed(t)), value_rest.add(row_norm(v, t)), key_rest.add(row_norm(k, t));
+    for (int64_t t = 1; t < n; ++t)
+        pushed_rest.add(pushed(t)), value_rest.add(row_norm(v, t)), key_rest.add(row_norm(k, t));
     const double key_norm = row_norm(k, 0);
     for (int64_t i = 1; i < n; ++i)
         if (counted(begin + i)) cosine.add(row_dot(q, i, k, 0) / (row_norm(q, i) * key_norm + kRowEpsilon));
     for (int64_t t = 0; t < n; ++t) {
         output.add(output_norm_[static_cast<size_t>(head * N + begin + t)]);
-        for (int64_t h = 0; h < network_.model.heads; ++h) layer_output.add(output_norm_[static_cast<size_t>(h * N + begin + t)]);
+        for (int64_t h = 0; h < network_.model.heads; ++h)
+            layer_output.add(output_norm_[static_cast<size_t>(h * N + begin + t)]);
     }
-    out.insert(out.end(), {{"drain_ratio", pushed(0) / pushed_rest.value()}, {"wo_value_norm", pushed(0)},
-                           {"value_ratio", row_norm(v, 0) / value_rest.value()}, {"key_ratio", key_norm / key_rest.value()},
-                           {"query_key_cosine", cosine.value()}, {"head_output_ratio", output.value() / layer_output.value()}});
+    out.insert(out.end(), {{"drain_ratio", pushed(0) / pushed_rest.value()},
+                           {"wo_value_norm", pushed(0)},
+                           {"value_ratio", row_norm(v, 0) / value_rest.value()},
+                           {"key_ratio", key_norm / key_rest.value()},
+                           {"query_key_cosine", cosine.value()},
+                           {"head_output_ratio", output.value() / layer_output.value()}});
 }
 
 void LayerProbe::add_logits(NamedValues& out, const HeadWeights& weights, int64_t begin, int64_t n) const {
@@ -178,8 +198,10 @@ void LayerProbe::add_logits(NamedValues& out, const HeadWeights& weights, int64_
         }
         if (!others.count || !weights.visible(i, 0) || !counted(begin + i)) continue;
         const double delta = weights.score(i, 0) - others.value();
-        if (!is_trigger_.empty()) by_type[input_.tokens[static_cast<size_t>(begin + i)]].add(delta);
-        else if (i >= std::min(kFirstLogitQuery, n - 1)) all.add(delta);
+        if (!is_trigger_.empty())
+            by_type[input_.tokens[static_cast<size_t>(begin + i)]].add(delta);
+        else if (i >= std::min(kFirstLogitQuery, n - 1))
+            all.add(delta);
     }
     Mean delta, square;
     for (const auto& [type, mean] : by_type) delta.add(mean.value()), square.add(mean.value() * mean.value());

@@ -1,5 +1,5 @@
-// Metrics of the heads of one layer: sinks (M1), first-token mass (M2), value drain (M5), logit delta (M6), activity (M7),
-// entropy (M8), gates and logits (M9).
+// Metrics of the heads of one layer: sinks (M1), first-token mass (M2), value drain (M5), logit delta (M6), activity
+// (M7), entropy (M8), gates and logits (M9).
 #pragma once
 
 #include <cmath>
@@ -14,7 +14,8 @@ namespace plimsoll {
 // The (n, n) attention weights and scores of one head for one document, by the definition.
 class HeadWeights {
   public:
-    HeadWeights(const Block& block, int64_t layer, const NetworkConfig& network, int64_t head, int64_t begin, int64_t n);
+    HeadWeights(const Block& block, int64_t layer, const NetworkConfig& network, int64_t head, int64_t begin,
+                int64_t n);
     double weight(int64_t i, int64_t j) const { return weights_[static_cast<size_t>(i * n_ + j)]; }
     double score(int64_t i, int64_t j) const { return scores_[static_cast<size_t>(i * n_ + j)]; }
     bool visible(int64_t i, int64_t j) const { return std::isfinite(score(i, j)); }

@@ -19,7 +19,9 @@ class Log {
     Log(const Log&) = delete;
 
     template <class... Args>
-    void line(fmt::format_string<Args...> format, Args&&... args) { write(fmt::format(format, std::forward<Args>(args)...)); }
+    void line(fmt::format_string<Args...> format, Args&&... args) {
+        write(fmt::format(format, std::forward<Args>(args)...));
+    }
     void write(const std::string& text);
     // One step: always into the file; on the screen as the live line, or every so many steps (`on_screen`).
     void progress(const std::string& text, double share, bool on_screen);

@@ -66,13 +66,13 @@ std::string cpu_features() {
 }
 
 nlohmann::json build_info() {
-    return {{"version", PLIMSOLL_VERSION}, {"commit", kCommit}, {"type", kBuildType}, {"compiler", kCompiler}, {"native", kNative},
-            {"gemm", matmul_backend()}};
+    return {{"version", PLIMSOLL_VERSION}, {"commit", kCommit}, {"type", kBuildType},
+            {"compiler", kCompiler},       {"native", kNative}, {"gemm", matmul_backend()}};
 }
 
 std::string version_text() {
-    return fmt::format("{} ({}, {}, {}{}, {})", PLIMSOLL_VERSION, kCommit, kCompiler, kBuildType, kNative ? ", -march=native" : "",
-                       matmul_backend());
+    return fmt::format("{} ({}, {}, {}{}, {})", PLIMSOLL_VERSION, kCommit, kCompiler, kBuildType,
+                       kNative ? ", -march=native" : "", matmul_backend());
 }
 
 DType compute_dtype(const std::string& precision) {

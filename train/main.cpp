@@ -11,8 +11,9 @@
 
 int main(int argc, char** argv) {
     using namespace plimsoll;
-    CLI::App app{"plimsoll pretrains transformers and measures their attention sinks.\n"
-                 "Start with: plimsoll train configs/quickstart.toml --variant sigmoid"};
+    CLI::App app{
+        "plimsoll pretrains transformers and measures their attention sinks.\n"
+        "Start with: plimsoll train configs/quickstart.toml --variant sigmoid"};
     app.set_version_flag("--version", "plimsoll " + version_text());
     app.require_subcommand(1);
     int status = 0;

@@ -27,22 +27,34 @@ double Optimizer::weight_decay(const Parameter& parameter) const {
 void Optimizer::step(Transformer& model, double lr, double gradient_scale, int64_t step, const Exec& exec) {
     // Neighbours in the flat buffer with the same decay are one span: few large ops instead of many small ones.
     const std::vector<Parameter>& entries = table_.entries();
-    const auto flat = [](Tensor buffer, int64_t begin, int64_t end) { return buffer ? buffer.slice_rows(begin, end - begin) : buffer; };
+    const auto flat = [](Tensor buffer, int64_t begin, int64_t end) {
+        return buffer ? buffer.slice_rows(begin, end - begin) : buffer;
+    };
     for (size_t i = 0; i < entries.size();) {
         const double decay = weight_decay(entries[i]);
         size_t next = i + 1;
         while (next < entries.size() && weight_decay(entries[next]) == decay) ++next;
-        const int64_t begin = entries[i].offset, end = next < entries.size() ? entries[next].offset : table_.buffer_elements();
+        const int64_t begin = entries[i].offset,
+                      end = next < entries.size() ? entries[next].offset : table_.buffer_elements();
         const auto span = [&](Tensor buffer) { return flat(buffer, begin, end); };
         if (config_.kind == "sgd")
             sgd_step(span(model.parameters()), span(arena_[first_]), span(model.gradients()), span(model.working()),
-                     {.lr = lr, .momentum = config_.momentum, .weight_decay = decay, .gradient_scale = gradient_scale, .step = step},
+                     {.lr = lr,
+                      .momentum = config_.momentum,
+                      .weight_decay = decay,
+                      .gradient_scale = gradient_scale,
+                      .step = step},
                      exec);
         else
             adamw_step(span(model.parameters()), span(arena_[first_]), span(arena_[second_]), span(model.gradients()),
                        span(model.working()),
-                       {.lr = lr, .beta1 = config_.beta1, .beta2 = config_.beta2, .eps = config_.eps, .weight_decay = decay,
-                        .gradient_scale = gradient_scale, .step = step},
+                       {.lr = lr,
+                        .beta1 = config_.beta1,
+                        .beta2 = config_.beta2,
+                        .eps = config_.eps,
+                        .weight_decay = decay,
+                        .gradient_scale = gradient_scale,
+                        .step = step},
                        exec);
         i = next;
     }
@@ -53,6 +65,8 @@ std::vector<std::pair<std::string, Tensor>> Optimizer::state() const {
     return {{"m", arena_[first_]}, {"v", arena_[second_]}};
 }
 
-double gradient_norm(const Transformer& model, const Exec& exec) { return std::sqrt(sum_of_squares(model.gradients(), exec)); }
+double gradient_norm(const Transformer& model, const Exec& exec) {
+    return std::sqrt(sum_of_squares(model.gradients(), exec));
+}
 
 }  // namespace plimsoll

@@ -14,7 +14,8 @@ class Optimizer {
     void allocate();
     const ArenaPlan& plan() const { return plan_; }
 
-    // One update of every parameter of `model`. `step` counts from 1; gradients are multiplied by `gradient_scale` first.
+    // One update of every parameter of `model`. `step` counts from 1; gradients are multiplied by `gradient_scale`
+    // first.
     void step(Transformer& model, double lr, double gradient_scale, int64_t step, const Exec& exec);
 
     // The state's flat buffers by name ("m", "v", or "momentum"), laid out like the parameters.

@@ -5,8 +5,8 @@
 #include "data/loader.h"
 #include "kernels/matmul.h"
 #include "model/flops.h"
-#include "train/log.h"
 #include "train/bench.h"
+#include "train/log.h"
 #include "train/machine.h"
 
 namespace plimsoll {
@@ -48,22 +48,27 @@ MemoryPlan plan_memory(const RunConfig& config, const NetworkConfig& network, Pr
 std::string arena_table(const Transformer& model, const Optimizer& optimizer) {
     std::string out = "memory";
     const ModelPlan& plan = model.plan();
-    for (const ArenaPlan* arena : {&plan.parameters, &plan.gradients, &optimizer.plan(), &plan.activations, &plan.scratch})
+    for (const ArenaPlan* arena :
+         {&plan.parameters, &plan.gradients, &optimizer.plan(), &plan.activations, &plan.scratch})
         out += fmt::format("\n  {:<18}{:>10.1f} MiB", arena->name(), arena->mib());
     return out;
 }
 
 int print_plan(const RunConfig& config) {
     config.validate();
-    const Loader data(config.data, Split::kTrain, {.T = config.model.context, .placeholders = config.attention.placeholders,
-                                                   .shared_placeholders = 0, .seed = static_cast<uint64_t>(config.run.seed)});
+    const Loader data(config.data, Split::kTrain,
+                      {.T = config.model.context,
+                       .placeholders = config.attention.placeholders,
+                       .shared_placeholders = 0,
+                       .seed = static_cast<uint64_t>(config.run.seed)});
     const NetworkConfig network{config.model, config.attention, config.loss, data.vocab_size()};
     const Precision precision{compute_dtype(config.run.precision)};
     const Planned planned(config, network, config.train.micro_batch, precision);
     for (const ArenaPlan* arena : planned.arenas()) {
         fmt::print("{} ({:.1f} MiB)\n", arena->name(), arena->mib());
         for (const ArenaPlan::Entry& e : arena->entries())
-            fmt::print("  {:<28} {:<20} {:<5} {:>10.2f} MiB\n", e.name, e.shape.to_string(), name_of(e.dtype), static_cast<double>(e.bytes) / kMiB);
+            fmt::print("  {:<28} {:<20} {:<5} {:>10.2f} MiB\n", e.name, e.shape.to_string(), name_of(e.dtype),
+                       static_cast<double>(e.bytes) / kMiB);
         if (arena == &planned.model.plan().parameters)
             for (const Parameter& p : planned.model.table().entries())
                 fmt::print("    {:<26} {:<20}       {:>10.2f} MiB\n", p.name, p.shape.to_string(),
@@ -71,16 +76,20 @@ int print_plan(const RunConfig& config) {
     }
     const double flops = flops_per_token(network), step_flops = flops * static_cast<double>(config.batch_tokens());
     // Measured here: a product of the model's own shape says what this machine reaches.
-    const double rate = matmul_flops_per_second(precision.compute, config.model.channels, config.run.threads ? static_cast<int>(config.run.threads) : usable_threads());
+    const double rate =
+        matmul_flops_per_second(precision.compute, config.model.channels,
+                                config.run.threads ? static_cast<int>(config.run.threads) : usable_threads());
     const MemoryPlan memory = plan_memory(config, network, precision);
-    fmt::print("\nparameters           {} ({} without embeddings)\n", planned.model.table().count(), planned.model.table().count_non_embedding());
+    fmt::print("\nparameters           {} ({} without embeddings)\n", planned.model.table().count(),
+               planned.model.table().count_non_embedding());
     fmt::print("FLOPs per token      {:.4g} (forward and backward)\n", flops);
-    fmt::print("step                 {} tokens = {} x {} rows of {}, {:.4g} FLOPs\n", config.batch_tokens(), config.micro_batches(),
-               config.train.micro_batch, config.model.context, step_flops);
+    fmt::print("step                 {} tokens = {} x {} rows of {}, {:.4g} FLOPs\n", config.batch_tokens(),
+               config.micro_batches(), config.train.micro_batch, config.model.context, step_flops);
     fmt::print("expected time        {} per step, {} for {} steps, at the {:.0f} GFLOP/s a {} product reaches here\n",
-               duration(step_flops / rate), duration(step_flops / rate * static_cast<double>(config.max_steps())), config.max_steps(),
-               rate / 1e9, name_of(precision.compute));
-    fmt::print("memory               {:.1f} MiB of {:.1f} MiB available\n", static_cast<double>(memory.bytes) / kMiB, static_cast<double>(memory.available) / kMiB);
+               duration(step_flops / rate), duration(step_flops / rate * static_cast<double>(config.max_steps())),
+               config.max_steps(), rate / 1e9, name_of(precision.compute));
+    fmt::print("memory               {:.1f} MiB of {:.1f} MiB available\n", static_cast<double>(memory.bytes) / kMiB,
+               static_cast<double>(memory.available) / kMiB);
     fmt::print("largest micro batch  {} rows\n", memory.largest_micro_batch);
     if (memory.fits()) return static_cast<int>(ExitCode::kOk);
     fmt::print("does not fit: set train.micro_batch to at most {}{}\n", memory.largest_micro_batch,

@@ -8,8 +8,8 @@
 namespace plimsoll {
 
 struct MemoryPlan {
-    int64_t bytes = 0;             // all arenas together
-    int64_t available = 0;         // on this machine now
+    int64_t bytes = 0;                // all arenas together
+    int64_t available = 0;            // on this machine now
     int64_t largest_micro_batch = 0;  // rows that would fit; 0 = none
     bool fits() const { return bytes <= available; }
 };

@@ -48,12 +48,13 @@ class Means {
     std::map<std::string, std::map<std::pair<int64_t, int64_t>, std::pair<double, int>>> cells_;
 };
 
-constexpr std::array<int64_t, 7> kPerDecade{10, 14, 20, 30, 40, 50, 70};  // round, and holding the published table's steps
+constexpr std::array<int64_t, 7> kPerDecade{10, 14, 20, 30,
+                                            40, 50, 70};  // round, and holding the published table's steps
 
 }  // namespace
 
 bool is_probe_step(int64_t step) {
-    if (step < 10) return step <= 5 || step == 7;
+    if (step < 10) return step <= 2 || step == 5;
     while (step >= 100 && step % 10 == 0) step /= 10;
     return std::find(kPerDecade.begin(), kPerDecade.end(), step) != kPerDecade.end();
 }
@@ -73,13 +74,15 @@ Probes::Probes(const ProbeSection& config, const NetworkConfig& network, const L
             const auto append = [&](std::vector<int32_t>& to, const std::vector<int32_t>& from) {
                 to.insert(to.end(), from.begin() + begin, from.begin() + begin + length);
             };
-            append(group.tokens, batch.tokens), append(group.targets, batch.targets), append(group.positions, batch.positions);
+            append(group.tokens, batch.tokens), append(group.targets, batch.targets),
+                append(group.positions, batch.positions);
             group.cu_seqlens.push_back(static_cast<int32_t>(group.tokens.size()));
         }
         groups_.push_back(std::move(group));
     }
     if (const BigramBackcopy* task = validation.bigram_backcopy())
-        for (int32_t id = 0; id < network.total_vocab(); ++id) is_trigger_.push_back(id < network.vocab && task->is_trigger(id));
+        for (int32_t id = 0; id < network.total_vocab(); ++id)
+            is_trigger_.push_back(id < network.vocab && task->is_trigger(id));
 }
 
 ModelInput Probes::forward_group(Transformer& model, CoreAttention& core, size_t group, const Exec& exec) const {
@@ -98,9 +101,11 @@ json Probes::measure(Transformer& model, CoreAttention& core, const Exec& exec) 
         const auto n = static_cast<int64_t>(input.tokens.size());
         for (int64_t layer = -1; layer < L; ++layer)
             for (int64_t d = 0; d < groups_[group].documents(); ++d) {
-                const int64_t begin = input.cu_seqlens[static_cast<size_t>(d)], end = input.cu_seqlens[static_cast<size_t>(d) + 1];
+                const int64_t begin = input.cu_seqlens[static_cast<size_t>(d)],
+                              end = input.cu_seqlens[static_cast<size_t>(d) + 1];
                 if (end - begin < k + 2) continue;
-                for (const auto& [name, value] : stream_metrics(model.stream_after(layer, n).slice_rows(begin, end - begin)))
+                for (const auto& [name, value] :
+                     stream_metrics(model.stream_after(layer, n).slice_rows(begin, end - begin)))
                     layers.add(name, layer + 1, 0, value);
             }
         for (int64_t layer = 0; layer < L; ++layer) {

@@ -14,7 +14,7 @@
 
 namespace plimsoll {
 
-// Whether a log-spaced probe falls on `step`: 0, 1, 2, 3, 4, 5, 7, 10, 14, 20, 30, 40, 50, 70, 100, 140, ...
+// Whether a log-spaced probe falls on `step`: 0, 1, 2, 5, 10, 14, 20, 30, 40, 50, 70, 100, 140, ...
 bool is_probe_step(int64_t step);
 
 // The documents that are probed: the first of each of the first `samples` validation rows, cut to `tokens`.
@@ -32,7 +32,8 @@ class Probes {
     // Deterministic for any number of threads.
     nlohmann::json measure(Transformer& model, CoreAttention& core, const Exec& exec) const;
     // Attention weights of the first document for every layer and head, with the labels of its tokens.
-    nlohmann::json attention_maps(Transformer& model, CoreAttention& core, const Loader& validation, const Exec& exec) const;
+    nlohmann::json attention_maps(Transformer& model, CoreAttention& core, const Loader& validation,
+                                  const Exec& exec) const;
 
   private:
     ModelInput forward_group(Transformer& model, CoreAttention& core, size_t group, const Exec& exec) const;
@@ -40,7 +41,8 @@ class Probes {
     ProbeSection config_;
     NetworkConfig network_;
     std::vector<ProbeBatch> groups_;
-    std::vector<bool> is_trigger_;  // (V) Bigram-Backcopy's triggers, whose queries the mass metrics leave out; else empty
+    std::vector<bool>
+        is_trigger_;  // (V) Bigram-Backcopy's triggers, whose queries the mass metrics leave out; else empty
 };
 
 }  // namespace plimsoll

@@ -30,7 +30,8 @@ NamedValues stream_metrics(Tensor h) {
         double square = 0;
         for (size_t c = 0; c < C; ++c) square += x[t * C + c] * x[t * C + c];
         squares += square;
-        if (t == 0) first_norm = std::sqrt(square);
+        if (t == 0)
+            first_norm = std::sqrt(square);
         else {
             rest_norm += std::sqrt(square) / static_cast<double>(T - 1);
             rest_kurtosis += excess_kurtosis({x.data() + t * C, C}) / static_cast<double>(T - 1);
@@ -43,12 +44,18 @@ NamedValues stream_metrics(Tensor h) {
     const auto middle = magnitudes.begin() + static_cast<std::ptrdiff_t>(magnitudes.size() / 2);
     std::nth_element(magnitudes.begin(), middle, magnitudes.end());
     const double median = *middle;
-    const auto massive = std::count_if(magnitudes.begin(), magnitudes.end(),
-                                       [&](double v) { return v > 100 && v > 1000 * median; });
-    return {{"residual_peak_ratio", first_norm / rest_norm}, {"residual_peak", first_norm - rest_norm},
-            {"residual_norm", first_norm}, {"max_abs", max_abs}, {"median_abs", median}, {"massive_ratio", max_abs / median},
-            {"massive_count", static_cast<double>(massive)}, {"massive_at_first", at_first ? 1.0 : 0.0},
-            {"kurtosis_first", excess_kurtosis({x.data(), C})}, {"kurtosis_rest", rest_kurtosis},
+    const auto massive =
+        std::count_if(magnitudes.begin(), magnitudes.end(), [&](double v) { return v > 100 && v > 1000 * median; });
+    return {{"residual_peak_ratio", first_norm / rest_norm},
+            {"residual_peak", first_norm - rest_norm},
+            {"residual_norm", first_norm},
+            {"max_abs", max_abs},
+            {"median_abs", median},
+            {"massive_ratio", max_abs / median},
+            {"massive_count", static_cast<double>(massive)},
+            {"massive_at_first", at_first ? 1.0 : 0.0},
+            {"kurtosis_first", excess_kurtosis({x.data(), C})},
+            {"kurtosis_rest", rest_kurtosis},
             {"rms", std::sqrt(squares / static_cast<double>(T * C))}};
 }
 

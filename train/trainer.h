@@ -15,8 +15,8 @@ namespace plimsoll {
 
 struct TrainOptions {
     Resume resume = Resume::kNever;
-    bool overfit_batch = false;   // every step reads the first batch: the loss must go to 0
-    std::string command;          // as typed, for run.json
+    bool overfit_batch = false;  // every step reads the first batch: the loss must go to 0
+    std::string command;         // as typed, for run.json
 };
 
 // What one optimizer step did.
@@ -71,9 +71,9 @@ class Trainer {
     bool finished_ = false;        // by an earlier call
     int64_t last_evaluated_ = -1;  // step
     int64_t last_probed_ = -1;
-    double started_ = 0;           // clock when state_.seconds was last taken
-    double train_seconds_ = 0;     // in steps, this process
-    int64_t steps_here_ = 0;       // of this process
+    double started_ = 0;        // clock when state_.seconds was last taken
+    double train_seconds_ = 0;  // in steps, this process
+    int64_t steps_here_ = 0;    // of this process
     double probe_seconds_ = 0, last_probe_seconds_ = 0;
 };
 

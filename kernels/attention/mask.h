@@ -35,7 +35,8 @@ inline double alibi_slope(const AttentionSpec& spec, int64_t head, int64_t NH) {
 
 // b of query i for a weighting without normalisation.
 inline double score_bias(const AttentionSpec& spec, const Mask& mask, int64_t i) {
-    return spec.bias_kind == ScoreBias::kPerRow ? -std::log(static_cast<double>(mask.visible_keys(i))) : spec.score_bias;
+    return spec.bias_kind == ScoreBias::kPerRow ? -std::log(static_cast<double>(mask.visible_keys(i)))
+                                                : spec.score_bias;
 }
 
 // The extra column's logit for a head; -infinity without one.

@@ -20,7 +20,9 @@ struct RowState {
 
 // e^s, vectorisable in fp32: what variants use.
 template <class T>
-inline T score_exp(T s) { return cpu::exp_fast(s); }
+inline T score_exp(T s) {
+    return cpu::exp_fast(s);
+}
 
 // Both directions, in fp32 and fp64: a weighting without its derivative does not compile.
 template <class V>

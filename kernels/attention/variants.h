@@ -12,9 +12,9 @@ namespace plimsoll {
 template <class F>
 decltype(auto) dispatch_variant(Weighting weighting, F&& f) {
     switch (weighting) {
-#define PLIMSOLL_VARIANT(Trait, header)          \
-    case Weighting::k##Trait:                    \
-        static_assert(AttentionVariant<Trait>);  \
+#define PLIMSOLL_VARIANT(Trait, header)         \
+    case Weighting::k##Trait:                   \
+        static_assert(AttentionVariant<Trait>); \
         return f.template operator()<Trait>();
 #include "kernels/attention/variants.def"
 #undef PLIMSOLL_VARIANT

@@ -5,7 +5,9 @@ namespace plimsoll::cpu {
 namespace {
 
 template <class R>
-inline R sigmoid(R z) { return R(1) / (R(1) + exp_fast(-z)); }
+inline R sigmoid(R z) {
+    return R(1) / (R(1) + exp_fast(-z));
+}
 
 }  // namespace
 
@@ -27,7 +29,8 @@ void gate_forward(Tensor out, Tensor y, Tensor z, const Exec& exec) {
                 }
             } else {
 #pragma omp simd
-                for (int64_t c = 0; c < NH * HS; ++c) store(to[c], static_cast<R>(from[c]) * sigmoid(static_cast<R>(gate[c])));
+                for (int64_t c = 0; c < NH * HS; ++c)
+                    store(to[c], static_cast<R>(from[c]) * sigmoid(static_cast<R>(gate[c])));
             }
         }
     });
@@ -49,7 +52,8 @@ void gate_backward(Tensor dy, Tensor dz, Tensor dout, Tensor y, Tensor z, const 
                 for (int64_t h = 0; h < NH; ++h) {
                     const R g = sigmoid(static_cast<R>(gate[h]));
                     const T *dh = d + h * HS, *yh = from + h * HS;
-                    const R sum = lane_sum<R>(HS, [&](int64_t c) { return static_cast<R>(dh[c]) * static_cast<R>(yh[c]); });
+                    const R sum =
+                        lane_sum<R>(HS, [&](int64_t c) { return static_cast<R>(dh[c]) * static_cast<R>(yh[c]); });
                     store(dgate[h], sum * g * (R(1) - g));
 #pragma omp simd
                     for (int64_t c = 0; c < HS; ++c) store(to[h * HS + c], static_cast<R>(dh[c]) * g);

@@ -1,8 +1,10 @@
 #include "kernels/matmul.h"
 
+#include <algorithm>
+
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/gemm/gemm.h"
-#include "kernels/cpu/vector_math.h"
+#include "kernels/cpu/norm_row.h"
 #include "kernels/cpu/workspace.h"
 
 namespace plimsoll::cpu {
@@ -10,13 +12,29 @@ namespace {
 
 Matrix matrix(Tensor t) { return {t.data, t.dtype, t.shape[0], t.shape[1], t.row_stride, 1}; }
 
+// gemm() for any sizes. No rows is a rank without tokens; its weight gradient is a sum of nothing.
+void product(Matrix c, Matrix a, Matrix b, Write write, Tensor bias, const Exec& exec) {
+    if (c.rows == 0 || c.columns == 0) return;
+    if (a.columns > 0) return gemm(c, a, b, write == Write::kAccumulate, bias.data, exec);
+    dispatch_float(c.dtype, [&]<class T>() {
+        using R = Accumulator<T>;
+        const R* start = optional_ptr<R>(bias);
+        for (int64_t m = 0; m < c.rows; ++m) {
+            T* row = static_cast<T*>(c.data) + m * c.row;
+            for (int64_t n = 0; n < c.columns; ++n)
+                store(row[n], (write == Write::kAccumulate ? R(row[n]) : R(0)) + (start ? start[n] : R(0)));
+        }
+    });
+}
+
 // dbias = sum over the rows of dout: kBiasSlots fixed ranges, each summed in order, then range by range.
 template <class R, class T>
 void column_sums(R* dbias, const T* dout, int64_t N, int64_t O, int64_t row_stride, Write write, int threads) {
-    R* partial = workspace<struct BiasSlots, R>(kBiasSlots * O);
-    const int64_t slot_rows = (N + kBiasSlots - 1) / kBiasSlots;
-#pragma omp parallel for num_threads(threads) schedule(static) if (N * O > 100000)
-    for (int64_t slot = 0; slot < kBiasSlots; ++slot) {
+    const int64_t slot_rows = std::max<int64_t>(1, (N + kBiasSlots - 1) / kBiasSlots);
+    const int64_t slots = std::max<int64_t>(1, (N + slot_rows - 1) / slot_rows);  // the others would stay empty
+    R* partial = workspace<struct BiasSlots, R>(slots * O);
+#pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(N * O))
+    for (int64_t slot = 0; slot < slots; ++slot) {
         R* sums = partial + slot * O;
         std::fill_n(sums, O, R(0));
         for (int64_t n = slot * slot_rows; n < std::min(N, (slot + 1) * slot_rows); ++n) {
@@ -25,29 +43,26 @@ void column_sums(R* dbias, const T* dout, int64_t N, int64_t O, int64_t row_stri
             for (int64_t o = 0; o < O; ++o) sums[o] += static_cast<R>(row[o]);
         }
     }
-    if (write == Write::kOverwrite) std::fill_n(dbias, O, R(0));
-    for (int64_t slot = 0; slot < kBiasSlots; ++slot) {
-#pragma omp simd
-        for (int64_t o = 0; o < O; ++o) dbias[o] += partial[slot * O + o];
-    }
+    fold_slots(dbias, partial, slots, O, O, write);
 }
 
 }  // namespace
 
 void matmul_forward(Tensor out, Tensor x, Tensor weight, Tensor bias, const Exec& exec) {
-    gemm(matrix(out), matrix(x), transposed(matrix(weight)), false, bias.data, exec);
+    product(matrix(out), matrix(x), transposed(matrix(weight)), Write::kOverwrite, bias, exec);
 }
 
 void matmul_backward_input(Tensor dx, Tensor dout, Tensor weight, Write write, const Exec& exec) {
-    gemm(matrix(dx), matrix(dout), matrix(weight), write == Write::kAccumulate, nullptr, exec);
+    product(matrix(dx), matrix(dout), matrix(weight), write, {}, exec);
 }
 
 void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x, Write write, const Exec& exec) {
-    gemm(matrix(dweight), transposed(matrix(dout)), matrix(x), write == Write::kAccumulate, nullptr, exec);
+    product(matrix(dweight), transposed(matrix(dout)), matrix(x), write, {}, exec);
     if (!dbias) return;
     dispatch_float(dout.dtype, [&]<class T>() {
         using R = Accumulator<T>;
-        column_sums<R, T>(dbias.ptr<R>(), dout.ptr<T>(), dout.shape[0], dout.shape[1], dout.row_stride, write, exec.threads);
+        column_sums<R, T>(dbias.ptr<R>(), dout.ptr<T>(), dout.shape[0], dout.shape[1], dout.row_stride, write,
+                          exec.threads);
     });
 }
 

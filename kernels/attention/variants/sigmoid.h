@@ -8,9 +8,13 @@ namespace plimsoll {
 struct Sigmoid {
     static constexpr VariantInfo kInfo{.name = "sigmoid", .paper = "2409.04431", .normalized = false};
     template <class T>
-    static T weight(T s, RowState<T> row) { return T(1) / (T(1) + score_exp(-(s + row.bias))); }
+    static T weight(T s, RowState<T> row) {
+        return T(1) / (T(1) + score_exp(-(s + row.bias)));
+    }
     template <class T>
-    static T dscore(T p, T dp, T /*delta*/) { return p * (T(1) - p) * dp; }
+    static T dscore(T p, T dp, T /*delta*/) {
+        return p * (T(1) - p) * dp;
+    }
 };
 
 }  // namespace plimsoll

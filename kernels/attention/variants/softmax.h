@@ -8,9 +8,13 @@ namespace plimsoll {
 struct Softmax {
     static constexpr VariantInfo kInfo{.name = "softmax", .paper = "1706.03762", .normalized = true};
     template <class T>
-    static T weight(T s, RowState<T> row) { return score_exp(s - row.lse); }
+    static T weight(T s, RowState<T> row) {
+        return score_exp(s - row.lse);
+    }
     template <class T>
-    static T dscore(T p, T dp, T delta) { return p * (dp - delta); }
+    static T dscore(T p, T dp, T delta) {
+        return p * (dp - delta);
+    }
 };
 
 }  // namespace plimsoll

@@ -9,47 +9,88 @@
 
 namespace plimsoll::cpu {
 
-// c = a b + beta c + bias in R by plain loops: rows of c are shared out among threads, and every element adds its K
-// products in ascending order, so bits do not depend on the number of threads.
+// c = a b + beta c + bias in R by plain loops. Every element of c belongs to one thread and adds its K products in
+// ascending order, so bits do not depend on the number of threads.
 template <class R>
-void gemm_loops(Matrix c, Matrix a, Matrix b, bool accumulate, const R* bias, const Exec& exec) {
-    const int64_t M = c.rows, N = c.columns, K = a.columns;
-    const R* left = static_cast<const R*>(a.data);
-    R* packed = static_cast<R*>(b.data);
-    if (b.column != 1) {  // rows of b contiguous, so that the inner loop runs along them
-        packed = workspace<struct PackedOperand, R>(K * N);
-        for (int64_t k = 0; k < K; ++k)
-            for (int64_t n = 0; n < N; ++n) packed[k * N + n] = static_cast<R*>(b.data)[k * b.row + n * b.column];
-    }
-    const int64_t packed_row = b.column == 1 ? b.row : N;
-    constexpr int64_t kColumns = 256;  // of c at once: they stay in L1
-#pragma omp parallel for num_threads(exec.threads) schedule(static) if (M * N * K > 100000)
-    for (int64_t m = 0; m < M; ++m) {
-        R* out = static_cast<R*>(c.data) + m * c.row;
+class GemmLoops {
+  public:
+    static void run(Matrix c, Matrix a, Matrix b, bool accumulate, const R* bias, const Exec& exec) {
+        const int64_t M = c.rows, N = c.columns, K = a.columns;
+        R* packed = workspace<struct PackedOperand, R>(std::min(K, kDepth) * std::min(panels(N) * kWidth, kColumns));
+#pragma omp parallel num_threads(exec.threads) if (worth_threads(M * N * K / kProductsPerElement))
         for (int64_t n0 = 0; n0 < N; n0 += kColumns) {
             const int64_t n1 = std::min(N, n0 + kColumns);
-            R sums[kColumns];
-            for (int64_t n = n0; n < n1; ++n) sums[n - n0] = (accumulate ? out[n] : R(0)) + (bias ? bias[n] : R(0));
-            for (int64_t k = 0; k < K; ++k) {
-                const R x = left[m * a.row + k * a.column];
-                const R* from = packed + k * packed_row;
-#pragma omp simd
-                for (int64_t n = n0; n < n1; ++n) sums[n - n0] += x * from[n];
+            for (int64_t k0 = 0; k0 < K; k0 += kDepth) {
+                const int64_t k1 = std::min(K, k0 + kDepth);
+#pragma omp for schedule(static)
+                for (int64_t panel = 0; panel < panels(n1 - n0); ++panel)
+                    pack(packed + panel * kWidth * (k1 - k0), b, k0, k1, n0 + panel * kWidth);
+#pragma omp for schedule(static)
+                for (int64_t m = 0; m < M; m += kHeight)
+                    for (int64_t panel = 0; panel < panels(n1 - n0); ++panel)
+                        tile(c, a, packed + panel * kWidth * (k1 - k0), k0, k1, m, n0 + panel * kWidth,
+                             accumulate || k0 > 0, k0 > 0 ? nullptr : bias);
             }
-            for (int64_t n = n0; n < n1; ++n) out[n] = sums[n - n0];
         }
     }
-}
+
+  private:
+    // A tile of c, kHeight rows of kVectors vectors, is summed in registers: 12 of 32, or 24 half ones without AVX-512.
+    typedef R Vector __attribute__((vector_size(64)));
+    static constexpr int64_t kHeight = 6, kVectors = 2, kLane = 64 / sizeof(R), kWidth = kVectors * kLane;
+    static constexpr int64_t kDepth = 256;            // of K at once: a panel of b (32 KiB) stays in L1
+    static constexpr int64_t kColumns = 16 * kWidth;  // of c at once: the panels (512 KiB) stay in L2
+    // Multiply-adds that take as long as one element does where worth_threads() counts them.
+    static constexpr int64_t kProductsPerElement = 8;
+
+    static int64_t panels(int64_t columns) { return (columns + kWidth - 1) / kWidth; }
+
+    // Rows [k0, k1) of kWidth columns of b, one after the other; zeros stand for columns past the end.
+    static void pack(R* to, const Matrix& b, int64_t k0, int64_t k1, int64_t n0) {
+        const R* from = static_cast<const R*>(b.data) + n0 * b.column;
+        const int64_t width = std::min(kWidth, b.columns - n0);
+        for (int64_t k = k0; k < k1; ++k, to += kWidth)
+            for (int64_t n = 0; n < kWidth; ++n) to[n] = n < width ? from[k * b.row + n * b.column] : R(0);
+    }
+
+    // Adds k in [k0, k1) to the tile of c at (m0, n0). Rows past the end repeat the last one and are not stored.
+    static void tile(const Matrix& c, const Matrix& a, const R* panel, int64_t k0, int64_t k1, int64_t m0, int64_t n0,
+                     bool accumulate, const R* bias) {
+        const int64_t height = std::min(kHeight, c.rows - m0), width = std::min(kWidth, c.columns - n0);
+        const R* left[kHeight];
+        alignas(64) R edge[kHeight][kWidth] = {};
+        Vector sums[kHeight][kVectors];
+        R* out = static_cast<R*>(c.data) + m0 * c.row + n0;
+        for (int64_t m = 0; m < kHeight; ++m) {
+            left[m] = static_cast<const R*>(a.data) + (m0 + std::min(m, height - 1)) * a.row;
+            for (int64_t n = 0; n < (m < height ? width : 0); ++n)
+                edge[m][n] = (accumulate ? out[m * c.row + n] : R(0)) + (bias ? bias[n0 + n] : R(0));
+            for (int64_t v = 0; v < kVectors; ++v) sums[m][v] = *reinterpret_cast<const Vector*>(edge[m] + v * kLane);
+        }
+        for (int64_t k = k0; k < k1; ++k, panel += kWidth) {
+#pragma GCC unroll 8
+            for (int64_t m = 0; m < kHeight; ++m)
+#pragma GCC unroll 8
+                for (int64_t v = 0; v < kVectors; ++v)
+                    sums[m][v] += left[m][k * a.column] * *reinterpret_cast<const Vector*>(panel + v * kLane);
+        }
+        for (int64_t m = 0; m < height; ++m) {
+            for (int64_t v = 0; v < kVectors; ++v) *reinterpret_cast<Vector*>(edge[m] + v * kLane) = sums[m][v];
+            std::copy_n(edge[m], width, out + m * c.row);
+        }
+    }
+};
 
 // The same matrix, dense and in fp32, in the calling thread's workspace named by Tag.
 template <class Tag>
 Matrix widened(Matrix m, const Exec& exec) {
     // Along the contiguous dimension; the result keeps the orientation.
     const bool by_rows = m.column == 1;
-    const int64_t outer = by_rows ? m.rows : m.columns, inner = by_rows ? m.columns : m.rows, stride = by_rows ? m.row : m.column;
+    const int64_t outer = by_rows ? m.rows : m.columns, inner = by_rows ? m.columns : m.rows;
+    const int64_t stride = by_rows ? m.row : m.column;
     float* wide = workspace<Tag, float>(outer * inner);
     const bf16* from = static_cast<const bf16*>(m.data);
-#pragma omp parallel for num_threads(exec.threads) schedule(static) if (outer * inner > 100000)
+#pragma omp parallel for num_threads(exec.threads) schedule(static) if (worth_threads(outer * inner))
     for (int64_t i = 0; i < outer; ++i) {
 #pragma omp simd
         for (int64_t j = 0; j < inner; ++j) wide[i * inner + j] = from[i * stride + j];
@@ -59,17 +100,18 @@ Matrix widened(Matrix m, const Exec& exec) {
 
 // A product of bf16 operands by way of `product`, an fp32 one.
 template <class Product>
-void gemm_bf16_by_fp32(Matrix c, Matrix a, Matrix b, bool accumulate, const void* bias, const Exec& exec, Product&& product) {
+void gemm_bf16_by_fp32(Matrix c, Matrix a, Matrix b, bool accumulate, const void* bias, const Exec& exec,
+                       Product&& product) {
     const Matrix wide_a = widened<struct WideLeft>(a, exec), wide_b = widened<struct WideRight>(b, exec);
     if (c.dtype == DType::kF32) return product(c, wide_a, wide_b, accumulate, bias, exec);
-    Matrix wide_c{workspace<struct WideResult, float>(c.rows * c.columns), DType::kF32, c.rows, c.columns, c.columns, 1};
-    bf16* to = static_cast<bf16*>(c.data);
-    float* from = static_cast<float*>(wide_c.data);
-    if (accumulate)
-        for (int64_t m = 0; m < c.rows; ++m)
-            for (int64_t n = 0; n < c.columns; ++n) from[m * c.columns + n] = to[m * c.row + n];
+    // A result that is added to is widened too; one that is overwritten may hold NaNs and is not read.
+    const Matrix wide_c = accumulate ? widened<struct WideResult>(c, exec)
+                                     : Matrix{workspace<struct WideResult, float>(c.rows * c.columns), DType::kF32,
+                                              c.rows, c.columns, c.columns, 1};
     product(wide_c, wide_a, wide_b, accumulate, bias, exec);
-#pragma omp parallel for num_threads(exec.threads) schedule(static) if (c.rows * c.columns > 100000)
+    bf16* to = static_cast<bf16*>(c.data);
+    const float* from = static_cast<const float*>(wide_c.data);
+#pragma omp parallel for num_threads(exec.threads) schedule(static) if (worth_threads(c.rows * c.columns))
     for (int64_t m = 0; m < c.rows; ++m) {
 #pragma omp simd
         for (int64_t n = 0; n < c.columns; ++n) store(to[m * c.row + n], from[m * c.columns + n]);
