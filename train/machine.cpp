@@ -27,11 +27,15 @@ std::string proc_value(const char* path, std::string_view key) {
     return {};
 }
 
-// An integer in a file; -1 if there is none ("max").
-int64_t file_number(const char* path) {
-    int64_t value = -1;
-    std::ifstream in(path);
-    return in >> value ? value : -1;
+// This cgroup's limit less what it cannot give back; -1 without a limit. Cached files count as free.
+int64_t cgroup_memory() {
+    int64_t limit = -1, used = 0;
+    if (!(std::ifstream("/sys/fs/cgroup/memory.max") >> limit)) return -1;
+    std::ifstream stat("/sys/fs/cgroup/memory.stat");
+    std::string key;
+    for (int64_t value; stat >> key >> value;)
+        if (key == "anon" || key == "shmem" || key == "slab_unreclaimable") used += value;
+    return limit - used;
 }
 
 }  // namespace
@@ -51,8 +55,8 @@ int64_t available_memory() {
     int64_t available = 0;
     std::istringstream(proc_value("/proc/meminfo", "MemAvailable")) >> available;
     available *= 1024;
-    const int64_t limit = file_number("/sys/fs/cgroup/memory.max"), used = file_number("/sys/fs/cgroup/memory.current");
-    if (limit > 0 && used >= 0) available = std::min(available, limit - used);
+    const int64_t limit = cgroup_memory();
+    if (limit >= 0) available = std::min(available, limit);
     return available;
 }
 
