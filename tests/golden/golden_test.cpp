@@ -78,9 +78,9 @@ TEST_P(Golden, MatchesPyTorchInFp32) {
 }
 
 // 8 bits in every operand: one rounding is 2^-9 = 2e-3, and a gradient sees a few dozen. Gains of a handful of elements
-// are small differences of large sums: measured up to 5.6e-2.
+// are small differences of large sums: measured up to 5.6e-2, and 3.4e-2 over all gradients of a network.
 TEST_P(Golden, MatchesPyTorchInBf16) {
-    expect_match(DType::kBF16, 2e-2, 1e-1);
+    expect_match(DType::kBF16, 4e-2, 1e-1);
 }
 
 INSTANTIATE_TEST_SUITE_P(Fixtures, Golden, testing::ValuesIn(fixture_names(kFolder)),
