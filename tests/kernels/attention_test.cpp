@@ -1,0 +1,218 @@
+#include "kernels/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "support/attention_run.h"
+
+namespace plimsoll {
+namespace {
+
+// Every weighting of variants.def under every kind of mask, bias and extra column it allows.
+std::vector<AttentionCase> cases() {
+    std::vector<AttentionCase> all;
+    for (const VariantInfo& variant : variants()) {
+        AttentionCase c;
+        c.weighting = variant.name;
+        c.bias_value = -1.5;
+        const auto add = [&](AttentionCase with) { all.push_back(with); };
+        add(c);
+        for (const int32_t T : {1, 63, 64, 65, 130}) c.cu_seqlens = {0, T}, add(c);
+        c.cu_seqlens = {0, 70};
+        for (const int64_t HS : {1, 7, 32, 96}) c.HS = HS, add(c);
+        c.HS = 6, c.NH = 6, c.NKV = 2, add(c);
+        c.window = 5, add(c);
+        c.pinned = 3, add(c);
+        c.window = 66, add(c);
+        c.window = c.pinned = 0, c.alibi = true, add(c);
+        c.cu_seqlens = {0, 1, 20, 90, 91, 155}, add(c);
+        c.window = 64, c.pinned = 2, add(c);
+        if (variant.normalized) {
+            c.extra = ExtraColumn::kConstant, c.extra_logit = 0.7, add(c);
+            c.extra = ExtraColumn::kLearnedLogit, add(c);
+        } else {
+            c.bias = ScoreBias::kPerRow, add(c);
+        }
+    }
+    return all;
+}
+
+void PrintTo(const AttentionCase& c, std::ostream* out) {
+    *out << c.weighting << " N=" << c.N() << " documents=" << c.cu_seqlens.size() - 1 << " heads=" << c.NH << "/"
+         << c.NKV << " HS=" << c.HS << " window=" << c.window << " pinned=" << c.pinned << (c.alibi ? " alibi" : "")
+         << " extra=" << static_cast<int>(c.extra) << " bias=" << static_cast<int>(c.bias);
+}
+
+class Attention : public testing::TestWithParam<AttentionCase> {};
+
+template <class T>
+void expect_oracle(const AttentionCase& c, double roundings) {
+    AttentionRun<T> run(c);
+    run.forward();
+    std::vector<double> out, lse;
+    run.oracle(out, lse);
+    expect_close(run.out, out, roundings, "out");
+    if (is_normalized(c.spec().weighting)) expect_close(run.lse, lse, roundings, "lse", 4);
+}
+
+// fp32 and fp64: a sum of at most 155 products of order one, and an exp of 2 ulp whose argument is of order 10.
+TEST_P(Attention, ForwardMatchesTheOracleInFp64) {
+    expect_oracle<double>(GetParam(), 200);
+}
+TEST_P(Attention, ForwardMatchesTheOracleInFp32) {
+    expect_oracle<float>(GetParam(), 200);
+}
+TEST_P(Attention, ForwardMatchesTheOracleInBf16) {
+    expect_oracle<bf16>(GetParam(), 200);
+}
+
+TEST_P(Attention, BackwardMatchesCentralDifferences) {
+    AttentionRun<double> run(GetParam());
+    run.forward();
+    run.backward();
+    const auto loss = [&] {
+        run.forward();
+        return dot(run.out, run.dout);
+    };
+    const size_t stride = std::max<size_t>(1, run.qkv.size() / 150) | 1;
+    expect_gradient(run.qkv, run.dqkv, loss, "qkv", stride);
+    if (run.sink.empty()) return;
+    expect_gradient(run.sink, run.dsink, loss, "sink_logit");
+    const std::vector<double> once = run.dsink;
+    run.forward();
+    run.backward(Write::kAccumulate);
+    for (size_t h = 0; h < once.size(); ++h) EXPECT_DOUBLE_EQ(run.dsink[h], 2 * once[h]);
+}
+
+// fp32 and bf16 backward against fp64 on the same rounded inputs.
+template <class T>
+void expect_backward(const AttentionCase& c, double tolerance) {
+    AttentionRun<T> run(c);
+    run.forward();
+    run.backward();
+    AttentionRun<double> exact(c);
+    exact.qkv = widened(run.qkv), exact.dout = widened(run.dout), exact.sink = widened(run.sink);
+    exact.forward();
+    exact.backward();
+    double difference = 0, size = 0;
+    const std::vector<double> seen = widened(run.dqkv);
+    for (size_t i = 0; i < seen.size(); ++i)
+        difference += std::pow(seen[i] - exact.dqkv[i], 2), size += std::pow(exact.dqkv[i], 2);
+    EXPECT_LE(std::sqrt(difference), tolerance * (std::sqrt(size) + 1e-6));
+}
+TEST_P(Attention, BackwardInFp32IsCloseToFp64) {
+    expect_backward<float>(GetParam(), 1e-5);
+}
+// The saved output, which delta is made of, and the results are rounded to 8 bits.
+TEST_P(Attention, BackwardInBf16IsCloseToFp64) {
+    expect_backward<bf16>(GetParam(), 1e-2);
+}
+
+TEST_P(Attention, BitsDoNotDependOnThreadsOrRepetition) {
+    AttentionRun<float> one(GetParam(), 1);
+    one.forward();
+    one.backward();
+    for (const int threads : {1, 2, 3}) {
+        AttentionRun<float> other(GetParam(), threads);
+        other.forward();
+        other.backward();
+        EXPECT_TRUE(same_bits(one.out, other.out) && same_bits(one.lse, other.lse)) << threads;
+        EXPECT_TRUE(same_bits(one.dqkv, other.dqkv) && same_bits(one.dsink, other.dsink)) << threads;
+    }
+}
+
+TEST_P(Attention, LaterTokensLeaveEarlierOutputsAlone) {
+    AttentionRun<float> run(GetParam());
+    run.forward();
+    const std::vector<float> before = run.out;
+    const int64_t N = run.c.N(), changed = N - 1, row = run.c.NH * run.c.HS, heads = run.c.NH + 2 * run.c.NKV;
+    for (int64_t i = changed * heads * run.c.HS; i < N * heads * run.c.HS; ++i) run.qkv[static_cast<size_t>(i)] += 3;
+    run.forward();
+    for (int64_t i = 0; i < changed * row; ++i)
+        ASSERT_EQ(before[static_cast<size_t>(i)], run.out[static_cast<size_t>(i)]) << i;
+}
+
+TEST_P(Attention, ADocumentGivesTheSameBitsWhereverItLies) {
+    AttentionCase c = GetParam();
+    AttentionRun<float> packed(c);
+    packed.forward();
+    packed.backward();
+    const int64_t begin = c.cu_seqlens[c.cu_seqlens.size() - 2], n = c.N() - begin;
+    AttentionCase alone_case = c;
+    alone_case.cu_seqlens = {0, static_cast<int32_t>(n)};
+    AttentionRun<float> alone(alone_case);
+    const auto tail = [&](const std::vector<float>& from) {
+        return std::vector<float>(from.begin() + static_cast<std::ptrdiff_t>(from.size() / static_cast<size_t>(c.N()) *
+                                                                             static_cast<size_t>(begin)),
+                                  from.end());
+    };
+    alone.qkv = tail(packed.qkv), alone.dout = tail(packed.dout);
+    alone.forward();
+    alone.backward();
+    EXPECT_TRUE(same_bits(alone.out, tail(packed.out)));
+    EXPECT_TRUE(same_bits(alone.dqkv, tail(packed.dqkv)));
+}
+
+TEST_P(Attention, WeightsForProbesMatchTheOracle) {
+    AttentionRun<double> run(GetParam());
+    std::vector<double> out, lse;
+    run.oracle(out, lse);
+    const AttentionCase& c = run.c;
+    const int64_t begin = c.cu_seqlens[c.cu_seqlens.size() - 2], n = c.N() - begin, h = c.NH - 1, g = c.NKV - 1;
+    std::vector<double> weights(static_cast<size_t>(n * n));
+    const auto head = [&](Tensor t, int64_t index) {
+        Tensor rows(t.ptr<double>() + begin * t.row_stride + index * c.HS, DType::kF64, {n, c.HS});
+        rows.row_stride = t.row_stride;
+        return rows;
+    };
+    attention_weights(weights, {}, head(run.q(run.qkv), h), head(run.k(run.qkv), g),
+                      run.sink.empty() ? 0 : run.sink[static_cast<size_t>(h)], h, c.NH, c.spec());
+    const std::vector<double> v = run.dense(c.NH + c.NKV, c.NKV);
+    for (int64_t i = 0; i < n; ++i) {
+        double sum = 0;  // the first channel of the output
+        for (int64_t j = 0; j < n; ++j)
+            sum += weights[static_cast<size_t>(i * n + j)] * v[static_cast<size_t>(((begin + j) * c.NKV + g) * c.HS)];
+        EXPECT_NEAR(sum, out[static_cast<size_t>(((begin + i) * c.NH + h) * c.HS)], 1e-12);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, Attention, testing::ValuesIn(cases()));
+
+// Scores of +-1e4 and a sink logit far above them: the online maximum must take part in both.
+TEST(AttentionExtremes, StayFinite) {
+    for (const VariantInfo& variant : variants())
+        for (const double spread : {9.0, 100.0})
+            for (const ExtraColumn extra : {ExtraColumn::kNone, ExtraColumn::kConstant}) {
+                if (!variant.normalized && extra != ExtraColumn::kNone) continue;
+                AttentionCase c{.weighting = std::string(variant.name),
+                                .extra = extra,
+                                .extra_logit = 100,
+                                .NH = 2,
+                                .cu_seqlens = {0, 90},
+                                .spread = spread};
+                AttentionRun<float> run(c);
+                run.forward();
+                run.backward();
+                for (const float x : run.out) ASSERT_TRUE(std::isfinite(x));
+                for (const float x : run.dqkv) ASSERT_TRUE(std::isfinite(x));
+            }
+}
+
+TEST(AttentionChecks, WrongShapesAreRefused) {
+    const auto refused = [](const AttentionCase& c, auto&& change) {
+        AttentionRun<float> run(c);
+        change(run);
+        EXPECT_THROW(run.forward(), Error);
+    };
+    refused({.NH = 3, .NKV = 2}, [](auto&) {});
+    refused({.HS = 257}, [](auto&) {});
+    refused({}, [](auto& run) { run.c.cu_seqlens = {0, 3, 3, 5}; });
+    refused({}, [](auto& run) { run.c.cu_seqlens = {1, 5}; });
+    refused({}, [](auto& run) { run.c.extra = ExtraColumn::kLearnedLogit; });
+    refused({.weighting = "sigmoid"}, [](auto& run) { run.c.extra = ExtraColumn::kConstant; });
+    refused({}, [](auto& run) { run.c.window = -1; });
+}
+
+}  // namespace
+}  // namespace plimsoll

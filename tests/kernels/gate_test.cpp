@@ -1,0 +1,80 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "kernels/attention.h"
+#include "support/kernel_test.h"
+#include "support/tolerance.h"
+
+namespace plimsoll {
+namespace {
+
+constexpr int64_t kN = 5, kNH = 3, kHS = 7;
+
+template <class T>
+struct GateRun {
+    std::vector<T> y = normals<T>(kN * kNH * kHS, "y"), dout = normals<T>(kN * kNH * kHS, "dout"), z, out, dy, dz;
+    bool per_head;
+    explicit GateRun(bool per_head) : per_head(per_head) {
+        z = normals<T>(per_head ? kN * kNH : kN * kNH * kHS, "z", 2);
+        out.resize(y.size()), dy.resize(y.size()), dz.resize(z.size());
+    }
+    Shape gate_shape() const { return per_head ? Shape{kN, kNH} : Shape{kN, kNH, kHS}; }
+    Tensor wide(std::vector<T>& t) { return view(t, {kN, kNH, kHS}); }
+    void forward(int threads = 1) { gate_forward(wide(out), wide(y), view(z, gate_shape()), {.threads = threads}); }
+    void backward(int threads = 1) {
+        gate_backward(wide(dy), view(dz, gate_shape()), wide(dout), wide(y), view(z, gate_shape()),
+                      {.threads = threads});
+    }
+};
+
+template <class T>
+class GateTest : public testing::Test {};
+TYPED_TEST_SUITE(GateTest, AllFloats);
+
+TYPED_TEST(GateTest, ForwardIsYTimesSigmoid) {
+    for (const bool per_head : {false, true}) {
+        GateRun<TypeParam> run(per_head);
+        run.forward();
+        std::vector<double> expected;
+        const std::vector<double> y = widened(run.y), z = widened(run.z);
+        for (size_t i = 0; i < y.size(); ++i) expected.push_back(y[i] / (1 + std::exp(-z[per_head ? i / kHS : i])));
+        expect_close(run.out, expected, 8, "out");  // one exp of 2 ulp, a quotient and a product
+    }
+}
+
+TEST(Gate, BackwardMatchesCentralDifferences) {
+    for (const bool per_head : {false, true}) {
+        GateRun<double> run(per_head);
+        run.backward();
+        const auto loss = [&] {
+            run.forward();
+            return dot(run.out, run.dout);
+        };
+        expect_gradient(run.y, run.dy, loss, "y");
+        expect_gradient(run.z, run.dz, loss, "z");
+    }
+}
+
+TYPED_TEST(GateTest, BackwardInPlaceAndForAnyNumberOfThreadsGivesTheSameBits) {
+    for (const bool per_head : {false, true}) {
+        GateRun<TypeParam> run(per_head), in_place(per_head);
+        run.backward(1);
+        gate_backward(in_place.wide(in_place.dout), view(in_place.dz, in_place.gate_shape()),
+                      in_place.wide(in_place.dout), in_place.wide(in_place.y), view(in_place.z, in_place.gate_shape()),
+                      {.threads = 3});
+        EXPECT_TRUE(same_bits(run.dy, in_place.dout));
+        EXPECT_TRUE(same_bits(run.dz, in_place.dz));
+    }
+}
+
+TEST(Gate, WrongShapesAreRefused) {
+    GateRun<float> run(true);
+    EXPECT_THROW(gate_forward(run.wide(run.out), run.wide(run.y), view(run.z, {kNH, kN}), {}), Error);
+    EXPECT_THROW(gate_backward(run.wide(run.dy), run.wide(run.dy), run.wide(run.dout), run.wide(run.y),
+                               view(run.z, {kN, kNH}), {}),
+                 Error);
+}
+
+}  // namespace
+}  // namespace plimsoll
