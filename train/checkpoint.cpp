@@ -140,7 +140,7 @@ json Checkpointer::read_manifest(int64_t step) const {
     const std::string path = folder(step) + "/MANIFEST";
     const std::string text = read_file(path, "checkpoint manifest");
     const size_t end = text.rfind("crc32c ");
-    if (end == std::string::npos || text.size() != end + 16)
+    if (end == std::string::npos || text.size() != end + 16 || text.back() != '\n')
         fail_input("{}: ends without its checksum line; the file was cut off", path);
     const std::string wanted = text.substr(end + 7, 8), seen = fmt::format("{:08x}", crc32c(text.data(), end));
     if (wanted != seen) fail_input("{}: checksum is {}, the file says {}; it was damaged", path, seen, wanted);

@@ -21,11 +21,12 @@ inline constexpr int64_t kRows = 8;     // and rows to this: the register block 
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// One 64-byte register.
+// One register of the target: GCC 12 makes very slow code of vectors wider than that.
 template <class T>
 struct VectorOf {
-    typedef T type __attribute__((vector_size(64)));
-    static constexpr int64_t kSize = 64 / static_cast<int64_t>(sizeof(T));
+    static constexpr int64_t kBytes = __BIGGEST_ALIGNMENT__;
+    typedef T type __attribute__((vector_size(kBytes)));
+    static constexpr int64_t kSize = kBytes / static_cast<int64_t>(sizeof(T));
 };
 
 // c (M, N) += a (M, K) b (K, N): c and b row-major with row lengths N' = `c_row`, `b_row`, a element (m, k) at

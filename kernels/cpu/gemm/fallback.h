@@ -9,6 +9,9 @@
 
 namespace plimsoll::cpu {
 
+// Multiply-adds that take as long as one element does where worth_threads() counts them.
+inline constexpr int64_t kProductsPerElement = 8;
+
 // c = a b + beta c + bias in R by plain loops. Every element of c belongs to one thread and adds its K products in
 // ascending order, so bits do not depend on the number of threads.
 template <class R>
@@ -26,22 +29,24 @@ class GemmLoops {
                 for (int64_t panel = 0; panel < panels(n1 - n0); ++panel)
                     pack(packed + panel * kWidth * (k1 - k0), b, k0, k1, n0 + panel * kWidth);
 #pragma omp for schedule(static)
-                for (int64_t m = 0; m < M; m += kHeight)
+                for (int64_t m = 0; m < M; m += kHeight) {
+                    R left[kDepth * kHeight];
+                    pack_left(left, a, m, k0, k1);
                     for (int64_t panel = 0; panel < panels(n1 - n0); ++panel)
-                        tile(c, a, packed + panel * kWidth * (k1 - k0), k0, k1, m, n0 + panel * kWidth,
+                        tile(c, left, packed + panel * kWidth * (k1 - k0), k1 - k0, m, n0 + panel * kWidth,
                              accumulate || k0 > 0, k0 > 0 ? nullptr : bias);
+                }
             }
         }
     }
 
   private:
-    // A tile of c, kHeight rows of kVectors vectors, is summed in registers: 12 of 32, or 24 half ones without AVX-512.
-    typedef R Vector __attribute__((vector_size(64)));
-    static constexpr int64_t kHeight = 6, kVectors = 2, kLane = 64 / sizeof(R), kWidth = kVectors * kLane;
+    // A tile of c, kHeight rows of kVectors vectors, is summed in registers: 12 of 16, or of 32 with AVX-512. Vectors
+    // are as wide as registers of this build: GCC 12 splits wider ones by way of memory, about 100 times slower.
+    typedef R Vector __attribute__((vector_size(__BIGGEST_ALIGNMENT__)));
+    static constexpr int64_t kHeight = 6, kVectors = 2, kLane = sizeof(Vector) / sizeof(R), kWidth = kVectors * kLane;
     static constexpr int64_t kDepth = 256;            // of K at once: a panel of b (32 KiB) stays in L1
     static constexpr int64_t kColumns = 16 * kWidth;  // of c at once: the panels (512 KiB) stay in L2
-    // Multiply-adds that take as long as one element does where worth_threads() counts them.
-    static constexpr int64_t kProductsPerElement = 8;
 
     static int64_t panels(int64_t columns) { return (columns + kWidth - 1) / kWidth; }
 
@@ -53,26 +58,33 @@ class GemmLoops {
             for (int64_t n = 0; n < kWidth; ++n) to[n] = n < width ? from[k * b.row + n * b.column] : R(0);
     }
 
-    // Adds k in [k0, k1) to the tile of c at (m0, n0). Rows past the end repeat the last one and are not stored.
-    static void tile(const Matrix& c, const Matrix& a, const R* panel, int64_t k0, int64_t k1, int64_t m0, int64_t n0,
-                     bool accumulate, const R* bias) {
+    // Columns [k0, k1) of kHeight rows of a, one after the other: strides of a power of two would share cache sets.
+    // Rows past the end repeat the last one.
+    static void pack_left(R* to, const Matrix& a, int64_t m0, int64_t k0, int64_t k1) {
+        const R* from = static_cast<const R*>(a.data);
+        for (int64_t k = k0; k < k1; ++k, to += kHeight)
+            for (int64_t m = 0; m < kHeight; ++m)
+                to[m] = from[std::min(m0 + m, a.rows - 1) * a.row + k * a.column];
+    }
+
+    // Adds K products to each element of the tile of c at (m0, n0).
+    static void tile(const Matrix& c, const R* left, const R* panel, int64_t K, int64_t m0, int64_t n0, bool accumulate,
+                     const R* bias) {
         const int64_t height = std::min(kHeight, c.rows - m0), width = std::min(kWidth, c.columns - n0);
-        const R* left[kHeight];
-        alignas(64) R edge[kHeight][kWidth] = {};
+        alignas(Vector) R edge[kHeight][kWidth] = {};
         Vector sums[kHeight][kVectors];
         R* out = static_cast<R*>(c.data) + m0 * c.row + n0;
         for (int64_t m = 0; m < kHeight; ++m) {
-            left[m] = static_cast<const R*>(a.data) + (m0 + std::min(m, height - 1)) * a.row;
             for (int64_t n = 0; n < (m < height ? width : 0); ++n)
                 edge[m][n] = (accumulate ? out[m * c.row + n] : R(0)) + (bias ? bias[n0 + n] : R(0));
             for (int64_t v = 0; v < kVectors; ++v) sums[m][v] = *reinterpret_cast<const Vector*>(edge[m] + v * kLane);
         }
-        for (int64_t k = k0; k < k1; ++k, panel += kWidth) {
+        for (int64_t k = 0; k < K; ++k, left += kHeight, panel += kWidth) {
 #pragma GCC unroll 8
             for (int64_t m = 0; m < kHeight; ++m)
 #pragma GCC unroll 8
                 for (int64_t v = 0; v < kVectors; ++v)
-                    sums[m][v] += left[m][k * a.column] * *reinterpret_cast<const Vector*>(panel + v * kLane);
+                    sums[m][v] += left[m] * *reinterpret_cast<const Vector*>(panel + v * kLane);
         }
         for (int64_t m = 0; m < height; ++m) {
             for (int64_t v = 0; v < kVectors; ++v) *reinterpret_cast<Vector*>(edge[m] + v * kLane) = sums[m][v];

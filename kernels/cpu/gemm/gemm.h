@@ -8,8 +8,7 @@
 
 namespace plimsoll::cpu {
 
-// A matrix in memory: element (i, j) is data[i * row + j * column]. One of the strides is 1, the other at least the
-// number of elements along the first.
+// A matrix in memory: element (i, j) is data[i * row + j * column]. One of the strides is 1. Transposition swaps them.
 struct Matrix {
     void* data;
     DType dtype;
@@ -17,12 +16,7 @@ struct Matrix {
     int64_t row, column;
 };
 
-// The transposed matrix in the same memory. Both strides of a contiguous single column are 1, and libraries refuse the
-// row it becomes unless a next row would lie behind it.
-constexpr Matrix transposed(Matrix m) {
-    const bool single_column = m.row == 1 && m.column == 1;
-    return {m.data, m.dtype, m.columns, m.rows, single_column ? m.rows : m.column, m.row};
-}
+constexpr Matrix transposed(Matrix m) { return {m.data, m.dtype, m.columns, m.rows, m.column, m.row}; }
 
 // c (M, N) = a (M, K) b (K, N) + beta * c + bias (N; may be null), beta 0 or 1; c's rows are contiguous.
 // a and b have one dtype; c has it too, or fp32 for bf16; bias is fp32 (fp64 for fp64). M, N, K > 0.

@@ -56,7 +56,9 @@ std::unique_ptr<Primitive> make(const Matrix& c, const Matrix& a, const Matrix& 
         const dnnl::matmul::desc op(describe(a), describe(b), bias, describe(c));
         const dnnl::matmul::primitive_desc pd(op, attributes, engine());
 #endif
-        const auto empty = [](const dnnl::memory::desc& desc) { return dnnl::memory(desc, engine(), DNNL_MEMORY_NONE); };
+        const auto empty = [](const dnnl::memory::desc& desc) {
+            return dnnl::memory(desc, engine(), DNNL_MEMORY_NONE);
+        };
         auto made = std::make_unique<Primitive>();
         made->matmul = dnnl::matmul(pd);
         made->arguments = {{DNNL_ARG_SRC, empty(describe(a))},
@@ -82,19 +84,22 @@ class OmpThreads {
     int before_;
 };
 
-// gemm() for fp32 and bf16. False if oneDNN cannot do it; c is untouched then.
-bool multiply(Matrix c, Matrix a, Matrix b, bool accumulate, const void* bias, const Exec& exec) {
-    const OmpThreads threads(exec.threads);
+enum class Outcome { kDone, kUnsupported, kFailed };
+
+// gemm() for fp32 and bf16. c is untouched if oneDNN does not support the product.
+Outcome multiply(Matrix c, Matrix a, Matrix b, bool accumulate, const void* bias, int threads) {
+    const OmpThreads limit(threads);
     // Per thread, because arguments and scratchpad are in use until the product is done.
     thread_local std::unordered_map<Key, std::unique_ptr<Primitive>, KeyHash> primitives;
     thread_local dnnl::stream stream(engine());
     const Key key{c.rows, c.columns, a.columns,  a.row, a.column, b.row, b.column, c.row, c.column, int64_t(a.dtype),
-                  int64_t(c.dtype), accumulate, bias != nullptr, exec.threads};
+                  int64_t(c.dtype), accumulate, bias != nullptr, threads};
+    auto found = primitives.find(key);
+    if (found == primitives.end())
+        found = primitives.emplace(key, make(c, a, b, accumulate, bias != nullptr)).first;
+    Primitive* p = found->second.get();
+    if (!p) return Outcome::kUnsupported;
     try {
-        auto found = primitives.find(key);
-        if (found == primitives.end()) found = primitives.emplace(key, make(c, a, b, accumulate, bias != nullptr)).first;
-        Primitive* p = found->second.get();
-        if (!p) return false;
         p->arguments.at(DNNL_ARG_SRC).set_data_handle(a.data);
         p->arguments.at(DNNL_ARG_WEIGHTS).set_data_handle(b.data);
         p->arguments.at(DNNL_ARG_DST).set_data_handle(c.data);
@@ -102,26 +107,58 @@ bool multiply(Matrix c, Matrix a, Matrix b, bool accumulate, const void* bias, c
         if (bias) p->arguments.at(DNNL_ARG_BIAS).set_data_handle(const_cast<void*>(bias));
         p->matmul.execute(stream, p->arguments);
         stream.wait();
-    } catch (const dnnl::error& error) {
-        check(false, "oneDNN: ({}, {}) x ({}, {}) in {}: {}", a.rows, a.columns, b.rows, b.columns, name_of(a.dtype),
-              error.what());
+    } catch (const dnnl::error&) {
+        return Outcome::kFailed;
     }
-    return true;
+    return Outcome::kDone;
 }
 
-// Rows of a transposed left operand at once. With 2048 and more oneDNN shares K out among threads (2.6.3, measured with
-// 2 to 64), and fp32 sums would depend on their number.
-constexpr int64_t kTransposedDepth = 1024;
+struct Tiles {
+    int64_t height, width;  // of one, in elements of c
+    int64_t down, across;   // how many
+};
 
-void fp32(Matrix c, Matrix a, Matrix b, bool accumulate, const void* bias, const Exec& exec) {
-    const int64_t K = a.columns, depth = a.column == 1 ? K : kTransposedDepth;
-    for (int64_t k = 0; k < K; k += depth) {
-        const int64_t count = std::min(depth, K - k);
-        const Matrix left{static_cast<float*>(a.data) + k * a.column, a.dtype, a.rows, count, a.row, a.column};
-        const Matrix right{static_cast<float*>(b.data) + k * b.row, b.dtype, count, b.columns, b.row, b.column};
-        const bool done = multiply(c, left, right, accumulate || k > 0, k > 0 ? nullptr : bias, exec);
-        check(done, "{} has no fp32 product ({}, {}) x ({}, {})", gemm_library(), a.rows, a.columns, b.rows, b.columns);
+// Tiles of c, each for one thread: 256 x 256, where a thread is as fast as on all of c, and halved while there are too
+// few for several threads. Sizes of c alone decide, so that bits do not depend on threads.
+Tiles tiles_of(int64_t M, int64_t N) {
+    constexpr int64_t kLargest = 256, kSmallest = 32, kEnough = 8;
+    const auto parts = [](int64_t n, int64_t size) { return (n + size - 1) / size; };
+    const auto size = [&](int64_t n) { return std::min(kLargest, parts(n, kSmallest) * kSmallest); };
+    Tiles t{size(M), size(N), 0, 0};
+    while (true) {
+        t.down = parts(M, t.height), t.across = parts(N, t.width);
+        int64_t& longer = t.height > t.width ? t.height : t.width;
+        if (t.down * t.across >= kEnough || longer <= kSmallest) return t;
+        longer /= 2;
     }
+}
+
+// The rows or columns [begin, begin + count) of m.
+Matrix some_rows(Matrix m, int64_t begin, int64_t count) {
+    return {static_cast<float*>(m.data) + begin * m.row, m.dtype, count, m.columns, m.row, m.column};
+}
+Matrix some_columns(Matrix m, int64_t begin, int64_t count) {
+    return transposed(some_rows(transposed(m), begin, count));
+}
+
+// Given several threads, oneDNN shares not only c out among them, but also K (2.6.3: for transposed left operands, for
+// rows with gaps, and for all without AVX-512), and sums would depend on their number. So it gets tiles and one thread.
+void fp32(Matrix c, Matrix a, Matrix b, bool accumulate, const void* bias, const Exec& exec) {
+    const Tiles t = tiles_of(c.rows, c.columns);
+    const float* start = static_cast<const float*>(bias);
+    bool done = true;
+#pragma omp parallel for collapse(2) num_threads(exec.threads) schedule(dynamic) reduction(&& : done) \
+    if (worth_threads(c.rows * c.columns * a.columns / kProductsPerElement))
+    for (int64_t i = 0; i < t.down; ++i) {
+        for (int64_t j = 0; j < t.across; ++j) {
+            const int64_t m = i * t.height, rows = std::min(t.height, c.rows - m);
+            const int64_t n = j * t.width, columns = std::min(t.width, c.columns - n);
+            const Outcome outcome = multiply(some_columns(some_rows(c, m, rows), n, columns), some_rows(a, m, rows),
+                                             some_columns(b, n, columns), accumulate, start ? start + n : nullptr, 1);
+            done = done && outcome == Outcome::kDone;
+        }
+    }
+    check(done, "{} failed in fp32 ({}, {}) x ({}, {})", gemm_library(), a.rows, a.columns, b.rows, b.columns);
 }
 
 }  // namespace
@@ -130,7 +167,12 @@ void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const void* bias, const
     if (a.dtype == DType::kF64)
         return GemmLoops<double>::run(c, a, b, accumulate, static_cast<const double*>(bias), exec);
     if (a.dtype == DType::kF32) return fp32(c, a, b, accumulate, bias, exec);
-    if (gemm_bf16_is_fast() && multiply(c, a, b, accumulate, bias, exec)) return;
+    if (gemm_bf16_is_fast()) {
+        const Outcome outcome = multiply(c, a, b, accumulate, bias, exec.threads);
+        check(outcome != Outcome::kFailed, "{} failed in bf16 ({}, {}) x ({}, {})", gemm_library(), a.rows, a.columns,
+              b.rows, b.columns);
+        if (outcome == Outcome::kDone) return;
+    }
     gemm_bf16_by_fp32(c, a, b, accumulate, bias, exec, fp32);
 }
 

@@ -17,7 +17,10 @@ void sgemm(Matrix c, Matrix a, Matrix b, bool accumulate, const void* bias, cons
     }
     openblas_set_num_threads(exec.threads);
     const auto order = [](const Matrix& m) { return m.column == 1 ? CblasNoTrans : CblasTrans; };
-    const auto leading = [](const Matrix& m) { return static_cast<blasint>(std::max(m.row, m.column)); };
+    // A single row or column may have two strides of 1; OpenBLAS wants a second one that it could lie in.
+    const auto leading = [](const Matrix& m) {
+        return static_cast<blasint>(m.column == 1 ? std::max(m.row, m.columns) : std::max(m.column, m.rows));
+    };
     cblas_sgemm(CblasRowMajor, order(a), order(b), static_cast<blasint>(c.rows), static_cast<blasint>(c.columns),
                 static_cast<blasint>(a.columns), 1.0f, static_cast<const float*>(a.data), leading(a),
                 static_cast<const float*>(b.data), leading(b), bias || accumulate ? 1.0f : 0.0f, out,

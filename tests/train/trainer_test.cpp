@@ -1,0 +1,264 @@
+#include "train/trainer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "train_test_support.h"
+
+namespace plimsoll {
+namespace {
+
+namespace fs = std::filesystem;
+
+class TrainerTest : public testing::Test {
+  protected:
+    TemporaryFolder folder_;
+
+    // A Bigram-Backcopy run of milliseconds.
+    RunConfig config(const std::string& name, int64_t steps = 12) {
+        RunConfig c =
+            load_config({.file = PLIMSOLL_SOURCE_DIR "/configs/quickstart.toml", .variant = {}, .overrides = {}});
+        c.run.dir = folder_ / name;
+        c.run.threads = 2, c.run.precision = "fp32";
+        c.model.channels = 16, c.model.context = 16, c.model.ffn = 24;
+        c.train.micro_batch = 4, c.train.batch_tokens = 128, c.train.max_steps = steps, c.train.eval_every = 0;
+        c.data.val_samples = 16;
+        c.probes.samples = 4;
+        return c;
+    }
+    static ExitCode train(const RunConfig& c, Resume resume = Resume::kNever) {
+        return Trainer(c, {.resume = resume, .command = "test"}).train();
+    }
+    static std::vector<float> parameters(Trainer& trainer) {
+        const std::span<float> p = trainer.model().parameters().span<float>();
+        return {p.begin(), p.end()};
+    }
+    // Parameters and optimizer state of a finished run.
+    std::string final_checkpoint(const std::string& name, int64_t step) {
+        return read_file(folder_ / (name + fmt::format("/checkpoints/step_{:08}/rank_0.bin", step)), "checkpoint");
+    }
+    // metrics.jsonl without the clock.
+    std::vector<std::string> metrics(const std::string& name) {
+        std::vector<std::string> lines;
+        for (nlohmann::json line : read_lines(folder_ / (name + "/metrics.jsonl"))) {
+            line.erase("seconds");
+            lines.push_back(line.dump());
+        }
+        return lines;
+    }
+};
+
+TEST_F(TrainerTest, AResumedRunEqualsAnUninterruptedOneBitForBit) {
+    EXPECT_EQ(train(config("whole")), ExitCode::kOk);
+    for (const int64_t stop : {1, 5, 11}) {
+        const std::string name = fmt::format("parts{}", stop);
+        EXPECT_EQ(train(config(name, stop)), ExitCode::kOk);
+        EXPECT_EQ(train(config(name), Resume::kAuto), ExitCode::kOk);
+        EXPECT_EQ(final_checkpoint(name, 12), final_checkpoint("whole", 12)) << "stopped after " << stop;
+        EXPECT_EQ(metrics(name), metrics("whole"));
+    }
+}
+
+TEST_F(TrainerTest, ADamagedCheckpointFallsBackToTheOneBefore) {
+    RunConfig c = config("run", 8);
+    c.train.save_every = 4;
+    train(c);
+    const std::string newest = folder_ / "run/checkpoints/step_00000008/rank_0.bin";
+    std::string bytes = read_file(newest, "checkpoint");
+    bytes[bytes.size() / 2] ^= 1;
+    write_bytes(newest, bytes);
+    RunConfig longer = config("run", 12);
+    longer.train.save_every = 4;
+    EXPECT_EQ(train(longer, Resume::kAuto), ExitCode::kOk);
+    EXPECT_EQ(train(config("whole")), ExitCode::kOk);
+    EXPECT_EQ(final_checkpoint("run", 12), final_checkpoint("whole", 12));
+    // None whole: never a silent start from nothing.
+    for (const auto& entry : fs::directory_iterator(folder_ / "run/checkpoints"))
+        fs::resize_file(entry.path() / "MANIFEST", 10);
+    RunConfig again = config("run", 16);
+    expect_error(ExitCode::kBadInput, {"checkpoints", "none of them whole", "--fresh"},
+                 [&] { train(again, Resume::kAuto); });
+    EXPECT_EQ(train(again, Resume::kFresh), ExitCode::kOk);
+}
+
+TEST_F(TrainerTest, AnExistingDirectoryIsNeverOverwritten) {
+    train(config("run", 2));
+    expect_error(ExitCode::kBadInput, {"already holds a run", "--resume auto"}, [&] { train(config("run", 2)); });
+    RunConfig other = config("run", 2);
+    other.model.layers = 2;
+    expect_error(ExitCode::kBadInput, {"another configuration", "model.layers: 2 here, 1 there"},
+                 [&] { train(other, Resume::kAuto); });
+    EXPECT_EQ(metrics("run").size(), 2u);
+    EXPECT_EQ(train(config("run", 2), Resume::kAuto), ExitCode::kOk);  // finished: nothing to do
+    EXPECT_EQ(metrics("run").size(), 2u);
+}
+
+TEST_F(TrainerTest, AnUnwritableDirectoryIsRefusedBeforeTraining) {
+    write_text(folder_ / "file", "not a folder");
+    expect_error(ExitCode::kIo, {"file/run", "--run-dir"}, [&] { train(config("file/run")); });
+}
+
+TEST_F(TrainerTest, BadDataIsRefusedByName) {
+    RunConfig c = config("run");
+    c.data.source = "shards";
+    c.data.shards = folder_ / "*.bin";
+    expect_error(ExitCode::kBadInput, {"data.vocab_size"}, [&] { train(c); });
+    c.data.vocab_size = 1000;
+    expect_error(ExitCode::kBadInput, {"*.bin"}, [&] { train(c); });
+    write_bytes(folder_ / "cut.bin", std::string(100, 'x'));
+    expect_error(ExitCode::kBadInput, {"cut.bin"}, [&] { train(c); });
+    fs::remove(folder_ / "cut.bin");
+    write_token_shard(folder_ / "good.bin", counting_ids(2000), 50257);
+    expect_error(ExitCode::kBadInput, {"good.bin", "1000"}, [&] { train(c); });
+}
+
+TEST_F(TrainerTest, TheEndOfTheDataEndsTheRun) {
+    RunConfig c = config("run", 1000);
+    c.data.source = "text", c.data.text = excerpt_path(), c.data.end = "stop";
+    c.train.batch_tokens = 0;
+    EXPECT_EQ(train(c), ExitCode::kOk);
+    const size_t steps = metrics("run").size();
+    EXPECT_GT(steps, 10u);
+    EXPECT_LT(steps, 1000u);
+}
+
+TEST_F(TrainerTest, MicroBatchesAndThreadsDoNotChangeTheRun) {
+    RunConfig one = config("one", 5), four = config("four", 5), threads = config("threads", 5);
+    one.train.micro_batch = 8, four.train.micro_batch = 2, threads.run.threads = 1;
+    Trainer a(one, {}), b(four, {}), c(config("base", 5), {}), d(threads, {});
+    for (int step = 0; step < 5; ++step) {
+        const double loss = a.train_step().loss;
+        EXPECT_NEAR(loss, b.train_step().loss, 1e-5 * loss);  // the same sum in another order
+        EXPECT_EQ(c.train_step().loss, d.train_step().loss);
+    }
+    EXPECT_EQ(parameters(c), parameters(d));
+}
+
+TEST_F(TrainerTest, OneBatchCanBeLearntByHeart) {
+    RunConfig c = config("run", 150);
+    c.train.batch_tokens = 0, c.optimizer.lr = 3e-3;
+    Trainer trainer(c, {.overfit_batch = true, .command = ""});
+    const double first = trainer.train_step().loss;
+    double last = 0;
+    for (int step = 0; step < 149; ++step) last = trainer.train_step().loss;
+    EXPECT_LT(last, 0.5 * first);
+}
+
+TEST_F(TrainerTest, ADivergedRunStopsBeforeTheUpdate) {
+    RunConfig c = config("run", 50);
+    c.optimizer.kind = "sgd", c.optimizer.lr = 1e30;
+    expect_error(ExitCode::kInternal, {"not updated", "optimizer.lr"}, [&] { train(c); });
+}
+
+TEST_F(TrainerTest, ClippingAndSchedulesReachTheOptimizer) {
+    RunConfig c = config("run", 4);
+    c.schedule.kind = "linear", c.schedule.final_fraction = 0, c.schedule.warmup_steps = 0, c.optimizer.lr = 1;
+    c.optimizer.kind = "sgd", c.optimizer.momentum = 0, c.optimizer.weight_decay = 0, c.train.clip = 1e-3;
+    Trainer trainer(c, {});
+    const std::vector<float> before = parameters(trainer);
+    const StepResult step = trainer.train_step();
+    EXPECT_EQ(step.lr, 1.0);
+    EXPECT_GT(step.norm, 1e-3);
+    double moved = 0;
+    const std::vector<float> after = parameters(trainer);
+    for (size_t i = 0; i < after.size(); ++i)
+        moved += std::pow(static_cast<double>(after[i]) - static_cast<double>(before[i]), 2);
+    EXPECT_NEAR(std::sqrt(moved), 1e-3, 1e-5);  // lr 1: the step is the clipped gradient
+}
+
+TEST_F(TrainerTest, WritesWhatTheReportReads) {
+    for (const char* variant : {"softmax", "sigmoid", "gated", "gated_headwise", "placeholder"}) {
+        RunConfig c =
+            load_config({.file = PLIMSOLL_SOURCE_DIR "/configs/quickstart.toml", .variant = variant, .overrides = {}});
+        const RunConfig small = config(variant, 3);
+        c.run.dir = small.run.dir, c.run.precision = "fp32", c.model = small.model, c.train = small.train,
+        c.data = small.data;
+        c.probes = small.probes;
+        train(c);
+        const std::string run = folder_ / variant;
+        const nlohmann::json info = nlohmann::json::parse(read_file(run + "/run.json", "run"));
+        for (const char* key : {"name",
+                                "variant",
+                                "command",
+                                "commit",
+                                "build",
+                                "cpu",
+                                "threads",
+                                "precision",
+                                "seed",
+                                "data_hash",
+                                "params",
+                                "params_non_embedding",
+                                "flops_per_token",
+                                "qk_norm",
+                                "placeholders",
+                                "steps",
+                                "tokens_per_second",
+                                "ms_per_step",
+                                "seconds",
+                                "status",
+                                "oracle",
+                                "vocab",
+                                "layers",
+                                "heads"})
+            EXPECT_TRUE(info.contains(key)) << key;
+        EXPECT_EQ(info["status"], "done");
+        EXPECT_EQ(info["variant"], variant);
+        const auto evals = read_lines(run + "/evals.jsonl"), probes = read_lines(run + "/probes.jsonl");
+        ASSERT_EQ(evals.size(), 2u);
+        EXPECT_EQ(evals[0]["step"], 0);
+        EXPECT_EQ(evals[1]["step"], 3);
+        // A risk is the floor and a divergence: never below.
+        EXPECT_GE(evals[0]["bigram_risk"], info["oracle"]["bigram_risk"]);
+        EXPECT_GE(evals[0]["copy_risk"], 0.0);
+        EXPECT_EQ(probes.back()["step"], 3);
+        const nlohmann::json heads = probes.back()["per_head"];
+        for (const char* key :
+             {"sink_rate", "first_mass_raw", "first_mass_normalized", "first_mass_effective", "row_mass", "drain_ratio",
+              "value_ratio", "wo_value_norm", "key_ratio", "query_key_cosine", "sink_logit_delta", "entropy",
+              "logit_max", "dead_rows", "dormant", "head_output_ratio"}) {
+            ASSERT_TRUE(heads.contains(key)) << key;
+            EXPECT_TRUE(heads[key][0][0].is_number()) << key;
+        }
+        const std::string name = variant;
+        EXPECT_EQ(heads.contains("gate_mean"), name.starts_with("gated"));
+        EXPECT_EQ(heads.contains("placeholder_mass_effective"), name == "placeholder");
+        if (name == "sigmoid")
+            EXPECT_LT(heads["row_mass"][0][0], 0.9);
+        else
+            EXPECT_NEAR(heads["row_mass"][0][0].get<double>(), 1.0, 1e-9);
+        if (name.starts_with("gated")) {
+            const double gate = heads["gate_mean"][0][0], raw = heads["first_mass_raw"][0][0],
+                         effective = heads["first_mass_effective"][0][0];
+            EXPECT_NEAR(gate, 0.5, 0.1);  // no bias, small weights
+            EXPECT_NEAR(effective, gate * raw, 0.1 * raw);
+        }
+        EXPECT_EQ(probes.back()["per_layer"]["residual_peak_ratio"].size(), 2u);
+        const nlohmann::json maps = nlohmann::json::parse(read_file(run + "/attention_maps.json", "maps"));
+        EXPECT_EQ(maps["labels"].size(), 16u);
+        EXPECT_EQ(maps["maps"][0][0].size(), 16u);
+        EXPECT_TRUE(fs::exists(run + "/log.txt") && fs::exists(run + "/config.toml"));
+    }
+}
+
+TEST_F(TrainerTest, VariantsReadTheSameSamples) {
+    RunConfig softmax = config("softmax", 1), placeholder = config("placeholder", 1);
+    placeholder.attention.placeholders = 1;
+    const LoaderOptions plain{.T = 16, .placeholders = 0, .shared_placeholders = 0, .seed = 42};
+    const LoaderOptions cut{.T = 16, .placeholders = 1, .shared_placeholders = 0, .seed = 42};
+    const Batch a = Loader(softmax.data, Split::kTrain, plain).load(5, 2),
+                b = Loader(placeholder.data, Split::kTrain, cut).load(5, 2);
+    for (size_t t = 0; t + 1 < 16; ++t) EXPECT_EQ(a.tokens[t], b.tokens[t + 1]);
+}
+
+TEST(Probes, FallOnTheStepsOfThePublishedTable) {
+    for (const int64_t step : {0, 1, 2, 5, 10, 50, 100, 140, 200, 300, 400, 1000, 2000, 5000, 10000, 50000})
+        EXPECT_TRUE(is_probe_step(step)) << step;
+    int probes = 0;
+    for (int64_t step = 0; step <= 1000; ++step) probes += is_probe_step(step);
+    EXPECT_EQ(probes, 19);
+}
+
+}  // namespace
+}  // namespace plimsoll
