@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""Breaks one line of mathematics at a time and requires that a test fails: a test that cannot fail is a defect.
+
+    scripts/mutation_test.py            in a copy of the tree; prints mutation | caught by
+    scripts/mutation_test.py --list     only names the mutations
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# name, file, text that stands there once, text that breaks it, test program, gtest filter
+MUTATIONS = [
+    ("softmax backward without delta", "kernels/attention/variants/softmax.h", "p * (dp - delta)", "p * dp", "kernels_test", "*Attention*"),
+    ("sigmoid backward without 1 - p", "kernels/attention/variants/sigmoid.h", "p * (T(1) - p) * dp", "p * dp", "kernels_test", "*Attention*"),
+    ("dq without the scale", "kernels/cpu/attention_backward.cpp", "tile.dqueries + i * W, HS, static_cast<R>(spec.scale)",
+     "tile.dqueries + i * W, HS, R(1)", "kernels_test", "*Attention*"),
+    ("only a group's first query head", "kernels/cpu/attention_backward.cpp", "head < (kv_head + 1) * group; ++head",
+     "head < kv_head * group + 1; ++head", "kernels_test", "*Attention*"),
+    ("gate's gradient without 1 - g", "kernels/cpu/gate.cpp", "store(dgate[h], sum * g * (R(1) - g))", "store(dgate[h], sum * g)",
+     "kernels_test", "*Gate*"),
+    ("weight gradient always overwritten", "kernels/cpu/matmul.cpp",
+     "product(matrix(dweight), transposed(matrix(dout)), matrix(x), write,",
+     "product(matrix(dweight), transposed(matrix(dout)), matrix(x), Write::kOverwrite,", "kernels_test", "*atmul*"),
+    ("rope backward turns forward", "kernels/cpu/rope.cpp", "rotate<T>(dx, positions, theta, -1, exec.threads)",
+     "rotate<T>(dx, positions, theta, 1, exec.threads)", "kernels_test", "*ope*"),
+    ("norm backward without the mean of g xhat", "kernels/cpu/norm.cpp", "mean_g - xhat * mean_g_xhat)", "mean_g)",
+     "kernels_test", "*Norm*"),
+    ("QK-norm backward likewise", "kernels/cpu/qk_norm.cpp", "scale * (d * gains[c] - xhat * mean_g_xhat)", "scale * (d * gains[c])",
+     "kernels_test", "*Norm*"),
+    ("GELU's slope without its last term", "kernels/cpu/mlp.cpp", "return w + x * ((w - w * w) * (R(kRoot) + R(3 * kRoot * kCubic) * (x * x)));",
+     "return w;", "kernels_test", "*ctivation*:*Mlp*:*elu*"),
+    ("cross entropy gradient keeps the target", "kernels/cpu/cross_entropy.cpp", "* factor - static_cast<R>(scale) : R(0)",
+     "* factor : R(0)", "kernels_test", "*ross*"),
+    ("AdamW without its second bias correction", "kernels/cpu/optimizer.cpp", "static_cast<R>(1 / std::sqrt(1 - std::pow(spec.beta2, step)))",
+     "R(1)", "kernels_test", "*dam*:*ptimizer*"),
+    ("block's residual gradient lost", "model/block.cpp", "norm_backward(dx, d_.norm1_gain", "fill_zero(dx, exec);\n    norm_backward(dx, d_.norm1_gain",
+     "model_test", "*Gradients*"),
+    ("gate's input gradient lost", "model/block.cpp", "matmul_backward_input(s_.dnorm, flat(s_.dgate), p_.gate, Write::kAccumulate, exec);",
+     ";", "model_test", "*Gradients*"),
+    ("QK-norm gain gradient swapped", "model/block.cpp", "qk_norm_backward(dk, d_.k_norm_gain", "qk_norm_backward(dk, d_.q_norm_gain",
+     "model_test", "*Gradients*"),
+    ("tied table overwritten", "model/transformer.cpp", "if (write == Write::kOverwrite && !config_.model.tied) fill_zero(dtoken, exec);",
+     "fill_zero(dtoken, exec);", "golden_test", "*Fp64*"),
+    ("z-loss gradient lost", "model/lm_head.cpp", "targets, scale, z_loss_, exec)", "targets, scale, 0.0, exec)", "golden_test", "*Fp64*"),
+    ("another RoPE base in forward", "model/block.cpp", "rope_forward(qk, positions, model_.rope_theta, exec)",
+     "rope_forward(qk, positions, 2 * model_.rope_theta, exec)", "golden_test", "*Fp64*"),
+]
+
+
+def applicable(root):
+    """The mutations whose text stands in its file exactly once."""
+    for name, file, before, after, program, tests in MUTATIONS:
+        text = (root / file).read_text()
+        if text.count(before) != 1:
+            sys.exit(f"mutation_test: '{name}': {file} holds its text {text.count(before)} times, wanted once; update MUTATIONS")
+        yield name, file, before, after, program, tests
+
+
+def build(tree, programs):
+    done = subprocess.run(["cmake", "--build", "build", "--target", *programs], cwd=tree, capture_output=True, text=True)
+    return done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def first_failure(tree, program, tests):
+    """Name of the first test that fails, or None."""
+    environment = dict(os.environ, OMP_WAIT_POLICY="passive")
+    done = subprocess.run([tree / "build" / program, f"--gtest_filter={tests}", "--gtest_fail_fast"], capture_output=True,
+                          text=True, env=environment)
+    found = re.search(r"\[  FAILED  \] (\S+?),? ", done.stdout + " ")
+    return found.group(1) if found else (f"exit status {done.returncode}" if done.returncode else None)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="name the mutations, run nothing")
+    arguments = parser.parse_args()
+    root = Path(__file__).resolve().parents[1]
+    mutations = list(applicable(root))
+    if arguments.list:
+        print("\n".join(name for name, *_ in mutations))
+        return 0
+    survivors = 0
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "plimsoll"
+        shutil.copytree(root, tree, ignore=shutil.ignore_patterns("build*", "runs", ".git", "__pycache__"))
+        programs = sorted({mutation[4] for mutation in mutations})
+        subprocess.run(["cmake", "-S", ".", "-B", "build", "-G", "Ninja"], cwd=tree, check=True, capture_output=True)
+        good, output = build(tree, programs)
+        if not good:
+            sys.exit(f"mutation_test: the unbroken tree does not build:\n{output}")
+        print("| mutation | caught by |\n|---|---|", flush=True)
+        for name, file, before, after, program, tests in mutations:
+            path = tree / file
+            kept = path.read_text()
+            path.write_text(kept.replace(before, after))
+            good, output = build(tree, [program])
+            caught = first_failure(tree, program, tests) if good else f"does not build: {output[-200:]}"
+            path.write_text(kept)
+            survivors += caught is None or not good
+            print(f"| {name} | {caught or '**nothing**'} |", flush=True)
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
