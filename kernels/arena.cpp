@@ -8,10 +8,12 @@
 namespace plimsoll {
 namespace {
 
-constexpr int64_t kAlignment = 64;             // a cache line, and one AVX-512 register
+constexpr int64_t kAlignment = 64;               // a cache line, and one AVX-512 register
 constexpr int64_t kHugePage = int64_t{2} << 20;  // x86-64 transparent huge page
 
-int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
+int64_t round_up(int64_t value, int64_t to) {
+    return (value + to - 1) / to * to;
+}
 
 }  // namespace
 
@@ -23,7 +25,9 @@ ArenaSlot ArenaPlan::add(std::string name, Shape shape, DType dtype) {
     return {static_cast<int>(entries_.size()) - 1};
 }
 
-void Arena::Free::operator()(void* p) const { std::free(p); }
+void Arena::Free::operator()(void* p) const {
+    std::free(p);
+}
 
 Arena::Arena(ArenaPlan plan) : plan_(std::move(plan)) {
     if (plan_.bytes() == 0) return;
@@ -31,7 +35,8 @@ Arena::Arena(ArenaPlan plan) : plan_(std::move(plan)) {
     memory_.reset(std::aligned_alloc(kHugePage, static_cast<size_t>(bytes)));
     if (!memory_)
         throw Error(ExitCode::kInternal, fmt::format("arena '{}': cannot allocate {:.0f} MiB; lower train.micro_batch "
-                                                     "(plimsoll plan CONFIG prints what fits)", plan_.name(), plan_.mib()));
+                                                     "(plimsoll plan CONFIG prints what fits)",
+                                                     plan_.name(), plan_.mib()));
     madvise(memory_.get(), static_cast<size_t>(bytes), MADV_HUGEPAGE);  // a hint: failure costs speed only
 #ifdef NDEBUG
     zero();

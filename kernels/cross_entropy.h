@@ -27,8 +27,8 @@ struct CrossEntropyState {
 void cross_entropy_begin(const CrossEntropyState& state, const Exec& exec);
 
 // logits (N, Vc): columns v0 .. v0 + Vc - 1 of the vocabulary, of any floating dtype, may have a row stride.
-void cross_entropy_accumulate(const CrossEntropyState& state, Tensor logits, int64_t v0, std::span<const int32_t> targets,
-                              const Exec& exec);
+void cross_entropy_accumulate(const CrossEntropyState& state, Tensor logits, int64_t v0,
+                              std::span<const int32_t> targets, const Exec& exec);
 
 // nll (N) and lse (N), in the state's dtype, from a state that saw every chunk.
 void cross_entropy_finish(Tensor nll, Tensor lse, const CrossEntropyState& state, std::span<const int32_t> targets,

@@ -36,13 +36,15 @@ class RandomStream {
   public:
     constexpr RandomStream(uint64_t seed, std::string_view purpose, std::string_view name = "", uint64_t step = 0)
         : step_(step) {
-        const uint64_t mixed = seed * 0x9E3779B97F4A7C15ull ^ hash_name(purpose) ^ (hash_name(name) * 0xff51afd7ed558ccdull);
+        const uint64_t mixed =
+            seed * 0x9E3779B97F4A7C15ull ^ hash_name(purpose) ^ (hash_name(name) * 0xff51afd7ed558ccdull);
         key_ = {static_cast<uint32_t>(mixed), static_cast<uint32_t>(mixed >> 32)};
     }
     // Four independent 32-bit numbers for an index.
     constexpr std::array<uint32_t, 4> bits(uint64_t index) const {
-        return philox4x32({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), static_cast<uint32_t>(step_),
-                           static_cast<uint32_t>(step_ >> 32)}, key_);
+        return philox4x32({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32),
+                           static_cast<uint32_t>(step_), static_cast<uint32_t>(step_ >> 32)},
+                          key_);
     }
     constexpr uint64_t bits64(uint64_t index) const {
         const auto b = bits(index);

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Fails on what a reviewer should not have to say: files past 500 lines, tabs in C++, trailing whitespace, headers
-without #pragma once, READMEs that name files or commands that do not exist, absolute paths of somebody's machine."""
+"""Fails on what a reviewer should not have to say: files past 500 lines, C++ lines past 120 columns, tabs in C++,
+trailing whitespace, headers without #pragma once, READMEs that name files or commands that do not exist, absolute paths of somebody's machine."""
 
 import argparse
 import os
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 MAX_LINES = 500
+MAX_COLUMNS = 120  # of C++, as .clang-format has it
 CPP = {".h", ".hpp", ".cuh", ".cpp", ".cc", ".cu", ".def", ".inc"}
 HEADERS = {".h", ".hpp", ".cuh"}
 TEXT = CPP | {".py", ".sh", ".sbatch", ".cmake", ".md", ".toml", ".yml", ".yaml"}
@@ -57,6 +58,8 @@ def problems(root):
         for number, line in enumerate(lines, 1):
             if line != line.rstrip():
                 found.append(f"{name}:{number}: trailing whitespace")
+            if suffix in CPP and len(line) > MAX_COLUMNS:
+                found.append(f"{name}:{number}: {len(line)} columns; run clang-format")
             if suffix in CPP and "\t" in line:
                 found.append(f"{name}:{number}: tab")
             if _MACHINE.search(line):

@@ -48,7 +48,9 @@ class Descriptor {
     int fd_;
 };
 
-void flush_folder(const fs::path& path) { Descriptor(path, O_RDONLY | O_DIRECTORY).flush(); }
+void flush_folder(const fs::path& path) {
+    Descriptor(path, O_RDONLY | O_DIRECTORY).flush();
+}
 
 std::vector<int64_t> dims(const Shape& shape) {
     std::vector<int64_t> out;
@@ -69,8 +71,12 @@ json write_tensors(const fs::path& path, const std::vector<CheckpointTensor>& te
             file.write_all(data + at, size, offset + at);
             chunks.push_back(crc32c(data + at, static_cast<size_t>(size)));
         }
-        entries.push_back({{"name", t.name}, {"dtype", name_of(t.data.dtype)}, {"shape", dims(t.data.shape)},
-                           {"offset", offset}, {"bytes", t.data.bytes()}, {"crc32c", std::move(chunks)}});
+        entries.push_back({{"name", t.name},
+                           {"dtype", name_of(t.data.dtype)},
+                           {"shape", dims(t.data.shape)},
+                           {"offset", offset},
+                           {"bytes", t.data.bytes()},
+                           {"crc32c", std::move(chunks)}});
         offset += t.data.bytes();
     }
     file.flush();
@@ -81,18 +87,28 @@ json write_tensors(const fs::path& path, const std::vector<CheckpointTensor>& te
 
 Checkpointer::Checkpointer(std::string run_directory) : root_(std::move(run_directory) + "/checkpoints") {}
 
-std::string Checkpointer::folder(int64_t step) const { return fmt::format("{}/step_{:08}", root_, step); }
+std::string Checkpointer::folder(int64_t step) const {
+    return fmt::format("{}/step_{:08}", root_, step);
+}
 
-std::string Checkpointer::save(const TrainingState& state, const std::vector<CheckpointTensor>& tensors, int64_t keep) const {
+std::string Checkpointer::save(const TrainingState& state, const std::vector<CheckpointTensor>& tensors,
+                               int64_t keep) const {
     const fs::path final_folder = folder(state.step), temporary = folder(state.step) + ".tmp";
     if (fs::exists(final_folder)) return final_folder.string();  // the same step of the same run: the same bits
     try {
         fs::remove_all(temporary);
         fs::create_directories(temporary);
         int64_t bytes = 0;
-        json manifest{{"format", kFormat}, {"world_size", 1}, {"step", state.step}, {"samples", state.samples},
-                      {"tokens", state.tokens}, {"seconds", state.seconds}, {"best_loss", state.best_loss},
-                      {"best_step", state.best_step}, {"config", state.config}, {"data_hash", state.data_hash}};
+        json manifest{{"format", kFormat},
+                      {"world_size", 1},
+                      {"step", state.step},
+                      {"samples", state.samples},
+                      {"tokens", state.tokens},
+                      {"seconds", state.seconds},
+                      {"best_loss", state.best_loss},
+                      {"best_step", state.best_step},
+                      {"config", state.config},
+                      {"data_hash", state.data_hash}};
         manifest["tensors"] = write_tensors(temporary / "rank_0.bin", tensors, bytes);
         manifest["files"] = json::array({{{"name", "rank_0.bin"}, {"bytes", bytes}}});
         std::string text = manifest.dump(1) + "\n";
@@ -123,8 +139,10 @@ std::vector<int64_t> Checkpointer::steps() const {
         const std::string name = entry.path().filename().string();
         if (!name.starts_with("step_")) continue;
         std::error_code ignored;
-        if (name.ends_with(".tmp")) fs::remove_all(entry.path(), ignored);
-        else if (name.find_first_not_of("0123456789", 5) == std::string::npos && name.size() < 24) found.push_back(std::stoll(name.substr(5)));
+        if (name.ends_with(".tmp"))
+            fs::remove_all(entry.path(), ignored);
+        else if (name.find_first_not_of("0123456789", 5) == std::string::npos && name.size() < 24)
+            found.push_back(std::stoll(name.substr(5)));
     }
     std::sort(found.begin(), found.end());
     return found;
@@ -152,15 +170,21 @@ json Checkpointer::read_manifest(int64_t step) const {
         std::error_code error;
         const auto size = static_cast<int64_t>(fs::file_size(data, error));
         if (error) fail_input("{}: {}", data.string(), error.message());
-        if (size != file.at("bytes")) fail_input("{}: {} bytes, the manifest says {}", data.string(), size, file.at("bytes").get<int64_t>());
+        if (size != file.at("bytes"))
+            fail_input("{}: {} bytes, the manifest says {}", data.string(), size, file.at("bytes").get<int64_t>());
     }
     return manifest;
 }
 
 TrainingState Checkpointer::read_state(int64_t step) const {
     const json m = read_manifest(step);
-    return {.step = m.at("step"), .samples = m.at("samples"), .tokens = m.at("tokens"), .seconds = m.at("seconds"),
-            .best_loss = m.at("best_loss"), .best_step = m.at("best_step"), .config = m.at("config"),
+    return {.step = m.at("step"),
+            .samples = m.at("samples"),
+            .tokens = m.at("tokens"),
+            .seconds = m.at("seconds"),
+            .best_loss = m.at("best_loss"),
+            .best_step = m.at("best_step"),
+            .config = m.at("config"),
             .data_hash = m.at("data_hash")};
 }
 
@@ -172,20 +196,21 @@ void Checkpointer::load(int64_t step, const std::vector<CheckpointTensor>& tenso
         const auto entry = std::find_if(manifest.at("tensors").begin(), manifest.at("tensors").end(),
                                         [&](const json& e) { return e.at("name") == t.name; });
         if (entry == manifest.at("tensors").end()) fail_input("{}: has no tensor '{}'", path, t.name);
-        if (entry->at("dtype") != name_of(t.data.dtype) || entry->at("shape").get<std::vector<int64_t>>() != dims(t.data.shape))
+        if (entry->at("dtype") != name_of(t.data.dtype) ||
+            entry->at("shape").get<std::vector<int64_t>>() != dims(t.data.shape))
             fail_input("{}: '{}' is {} {}, this run wants {} {}", path, t.name, entry->at("dtype").get<std::string>(),
                        entry->at("shape").dump(), name_of(t.data.dtype), t.data.shape.to_string());
         const int64_t offset = entry->at("offset");
-        check(offset >= 0 && offset + t.data.bytes() <= static_cast<int64_t>(file.bytes().size()), "{}: '{}' lies outside the file",
-              path, t.name);
+        check(offset >= 0 && offset + t.data.bytes() <= static_cast<int64_t>(file.bytes().size()),
+              "{}: '{}' lies outside the file", path, t.name);
         std::memcpy(t.data.data, file.bytes().data() + offset, static_cast<size_t>(t.data.bytes()));
         for (size_t chunk = 0; chunk < entry->at("crc32c").size(); ++chunk) {
             const int64_t at = static_cast<int64_t>(chunk) * kChunkBytes;
             const uint32_t seen = crc32c(static_cast<const char*>(t.data.data) + at,
                                          static_cast<size_t>(std::min(kChunkBytes, t.data.bytes() - at)));
             if (seen != entry->at("crc32c")[chunk])
-                fail_input("{}: '{}' is damaged: bytes {} on have checksum {:08x}, the manifest says {:08x}", path, t.name,
-                           offset + at, seen, entry->at("crc32c")[chunk].get<uint32_t>());
+                fail_input("{}: '{}' is damaged: bytes {} on have checksum {:08x}, the manifest says {:08x}", path,
+                           t.name, offset + at, seen, entry->at("crc32c")[chunk].get<uint32_t>());
         }
     }
 }

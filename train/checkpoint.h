@@ -1,8 +1,8 @@
 // Checkpoints: what a run needs to go on, bit for bit, and to survive a crash at any moment while saving.
 //
 // RUN/checkpoints/step_00001000/ holds rank_0.bin (tensors one after the other, row-major, little-endian) and MANIFEST
-// (JSON: tensors by name, dtype, shape and offset; CRC32C of every chunk of at most 64 MiB; the run's state; then a line
-// with the CRC32C of the JSON). Everything is written into step_N.tmp, flushed to disk, and renamed last: a folder
+// (JSON: tensors by name, dtype, shape and offset; CRC32C of every chunk of at most 64 MiB; the run's state; then a
+// line with the CRC32C of the JSON). Everything is written into step_N.tmp, flushed to disk, and renamed last: a folder
 // without ".tmp" is complete.
 #pragma once
 
@@ -23,13 +23,13 @@ struct CheckpointTensor {
 
 // Where a run stands.
 struct TrainingState {
-    int64_t step = 0;      // updates done
-    int64_t samples = 0;   // global sample index of the next training row
+    int64_t step = 0;     // updates done
+    int64_t samples = 0;  // global sample index of the next training row
     int64_t tokens = 0;
-    double seconds = 0;    // of training, over all resumes
-    double best_loss = -1; // lowest validation loss so far; -1 = none
+    double seconds = 0;     // of training, over all resumes
+    double best_loss = -1;  // lowest validation loss so far; -1 = none
     int64_t best_step = -1;
-    std::string config;    // the resolved configuration (TOML)
+    std::string config;  // the resolved configuration (TOML)
     std::string data_hash;
 };
 

@@ -18,7 +18,9 @@ namespace {
 namespace fs = std::filesystem;
 
 template <class... F>
-struct Overloaded : F... { using F::operator()...; };
+struct Overloaded : F... {
+    using F::operator()...;
+};
 template <class... F>
 Overloaded(F...) -> Overloaded<F...>;
 
@@ -31,20 +33,27 @@ struct FieldLister {
     void field(std::string_view key, T& value, std::string_view doc) {
         fields.push_back({section, std::string(key), std::string(doc), {}, &value});
     }
-    void choice(std::string_view key, std::string& value, std::initializer_list<std::string_view> legal, std::string_view doc) {
+    void choice(std::string_view key, std::string& value, std::initializer_list<std::string_view> legal,
+                std::string_view doc) {
         fields.push_back({section, std::string(key), std::string(doc), {legal.begin(), legal.end()}, &value});
     }
     template <class T>
-    void list(std::string_view key, std::vector<T>& value, std::string_view doc) { field(key, value, doc); }
+    void list(std::string_view key, std::vector<T>& value, std::string_view doc) {
+        field(key, value, doc);
+    }
 };
 
 std::string toml_string(const std::string& text) {
     std::string out = "\"";
     for (const char c : text) {
-        if (c == '"' || c == '\\') out += '\\', out += c;
-        else if (c == '\n') out += "\\n";
-        else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) out += fmt::format("\\u{:04X}", static_cast<unsigned char>(c));
-        else out += c;
+        if (c == '"' || c == '\\')
+            out += '\\', out += c;
+        else if (c == '\n')
+            out += "\\n";
+        else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
+            out += fmt::format("\\u{:04X}", static_cast<unsigned char>(c));
+        else
+            out += c;
     }
     return out + '"';
 }
@@ -74,9 +83,8 @@ size_t distance(std::string_view a, std::string_view b) {
 }
 
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates) {
-    return *std::min_element(candidates.begin(), candidates.end(), [&](const auto& a, const auto& b) {
-        return distance(word, a) < distance(word, b);
-    });
+    return *std::min_element(candidates.begin(), candidates.end(),
+                             [&](const auto& a, const auto& b) { return distance(word, a) < distance(word, b); });
 }
 
 // Applies TOML tables to a configuration, and says where what is wrong stands.
@@ -96,12 +104,14 @@ class Reader {
                 const auto name = node.value_exact<std::string>();
                 if (!name) fail_input("{}: include wants a path or a list of paths", place(node, path.string()));
                 const fs::path target = path.parent_path() / *name;
-                if (!fs::exists(target)) fail_input("{}: included file '{}' does not exist", place(node, path.string()), target.string());
+                if (!fs::exists(target))
+                    fail_input("{}: included file '{}' does not exist", place(node, path.string()), target.string());
                 read_file(target, chain);
             };
             if (const toml::array* list = include->as_array())
                 for (const toml::node& node : *list) follow(node);
-            else follow(*include);
+            else
+                follow(*include);
             table.erase("include");
         }
         apply(table, path.string());
@@ -144,7 +154,9 @@ class Reader {
                 fail_input("{}: unknown section [{}]; did you mean [{}]? (plimsoll train --help lists every key)",
                            place(node, file), section.str(), nearest(section.str(), sections));
             const toml::table* keys = node.as_table();
-            if (!keys) fail_input("{}: '{}' is a section; write [{}] and its keys below", place(node, file), section.str(), section.str());
+            if (!keys)
+                fail_input("{}: '{}' is a section; write [{}] and its keys below", place(node, file), section.str(),
+                           section.str());
             for (const auto& [key, value] : *keys) set(std::string(section.str()), std::string(key.str()), value, file);
         }
     }
@@ -154,10 +166,11 @@ class Reader {
         for (ConfigField& field : fields_) {
             if (field.section != section) continue;
             keys.push_back(field.key);
-            if (field.key == key) return std::visit([&](auto* value) { assign(field, *value, node, file); }, field.value);
+            if (field.key == key)
+                return std::visit([&](auto* value) { assign(field, *value, node, file); }, field.value);
         }
-        fail_input("{}: unknown key '{}' in [{}]; did you mean '{}'? (plimsoll train --help lists every key)", place(node, file),
-                   key, section, nearest(key, keys));
+        fail_input("{}: unknown key '{}' in [{}]; did you mean '{}'? (plimsoll train --help lists every key)",
+                   place(node, file), key, section, nearest(key, keys));
     }
 
     [[noreturn]] static void wrong_type(const ConfigField& field, std::string_view wanted, const toml::node& node,
@@ -189,12 +202,14 @@ class Reader {
     static void assign(const ConfigField& field, std::string& value, const toml::node& node, const std::string& file) {
         if (!node.is_string()) wrong_type(field, "a string", node, file);
         value = *node.value<std::string>();
-        if (!field.choices.empty() && std::find(field.choices.begin(), field.choices.end(), value) == field.choices.end())
+        if (!field.choices.empty() &&
+            std::find(field.choices.begin(), field.choices.end(), value) == field.choices.end())
             fail_input("{}: {} = {}: wanted one of {}", place(node, file), field.path(), toml_string(value),
                        fmt::join(field.choices, ", "));
     }
     template <class T>
-    static void assign(const ConfigField& field, std::vector<T>& values, const toml::node& node, const std::string& file) {
+    static void assign(const ConfigField& field, std::vector<T>& values, const toml::node& node,
+                       const std::string& file) {
         std::vector<T> read;
         const auto append = [&](const toml::node& entry) {
             T value{};
@@ -203,7 +218,8 @@ class Reader {
         };
         if (const toml::array* list = node.as_array())
             for (const toml::node& entry : *list) append(entry);
-        else append(node);  // one value stands for a list of one
+        else
+            append(node);  // one value stands for a list of one
         values = std::move(read);
     }
 
@@ -224,7 +240,8 @@ fs::path find_variant(const std::string& variant, const fs::path& config) {
     }
     std::sort(known.begin(), known.end());
     if (known.empty()) fail_input("--variant {}: no folder 'variants' beside {} or above it", variant, config.string());
-    fail_input("--variant {}: no such variant; did you mean '{}'? Known: {}", variant, nearest(variant, known), fmt::join(known, ", "));
+    fail_input("--variant {}: no such variant; did you mean '{}'? Known: {}", variant, nearest(variant, known),
+               fmt::join(known, ", "));
 }
 
 void check_at_least(const char* key, double value, double low) {
@@ -234,17 +251,17 @@ void check_at_least(const char* key, double value, double low) {
 }  // namespace
 
 std::string ConfigField::toml() const {
-    return std::visit(Overloaded{
-        [](const bool* v) -> std::string { return *v ? "true" : "false"; },
-        [](const int64_t* v) { return std::to_string(*v); },
-        [](const double* v) { return shown(*v); },
-        [](const std::string* v) { return toml_string(*v); },
-        [](const std::vector<std::string>* v) {
-            return list_of<std::string>(*v, [](const std::string& s) { return toml_string(s); });
-        },
-        [](const std::vector<int64_t>* v) {
-            return list_of<int64_t>(*v, [](const int64_t& n) { return std::to_string(n); });
-        }}, value);
+    return std::visit(
+        Overloaded{[](const bool* v) -> std::string { return *v ? "true" : "false"; },
+                   [](const int64_t* v) { return std::to_string(*v); }, [](const double* v) { return shown(*v); },
+                   [](const std::string* v) { return toml_string(*v); },
+                   [](const std::vector<std::string>* v) {
+                       return list_of<std::string>(*v, [](const std::string& s) { return toml_string(s); });
+                   },
+                   [](const std::vector<int64_t>* v) {
+                       return list_of<int64_t>(*v, [](const int64_t& n) { return std::to_string(n); });
+                   }},
+        value);
 }
 
 std::vector<ConfigField> config_fields(RunConfig& config) {
@@ -272,11 +289,15 @@ void RunConfig::validate() const {
     check_at_least("run.seed", static_cast<double>(run.seed), 0);
     check_at_least("run.threads", static_cast<double>(run.threads), 0);
     check_at_least("train.micro_batch", static_cast<double>(train.micro_batch), 1);
-    for (const auto& [key, value] : {std::pair{"train.batch_tokens", train.batch_tokens}, {"train.max_steps", train.max_steps},
-                                     {"train.max_tokens", train.max_tokens}, {"train.eval_every", train.eval_every},
-                                     {"train.eval_samples", train.eval_samples}, {"train.save_every", train.save_every},
+    for (const auto& [key, value] : {std::pair{"train.batch_tokens", train.batch_tokens},
+                                     {"train.max_steps", train.max_steps},
+                                     {"train.max_tokens", train.max_tokens},
+                                     {"train.eval_every", train.eval_every},
+                                     {"train.eval_samples", train.eval_samples},
+                                     {"train.save_every", train.save_every},
                                      {"schedule.warmup_steps", schedule.warmup_steps},
-                                     {"train.shared_placeholders", train.shared_placeholders}, {"probes.tokens", probes.tokens}})
+                                     {"train.shared_placeholders", train.shared_placeholders},
+                                     {"probes.tokens", probes.tokens}})
         check_at_least(key, static_cast<double>(value), 0);
     check_at_least("train.keep", static_cast<double>(train.keep), 1);
     check_at_least("train.log_every", static_cast<double>(train.log_every), 1);
@@ -287,24 +308,30 @@ void RunConfig::validate() const {
     check_at_least("optimizer.eps", optimizer.eps, 0);
     check_at_least("optimizer.weight_decay", optimizer.weight_decay, 0);
     check_at_least("probes.max_share", probes.max_share, 0);
-    for (const auto& [key, value] : {std::pair{"optimizer.beta1", optimizer.beta1}, {"optimizer.beta2", optimizer.beta2},
+    for (const auto& [key, value] : {std::pair{"optimizer.beta1", optimizer.beta1},
+                                     {"optimizer.beta2", optimizer.beta2},
                                      {"optimizer.momentum", optimizer.momentum}})
         if (value < 0 || value >= 1) fail_input("{} is {}, must lie in [0, 1)", key, value);
     for (const auto& [key, value] : {std::pair{"schedule.final_fraction", schedule.final_fraction},
                                      {"schedule.decay_fraction", schedule.decay_fraction}})
         if (value < 0 || value > 1) fail_input("{} is {}, must lie in [0, 1]", key, value);
     if (train.shared_placeholders > model.context - 2)
-        fail_input("train.shared_placeholders is {}, leaves fewer than 2 of model.context = {} tokens", train.shared_placeholders,
-                   model.context);
+        fail_input("train.shared_placeholders is {}, leaves fewer than 2 of model.context = {} tokens",
+                   train.shared_placeholders, model.context);
     if (probes.tokens == 1) fail_input("probes.tokens is 1, must be 0 (all) or at least 2");
-    if (!train.max_steps && !train.max_tokens) fail_input("train.max_steps and train.max_tokens are both 0; set one of them");
+    if (!train.max_steps && !train.max_tokens)
+        fail_input("train.max_steps and train.max_tokens are both 0; set one of them");
     if (train.max_steps && train.max_tokens)
-        fail_input("train.max_steps = {} and train.max_tokens = {} are both set; set one to 0", train.max_steps, train.max_tokens);
+        fail_input("train.max_steps = {} and train.max_tokens = {} are both set; set one to 0", train.max_steps,
+                   train.max_tokens);
     const int64_t micro = tokens_per_micro_batch();
     if (batch_tokens() % micro)
-        fail_input("train.batch_tokens is {}, not a multiple of micro_batch x context = {} x {} = {}; the nearest multiples are "
-                   "{} and {}", train.batch_tokens, train.micro_batch, model.context, micro,
-                   std::max<int64_t>(1, batch_tokens() / micro) * micro, (batch_tokens() / micro + 1) * micro);
+        fail_input(
+            "train.batch_tokens is {}, not a multiple of micro_batch x context = {} x {} = {}; the nearest multiples "
+            "are "
+            "{} and {}",
+            train.batch_tokens, train.micro_batch, model.context, micro,
+            std::max<int64_t>(1, batch_tokens() / micro) * micro, (batch_tokens() / micro + 1) * micro);
 }
 
 int64_t RunConfig::max_steps() const {

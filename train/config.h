@@ -48,7 +48,8 @@ struct TrainSection {
 
     template <class Self, class Visitor>
     static void visit(Self& self, Visitor&& v) {
-        v.field("micro_batch", self.micro_batch, "rows of model.context tokens computed at once; sets the memory needed");
+        v.field("micro_batch", self.micro_batch,
+                "rows of model.context tokens computed at once; sets the memory needed");
         v.field("batch_tokens", self.batch_tokens,
                 "tokens per optimizer step, a multiple of micro_batch x context; 0 = one micro batch");
         v.field("max_steps", self.max_steps, "optimizer steps; 0 = from max_tokens");

@@ -16,14 +16,13 @@ namespace {
 namespace fs = std::filesystem;
 
 // Keys that may change between the parts of one run: none changes what the steps already done would have been.
-constexpr std::string_view kFree[] = {"run.dir",        "run.threads",     "run.name",         "train.max_steps", "train.max_tokens",
-                                      "train.eval_every", "train.save_every", "train.keep",    "train.log_every", "probes.enabled",
-                                      "probes.max_share"};
+constexpr std::string_view kFree[] = {"run.dir",          "run.threads",      "run.name",         "train.max_steps",
+                                      "train.max_tokens", "train.eval_every", "train.save_every", "train.keep",
+                                      "train.log_every",  "probes.enabled",   "probes.max_share"};
 
 bool may_change(const std::string& difference) {
-    return std::any_of(std::begin(kFree), std::end(kFree), [&](std::string_view key) {
-        return difference.starts_with(std::string(key) + ":");
-    });
+    return std::any_of(std::begin(kFree), std::end(kFree),
+                       [&](std::string_view key) { return difference.starts_with(std::string(key) + ":"); });
 }
 
 }  // namespace
@@ -38,15 +37,21 @@ RunDirectory::RunDirectory(const RunConfig& config, Resume resume) : path_(confi
             existed_ = false;
         }
         if (existed_ && resume == Resume::kNever)
-            fail_input("run directory '{}' already holds a run; --resume auto goes on with it, --fresh deletes it and starts again, "
-                       "--run-dir names another", path_);
+            fail_input(
+                "run directory '{}' already holds a run; --resume auto goes on with it, --fresh deletes it and starts "
+                "again, "
+                "--run-dir names another",
+                path_);
         if (existed_) {
             const RunConfig there = load_config({.file = file("config.toml"), .variant = {}, .overrides = {}});
             std::vector<std::string> differences = config_differences(config, there);
             std::erase_if(differences, may_change);
             if (!differences.empty())
-                fail_input("run directory '{}' belongs to another configuration ({}); --run-dir names another directory, --fresh "
-                           "deletes this one", path_, fmt::join(differences, "; "));
+                fail_input(
+                    "run directory '{}' belongs to another configuration ({}); --run-dir names another directory, "
+                    "--fresh "
+                    "deletes this one",
+                    path_, fmt::join(differences, "; "));
         }
         fs::create_directories(path_);
     } catch (const fs::filesystem_error& error) {

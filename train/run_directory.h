@@ -11,17 +11,17 @@
 namespace plimsoll {
 
 enum class Resume : uint8_t {
-    kNever,   // refuse a directory that already holds a run
-    kAuto,    // go on from the newest checkpoint if there is one
-    kFresh,   // delete what is there and start again
+    kNever,  // refuse a directory that already holds a run
+    kAuto,   // go on from the newest checkpoint if there is one
+    kFresh,  // delete what is there and start again
 };
 
 // RUN/config.toml, run.json, metrics.jsonl, evals.jsonl, probes.jsonl, attention_maps.json, log.txt, checkpoints/.
 class RunDirectory {
   public:
-    // Makes the directory, or checks that the one there belongs to the same configuration, and tries to write, flush and
-    // rename a file in it. Throws Error: 78 for a directory of another configuration (naming the keys that differ) or one
-    // that exists without `resume`; 74 if it cannot be written.
+    // Makes the directory, or checks that the one there belongs to the same configuration, and tries to write, flush
+    // and rename a file in it. Throws Error: 78 for a directory of another configuration (naming the keys that differ)
+    // or one that exists without `resume`; 74 if it cannot be written.
     RunDirectory(const RunConfig& config, Resume resume);
 
     const std::string& path() const { return path_; }
@@ -32,8 +32,8 @@ class RunDirectory {
     nlohmann::json read_json(const std::string& name) const;  // null if absent
     // Appends one line of JSON.
     void append(const std::string& name, const nlohmann::json& line) const;
-    // Drops lines of a JSON-lines file whose "step" is above `step` (and a half line at the end): after a resume they are
-    // written again.
+    // Drops lines of a JSON-lines file whose "step" is above `step` (and a half line at the end): after a resume they
+    // are written again.
     void truncate_after(const std::string& name, int64_t step) const;
 
   private:

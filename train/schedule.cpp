@@ -15,7 +15,9 @@ double learning_rate(const ScheduleSection& schedule, double lr, int64_t step, i
     // Progress through updates first .. last, 1 at the last.
     const auto progress = [&](int64_t first) {
         const int64_t last = max_steps - 1;
-        return last > first ? std::clamp(static_cast<double>(step - first) / static_cast<double>(last - first), 0.0, 1.0) : 1.0;
+        return last > first
+                   ? std::clamp(static_cast<double>(step - first) / static_cast<double>(last - first), 0.0, 1.0)
+                   : 1.0;
     };
     if (schedule.kind == "constant") return lr;
     if (schedule.kind == "cosine")

@@ -25,7 +25,8 @@ struct ScheduleSection {
 // Learning rate of update `step` (0-based) of `max_steps`.
 //   warmup: lr (step + 1) / warmup_steps.  Then, with p from 0 just after warmup to 1 at the last update:
 //   cosine: f + (1 - f)(1 + cos(pi p)) / 2;  linear: 1 - (1 - f) p;
-//   wsd: 1, and over the last decay_fraction of all steps f + (1 - f)(1 - sqrt(q))           Hägele et al., arXiv:2405.18392
+//   wsd: 1, and over the last decay_fraction of all steps f + (1 - f)(1 - sqrt(q))           Hägele et al.,
+//   arXiv:2405.18392
 double learning_rate(const ScheduleSection& schedule, double lr, int64_t step, int64_t max_steps);
 
 }  // namespace plimsoll

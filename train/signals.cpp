@@ -27,6 +27,8 @@ void install_signal_handlers() {
     for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) sigaction(signal, &action, nullptr);
 }
 
-bool stop_requested() { return g_signals > 0; }
+bool stop_requested() {
+    return g_signals > 0;
+}
 
 }  // namespace plimsoll

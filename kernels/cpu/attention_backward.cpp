@@ -7,9 +7,9 @@ namespace {
 // Buffers of one thread: one document's keys and values of one key head with their gradients, and one block of queries.
 template <class R>
 struct BackwardTile {
-    R *keys, *values, *dkeys, *dvalues;                        // (n, W) each
-    R *query_rows, *queries, *dout_rows, *douts, *dqueries;    // (64, W), (HS, 64), (64, W), (HS, 64), (64, W)
-    R *weights, *dscores;                                      // (64, 64) each, keys by queries
+    R *keys, *values, *dkeys, *dvalues;                      // (n, W) each
+    R *query_rows, *queries, *dout_rows, *douts, *dqueries;  // (64, W), (HS, 64), (64, W), (HS, 64), (64, W)
+    R *weights, *dscores;                                    // (64, 64) each, keys by queries
     BackwardTile(int64_t n, int64_t HS, int64_t W) {
         R* at = workspace<BackwardTile, R>(4 * n * W + 3 * kQueries * W + 2 * HS * kQueries + 2 * kKeys * kQueries);
         const auto take = [&](int64_t count) { return std::exchange(at, at + count); };
@@ -32,7 +32,8 @@ class Backward {
 
     // One key head of one document: its query heads and their blocks of queries in ascending order.
     void unit(int64_t document, int64_t kv_head) const {
-        const int64_t begin = cu_seqlens[static_cast<size_t>(document)], n = cu_seqlens[static_cast<size_t>(document) + 1] - begin;
+        const int64_t begin = cu_seqlens[static_cast<size_t>(document)],
+                      n = cu_seqlens[static_cast<size_t>(document) + 1] - begin;
         const int64_t NH = q.shape[1], group = NH / k.shape[1], HS = q.shape[2], W = round_up(HS, kPanel);
         const int64_t padded = round_up(n, kRows);
         const BackwardTile<R> tile(padded, HS, W);
@@ -55,7 +56,8 @@ class Backward {
   private:
     // Adds one block of queries to dkeys and dvalues, writes its dq. Returns its part of the extra column's gradient.
     R block(const BackwardTile<R>& tile, int64_t document, int64_t head, int64_t i0, int64_t W) const {
-        const int64_t begin = cu_seqlens[static_cast<size_t>(document)], n = cu_seqlens[static_cast<size_t>(document) + 1] - begin;
+        const int64_t begin = cu_seqlens[static_cast<size_t>(document)],
+                      n = cu_seqlens[static_cast<size_t>(document) + 1] - begin;
         const int64_t NH = q.shape[1], HS = q.shape[2], count = std::min(kQueries, n - i0);
         const ScoreRule<R> rule{Mask(spec), static_cast<R>(alibi_slope(spec, head, NH))};
         pack_rows(tile.query_rows, HeadRows<T>(q, head, begin), i0, count, kQueries, HS, W, static_cast<R>(spec.scale));
@@ -66,7 +68,8 @@ class Backward {
 
         alignas(64) R row_lse[kQueries] = {}, bias[kQueries], delta[kQueries] = {};
         for (int64_t i = 0; i < kQueries; ++i) bias[i] = static_cast<R>(score_bias(spec, rule.mask, i0 + i));
-        const R dsink_part = V::kInfo.normalized ? row_states(tile, row_lse, delta, head, begin + i0, count, HS, W) : R(0);
+        const R dsink_part =
+            V::kInfo.normalized ? row_states(tile, row_lse, delta, head, begin + i0, count, HS, W) : R(0);
 
         for (int64_t j0 = 0; j0 < std::min(n, i0 + count); j0 += kKeys) {
             const int64_t here = std::min(kKeys, n - j0), rows = round_up(here, kRows);
@@ -89,13 +92,14 @@ class Backward {
             tile_gemm(tile.dqueries, W, tile.dscores, 1, kQueries, tile.keys + j0 * W, W, kQueries, W, here);
         }
         const HeadRows<T> to(dq, head, begin);
-        for (int64_t i = 0; i < count; ++i) unpack_row(to.row(i0 + i), tile.dqueries + i * W, HS, static_cast<R>(spec.scale));
+        for (int64_t i = 0; i < count; ++i)
+            unpack_row(to.row(i0 + i), tile.dqueries + i * W, HS, static_cast<R>(spec.scale));
         return dsink_part;
     }
 
     // lse (0 for rows that saw nothing: their weights are masked) and delta = rowsum(dout * out) of a block's queries.
-    R row_states(const BackwardTile<R>& tile, R* row_lse, R* delta, int64_t head, int64_t token, int64_t count, int64_t HS,
-                 int64_t W) const {
+    R row_states(const BackwardTile<R>& tile, R* row_lse, R* delta, int64_t head, int64_t token, int64_t count,
+                 int64_t HS, int64_t W) const {
         const HeadRows<T> rows(out, head, token);
         const R* saved = lse.ptr<R>() + head * q.shape[0] + token;
         R dsink_part = 0;
@@ -113,9 +117,9 @@ class Backward {
 
 }  // namespace
 
-void attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor dsink_logit, Tensor dout, Tensor out, Tensor lse, Tensor q,
-                        Tensor k, Tensor v, Tensor sink_logit, std::span<const int32_t> cu_seqlens, const AttentionSpec& spec,
-                        Write write, const Exec& exec) {
+void attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor dsink_logit, Tensor dout, Tensor out, Tensor lse,
+                        Tensor q, Tensor k, Tensor v, Tensor sink_logit, std::span<const int32_t> cu_seqlens,
+                        const AttentionSpec& spec, Write write, const Exec& exec) {
     const int64_t NH = q.shape[1], NKV = k.shape[1], documents = static_cast<int64_t>(cu_seqlens.size()) - 1;
     dispatch_variant(spec.weighting, [&]<class V>() {
         dispatch_float(q.dtype, [&]<class T>() {

@@ -11,7 +11,8 @@ struct ForwardTile {
     ForwardTile(int64_t HS, int64_t W) {
         R* at = workspace<ForwardTile, R>(4 * kQueries * W + HS * kQueries + kKeys * kQueries);
         const auto take = [&](int64_t count) { return std::exchange(at, at + count); };
-        query_rows = take(kQueries * W), queries = take(HS * kQueries), keys = take(kKeys * W), values = take(kKeys * W);
+        query_rows = take(kQueries * W), queries = take(HS * kQueries), keys = take(kKeys * W),
+        values = take(kKeys * W);
         scores = take(kKeys * kQueries), out = take(kQueries * W);
     }
 };
@@ -28,7 +29,8 @@ class Forward {
     // One block of queries of one head of one document.
     void block(int64_t document, int64_t head, int64_t i0) const {
         constexpr R kInfinity = std::numeric_limits<R>::infinity();
-        const int64_t begin = cu_seqlens[static_cast<size_t>(document)], n = cu_seqlens[static_cast<size_t>(document) + 1] - begin;
+        const int64_t begin = cu_seqlens[static_cast<size_t>(document)],
+                      n = cu_seqlens[static_cast<size_t>(document) + 1] - begin;
         const int64_t NH = q.shape[1], HS = q.shape[2], W = round_up(HS, kPanel), kv_head = head / (NH / k.shape[1]);
         const int64_t count = std::min(kQueries, n - i0);
         const ForwardTile<R> tile(HS, W);
@@ -39,7 +41,8 @@ class Forward {
         std::fill_n(tile.out, kQueries * W, R(0));
 
         alignas(64) R top[kQueries], sum[kQueries], bias[kQueries], shift[kQueries];
-        const R extra = static_cast<R>(extra_logit(spec, sink_logit ? static_cast<double>(sink_logit.ptr<R>()[head]) : 0));
+        const R extra =
+            static_cast<R>(extra_logit(spec, sink_logit ? static_cast<double>(sink_logit.ptr<R>()[head]) : 0));
         for (int64_t i = 0; i < kQueries; ++i) {
             top[i] = extra, sum[i] = extra == -kInfinity ? R(0) : R(1), shift[i] = 0;
             bias[i] = static_cast<R>(score_bias(spec, rule.mask, i0 + i));
@@ -68,7 +71,8 @@ class Forward {
         for (int64_t i = 0; i < count; ++i) {
             const R scale = !V::kInfo.normalized ? R(1) : sum[i] > 0 ? R(1) / sum[i] : R(0);
             unpack_row(to.row(i0 + i), tile.out + i * W, HS, scale);
-            if (V::kInfo.normalized) lse.ptr<R>()[head * q.shape[0] + begin + i0 + i] = sum[i] > 0 ? top[i] + std::log(sum[i]) : -kInfinity;
+            if (V::kInfo.normalized)
+                lse.ptr<R>()[head * q.shape[0] + begin + i0 + i] = sum[i] > 0 ? top[i] + std::log(sum[i]) : -kInfinity;
         }
     }
 
@@ -104,15 +108,19 @@ class Forward {
 
 void attention_forward(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor sink_logit,
                        std::span<const int32_t> cu_seqlens, const AttentionSpec& spec, const Exec& exec) {
-    struct Unit { int32_t document, i0; };
+    struct Unit {
+        int32_t document, i0;
+    };
     const int64_t NH = q.shape[1], documents = static_cast<int64_t>(cu_seqlens.size()) - 1;
     int64_t blocks = 0;
     for (int64_t d = 0; d < documents; ++d)
-        blocks += (cu_seqlens[static_cast<size_t>(d) + 1] - cu_seqlens[static_cast<size_t>(d)] + kQueries - 1) / kQueries;
+        blocks +=
+            (cu_seqlens[static_cast<size_t>(d) + 1] - cu_seqlens[static_cast<size_t>(d)] + kQueries - 1) / kQueries;
     Unit* units = workspace<Unit, Unit>(blocks);
     Unit* next = units;
     for (int64_t d = 0; d < documents; ++d)
-        for (int64_t i0 = 0; i0 < cu_seqlens[static_cast<size_t>(d) + 1] - cu_seqlens[static_cast<size_t>(d)]; i0 += kQueries)
+        for (int64_t i0 = 0; i0 < cu_seqlens[static_cast<size_t>(d) + 1] - cu_seqlens[static_cast<size_t>(d)];
+             i0 += kQueries)
             *next++ = {static_cast<int32_t>(d), static_cast<int32_t>(i0)};
     dispatch_variant(spec.weighting, [&]<class V>() {
         dispatch_float(q.dtype, [&]<class T>() {

@@ -1,8 +1,8 @@
 // What the tiled attention kernels are made of: packing, one small matrix product, scores of a tile.
 //
 // A tile is kQueries queries by kKeys keys of one head and document. Lanes of a vector are queries: scores are kept
-// transposed, S^T (keys, queries), so that row maxima and sums of softmax are elementwise across a vector. Sizes are padded
-// with zeros: head channels to a multiple of kPanel, queries and keys to whole tiles.
+// transposed, S^T (keys, queries), so that row maxima and sums of softmax are elementwise across a vector. Sizes are
+// padded with zeros: head channels to a multiple of kPanel, queries and keys to whole tiles.
 #pragma once
 
 #include <array>
@@ -16,10 +16,12 @@ namespace plimsoll::cpu {
 
 inline constexpr int64_t kQueries = 64;
 inline constexpr int64_t kKeys = 64;
-inline constexpr int64_t kPanel = 32;   // columns of a product are padded to a multiple of this
-inline constexpr int64_t kRows = 8;     // and rows to this: the register block is kRows x 2 vectors
+inline constexpr int64_t kPanel = 32;  // columns of a product are padded to a multiple of this
+inline constexpr int64_t kRows = 8;    // and rows to this: the register block is kRows x 2 vectors
 
-constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+constexpr int64_t round_up(int64_t n, int64_t to) {
+    return (n + to - 1) / to * to;
+}
 
 // One register of the target: GCC 12 makes very slow code of vectors wider than that.
 template <class T>
@@ -30,10 +32,11 @@ struct VectorOf {
 };
 
 // c (M, N) += a (M, K) b (K, N): c and b row-major with row lengths N' = `c_row`, `b_row`, a element (m, k) at
-// m * a_row + k * a_k. M is a multiple of kRows, N of kPanel (padding included), c and b are 64-byte aligned. K ascends.
+// m * a_row + k * a_k. M is a multiple of kRows, N of kPanel (padding included), c and b are 64-byte aligned. K
+// ascends.
 template <class T>
-inline void tile_gemm(T* c, int64_t c_row, const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_row, int64_t M, int64_t N,
-                      int64_t K) {
+inline void tile_gemm(T* c, int64_t c_row, const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_row, int64_t M,
+                      int64_t N, int64_t K) {
     using Vector = typename VectorOf<T>::type;
     constexpr int64_t kSize = VectorOf<T>::kSize;
     for (int64_t n = 0; n < N; n += 2 * kSize) {
@@ -75,7 +78,8 @@ struct HeadRows {
 
 // to (rows, width) row-major = from[first .. first + count) * scale, the rest zero.
 template <class R, class T>
-inline void pack_rows(R* to, const HeadRows<T>& from, int64_t first, int64_t count, int64_t rows, int64_t HS, int64_t width, R scale) {
+inline void pack_rows(R* to, const HeadRows<T>& from, int64_t first, int64_t count, int64_t rows, int64_t HS,
+                      int64_t width, R scale) {
     for (int64_t i = 0; i < rows; ++i) {
         R* row = to + i * width;
         if (i >= count) {
@@ -127,8 +131,9 @@ struct ScoreRule {
             const int64_t key = j0 + j;
             // Queries that see the key: from the diagonal to the end of the window.
             const int64_t first = std::clamp<int64_t>(key - i0, 0, kQueries);
-            const int64_t last = mask.window == 0 || key < mask.pinned ? kQueries
-                                                                       : std::clamp<int64_t>(key + mask.window - i0, first, kQueries);
+            const int64_t last = mask.window == 0 || key < mask.pinned
+                                     ? kQueries
+                                     : std::clamp<int64_t>(key + mask.window - i0, first, kQueries);
             std::fill(row, row + first, -std::numeric_limits<R>::infinity());
             std::fill(row + last, row + kQueries, -std::numeric_limits<R>::infinity());
         }

@@ -24,8 +24,8 @@ void matmul_forward(Tensor out, Tensor x, Tensor weight, Tensor bias, const Exec
 void matmul_backward_input(Tensor dx, Tensor dout, Tensor weight, Write write, const Exec& exec);
 void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x, Write write, const Exec& exec);
 
-void embedding_forward(Tensor out, std::span<const int32_t> tokens, std::span<const int32_t> positions, Tensor token_table,
-                       Tensor position_table, const Exec& exec);
+void embedding_forward(Tensor out, std::span<const int32_t> tokens, std::span<const int32_t> positions,
+                       Tensor token_table, Tensor position_table, const Exec& exec);
 void embedding_backward(Tensor dtoken_table, Tensor dposition_table, Tensor dout, std::span<const int32_t> tokens,
                         std::span<const int32_t> positions, const Exec& exec);
 
@@ -46,8 +46,8 @@ void convert(Tensor out, Tensor x, const Exec& exec);
 void fill_zero(Tensor out, const Exec& exec);
 
 void cross_entropy_begin(const CrossEntropyState& state, const Exec& exec);
-void cross_entropy_accumulate(const CrossEntropyState& state, Tensor logits, int64_t v0, std::span<const int32_t> targets,
-                              const Exec& exec);
+void cross_entropy_accumulate(const CrossEntropyState& state, Tensor logits, int64_t v0,
+                              std::span<const int32_t> targets, const Exec& exec);
 void cross_entropy_finish(Tensor nll, Tensor lse, const CrossEntropyState& state, std::span<const int32_t> targets,
                           const Exec& exec);
 void cross_entropy_gradient(Tensor logits, int64_t v0, Tensor lse, std::span<const int32_t> targets, double scale,
@@ -59,8 +59,8 @@ double sum_of_squares(Tensor x, const Exec& exec);
 
 void attention_forward(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor sink_logit,
                        std::span<const int32_t> cu_seqlens, const AttentionSpec& spec, const Exec& exec);
-void attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor dsink_logit, Tensor dout, Tensor out, Tensor lse, Tensor q,
-                        Tensor k, Tensor v, Tensor sink_logit, std::span<const int32_t> cu_seqlens,
+void attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor dsink_logit, Tensor dout, Tensor out, Tensor lse,
+                        Tensor q, Tensor k, Tensor v, Tensor sink_logit, std::span<const int32_t> cu_seqlens,
                         const AttentionSpec& spec, Write write, const Exec& exec);
 void gate_forward(Tensor out, Tensor y, Tensor z, const Exec& exec);
 void gate_backward(Tensor dy, Tensor dz, Tensor dout, Tensor y, Tensor z, const Exec& exec);

@@ -72,7 +72,8 @@ void fill_zero(Tensor out, const Exec& exec) {
     char* to = static_cast<char*>(out.data);
     const int64_t bytes = out.bytes();
 #pragma omp parallel for num_threads(exec.threads) schedule(static) if (bytes > kBlock)
-    for (int64_t at = 0; at < bytes; at += kBlock) std::memset(to + at, 0, static_cast<size_t>(std::min(kBlock, bytes - at)));
+    for (int64_t at = 0; at < bytes; at += kBlock)
+        std::memset(to + at, 0, static_cast<size_t>(std::min(kBlock, bytes - at)));
 }
 
 }  // namespace plimsoll::cpu

@@ -12,7 +12,9 @@ namespace plimsoll::cpu {
 // again with the same Tag. Grows on demand and is kept, so that nothing is allocated after the first step.
 template <class Tag, class T>
 T* workspace(int64_t count) {
-    struct Free { void operator()(void* p) const { std::free(p); } };
+    struct Free {
+        void operator()(void* p) const { std::free(p); }
+    };
     thread_local std::unique_ptr<void, Free> memory;
     thread_local int64_t capacity = 0;
     const int64_t bytes = (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;

@@ -46,8 +46,8 @@ TEST(RandomStream, NormalHasUnitMoments) {
 
 TEST(Bf16, RoundsToNearestEvenAndKeepsNan) {
     EXPECT_EQ(bf16(1.0f).bits, 0x3f80);
-    EXPECT_EQ(bf16(1.0f + 0x1p-8f).bits, 0x3f80);            // a tie, to even: down
-    EXPECT_EQ(bf16(1.0f + 0x3p-8f).bits, 0x3f82);            // a tie, to even: up
+    EXPECT_EQ(bf16(1.0f + 0x1p-8f).bits, 0x3f80);             // a tie, to even: down
+    EXPECT_EQ(bf16(1.0f + 0x3p-8f).bits, 0x3f82);             // a tie, to even: up
     EXPECT_EQ(bf16(1.0f + 0x1p-8f + 0x1p-20f).bits, 0x3f81);  // just above a tie
     EXPECT_TRUE(std::isnan(static_cast<float>(bf16(std::numeric_limits<float>::quiet_NaN()))));
     EXPECT_TRUE(std::isinf(static_cast<float>(bf16(std::numeric_limits<float>::infinity()))));

@@ -87,6 +87,7 @@ class Style(Tree):
         cases = {
             "kernels/long.cpp": ("int a;\n" * 501, "501 lines"),
             "kernels/tab.cpp": ("\tint a;\n", "tab"),
+            "kernels/wide.cpp": ("int a;" + " " * 110 + "int b;\n", "122 columns"),
             "scripts/space.py": ("a = 1 \n", "trailing whitespace"),
             "kernels/bare.h": ("int a();\n", "no #pragma once"),
             "configs/path.toml": ('text = "/ho' + 'me/someone/text.txt"\n', "absolute path of a machine"),

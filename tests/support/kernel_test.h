@@ -18,7 +18,8 @@ template <class T>
 std::vector<T> normals(int64_t count, std::string_view name, double scale = 1) {
     const RandomStream stream(11, "test", name);
     std::vector<T> values(static_cast<size_t>(count));
-    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<T>(static_cast<Accumulator<T>>(scale * stream.normal(i)));
+    for (size_t i = 0; i < values.size(); ++i)
+        values[i] = static_cast<T>(static_cast<Accumulator<T>>(scale * stream.normal(i)));
     return values;
 }
 
@@ -27,9 +28,9 @@ Tensor view(std::vector<T>& values, Shape shape) {
     return values.empty() ? Tensor{} : Tensor(values.data(), kDTypeOf<T>, shape);
 }
 
-// Expects gradient[i] = d loss / d values[i] for every i. The central difference's error is about step^2 times the third
-// derivative plus 1e-16 |loss| / step: 1e-9 at the default step for losses of order one; the tolerance leaves room for
-// steep ones. `stride` > 1 checks every stride-th element.
+// Expects gradient[i] = d loss / d values[i] for every i. The central difference's error is about step^2 times the
+// third derivative plus 1e-16 |loss| / step: 1e-9 at the default step for losses of order one; the tolerance leaves
+// room for steep ones. `stride` > 1 checks every stride-th element.
 template <class Loss>
 void expect_gradient(std::vector<double>& values, const std::vector<double>& gradient, Loss&& loss, const char* name,
                      size_t stride = 1, double tolerance = 1e-6, double step = 1e-5) {
@@ -41,7 +42,8 @@ void expect_gradient(std::vector<double>& values, const std::vector<double>& gra
         values[i] = kept - step;
         const double below = loss();
         values[i] = kept;
-        EXPECT_NEAR(gradient[i], (above - below) / (2 * step), tolerance * (1 + std::abs(gradient[i]))) << name << "[" << i << "]";
+        EXPECT_NEAR(gradient[i], (above - below) / (2 * step), tolerance * (1 + std::abs(gradient[i])))
+            << name << "[" << i << "]";
     }
 }
 

@@ -48,7 +48,9 @@ class GemmLoops {
     static constexpr int64_t kDepth = 256;            // of K at once: a panel of b (32 KiB) stays in L1
     static constexpr int64_t kColumns = 16 * kWidth;  // of c at once: the panels (512 KiB) stay in L2
 
-    static int64_t panels(int64_t columns) { return (columns + kWidth - 1) / kWidth; }
+    static int64_t panels(int64_t columns) {
+        return (columns + kWidth - 1) / kWidth;
+    }
 
     // Rows [k0, k1) of kWidth columns of b, one after the other; zeros stand for columns past the end.
     static void pack(R* to, const Matrix& b, int64_t k0, int64_t k1, int64_t n0) {
@@ -63,8 +65,7 @@ class GemmLoops {
     static void pack_left(R* to, const Matrix& a, int64_t m0, int64_t k0, int64_t k1) {
         const R* from = static_cast<const R*>(a.data);
         for (int64_t k = k0; k < k1; ++k, to += kHeight)
-            for (int64_t m = 0; m < kHeight; ++m)
-                to[m] = from[std::min(m0 + m, a.rows - 1) * a.row + k * a.column];
+            for (int64_t m = 0; m < kHeight; ++m) to[m] = from[std::min(m0 + m, a.rows - 1) * a.row + k * a.column];
     }
 
     // Adds K products to each element of the tile of c at (m0, n0).
@@ -118,8 +119,12 @@ void gemm_bf16_by_fp32(Matrix c, Matrix a, Matrix b, bool accumulate, const void
     if (c.dtype == DType::kF32) return product(c, wide_a, wide_b, accumulate, bias, exec);
     // A result that is added to is widened too; one that is overwritten may hold NaNs and is not read.
     const Matrix wide_c = accumulate ? widened<struct WideResult>(c, exec)
-                                     : Matrix{workspace<struct WideResult, float>(c.rows * c.columns), DType::kF32,
-                                              c.rows, c.columns, c.columns, 1};
+                                     : Matrix{workspace<struct WideResult, float>(c.rows * c.columns),
+                                              DType::kF32,
+                                              c.rows,
+                                              c.columns,
+                                              c.columns,
+                                              1};
     product(wide_c, wide_a, wide_b, accumulate, bias, exec);
     bf16* to = static_cast<bf16*>(c.data);
     const float* from = static_cast<const float*>(wide_c.data);

@@ -92,11 +92,10 @@ Outcome multiply(Matrix c, Matrix a, Matrix b, bool accumulate, const void* bias
     // Per thread, because arguments and scratchpad are in use until the product is done.
     thread_local std::unordered_map<Key, std::unique_ptr<Primitive>, KeyHash> primitives;
     thread_local dnnl::stream stream(engine());
-    const Key key{c.rows, c.columns, a.columns,  a.row, a.column, b.row, b.column, c.row, c.column, int64_t(a.dtype),
-                  int64_t(c.dtype), accumulate, bias != nullptr, threads};
+    const Key key{c.rows,   c.columns,        a.columns,        a.row,      a.column,        b.row,  b.column, c.row,
+                  c.column, int64_t(a.dtype), int64_t(c.dtype), accumulate, bias != nullptr, threads};
     auto found = primitives.find(key);
-    if (found == primitives.end())
-        found = primitives.emplace(key, make(c, a, b, accumulate, bias != nullptr)).first;
+    if (found == primitives.end()) found = primitives.emplace(key, make(c, a, b, accumulate, bias != nullptr)).first;
     Primitive* p = found->second.get();
     if (!p) return Outcome::kUnsupported;
     try {

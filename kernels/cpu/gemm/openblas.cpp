@@ -36,7 +36,11 @@ void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const void* bias, const
     sgemm(c, a, b, accumulate, bias, exec);
 }
 
-std::string gemm_library() { return "OpenBLAS"; }
-bool gemm_bf16_is_fast() { return false; }
+std::string gemm_library() {
+    return "OpenBLAS";
+}
+bool gemm_bf16_is_fast() {
+    return false;
+}
 
 }  // namespace plimsoll::cpu

@@ -17,7 +17,11 @@ void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const void* bias, const
     fp32(c, a, b, accumulate, bias, exec);
 }
 
-std::string gemm_library() { return "plain loops"; }
-bool gemm_bf16_is_fast() { return false; }
+std::string gemm_library() {
+    return "plain loops";
+}
+bool gemm_bf16_is_fast() {
+    return false;
+}
 
 }  // namespace plimsoll::cpu
