@@ -51,7 +51,9 @@ class Arena {
     void zero();
 
   private:
-    struct Free { void operator()(void* p) const; };
+    struct Free {
+        void operator()(void* p) const;
+    };
     ArenaPlan plan_{""};
     std::unique_ptr<void, Free> memory_;
 };

@@ -45,7 +45,7 @@ void attention_weights(std::span<double> weights, std::span<double> scores, Tens
     const int64_t T = q.shape[0], HS = q.shape[1];
     check(q.shape == k.shape && static_cast<int64_t>(weights.size()) == T * T &&
               (scores.empty() || scores.size() == weights.size()),
-          "attention_weights: q {}, k {}, {} weights", q.shape.to_string(), k.shape.to_string(), weights.size());
+          "attention_weights: q {}, k {}, {} weights", q.shape, k.shape, weights.size());
     constexpr double kInfinity = std::numeric_limits<double>::infinity();
     const std::vector<double> queries = widened_rows(q), keys = widened_rows(k);
     const Mask mask(spec);

@@ -6,16 +6,14 @@ namespace plimsoll {
 namespace {
 
 void check_norm(Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor gain, Tensor bias, NormSpec spec) {
-    check(x.shape.rank() == 2, "norm: x must be (N, C), got {}", x.shape.to_string());
+    check(x.shape.rank() == 2, "norm: x must be (N, C), got {}", x.shape);
     const int64_t N = x.shape[0], C = x.shape[1];
     check(out.shape == x.shape && out.contiguous() && x.contiguous(),
-          "norm: x {} and out {} must be equal and contiguous", x.shape.to_string(), out.shape.to_string());
+          "norm: x {} and out {} must be equal and contiguous", x.shape, out.shape);
     check(gain.shape == Shape{C} && rstd.shape == Shape{N}, "norm: x {} wants gain ({}) and rstd ({}), got {} and {}",
-          x.shape.to_string(), C, N, gain.shape.to_string(), rstd.shape.to_string());
-    check(!bias || bias.shape == gain.shape, "norm: bias {} wants gain's shape {}", bias.shape.to_string(),
-          gain.shape.to_string());
-    check(!mean || mean.shape == rstd.shape, "norm: mean {} wants rstd's shape {}", mean.shape.to_string(),
-          rstd.shape.to_string());
+          x.shape, C, N, gain.shape, rstd.shape);
+    check(!bias || bias.shape == gain.shape, "norm: bias {} wants gain's shape {}", bias.shape, gain.shape);
+    check(!mean || mean.shape == rstd.shape, "norm: mean {} wants rstd's shape {}", mean.shape, rstd.shape);
     check(static_cast<bool>(mean) == (spec.kind == NormKind::kLayer), "norm: LayerNorm keeps a mean, RMSNorm has none");
 }
 
@@ -33,7 +31,7 @@ void norm_backward(Tensor dx, Tensor dgain, Tensor dbias, Tensor dout, Tensor x,
     check_device(exec, "norm_backward");
     check_norm(dout, mean, rstd, x, gain, dbias, spec);
     check(dx.shape == x.shape && dx.contiguous() && dgain.shape == gain.shape, "norm_backward: dx {} for x {}",
-          dx.shape.to_string(), x.shape.to_string());
+          dx.shape, x.shape);
     cpu::norm_backward(dx, dgain, dbias, dout, x, gain, mean, rstd, spec, write, exec);
 }
 

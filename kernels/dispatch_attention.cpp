@@ -10,12 +10,10 @@ constexpr int64_t kMaxHeadSize = 256;
 
 void check_attention(const char* op, Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor sink_logit,
                      std::span<const int32_t> cu_seqlens, const AttentionSpec& spec) {
-    check(q.shape.rank() == 3 && k.shape.rank() == 3, "{}: q {} and k {} must be (N, heads, HS)", op,
-          q.shape.to_string(), k.shape.to_string());
+    check(q.shape.rank() == 3 && k.shape.rank() == 3, "{}: q {} and k {} must be (N, heads, HS)", op, q.shape, k.shape);
     const int64_t N = q.shape[0], NH = q.shape[1], HS = q.shape[2];
     check(k.shape == v.shape && k.shape[0] == N && k.shape[2] == HS && out.shape == q.shape,
-          "{}: q {}, k {}, v {}, out {}", op, q.shape.to_string(), k.shape.to_string(), v.shape.to_string(),
-          out.shape.to_string());
+          "{}: q {}, k {}, v {}, out {}", op, q.shape, k.shape, v.shape, out.shape);
     check(k.shape[1] > 0 && NH % k.shape[1] == 0, "{}: {} query heads are no multiple of {} key heads", op, NH,
           k.shape[1]);
     check(HS >= 1 && HS <= kMaxHeadSize, "{}: head size {}, must lie in 1 .. {}", op, HS, kMaxHeadSize);
@@ -23,7 +21,7 @@ void check_attention(const char* op, Tensor out, Tensor lse, Tensor q, Tensor k,
           op);
     const bool normalized = is_normalized(spec.weighting);
     check(!normalized || (lse.shape == Shape{NH, N} && lse.contiguous() && lse.dtype == accumulator_of(q.dtype)),
-          "{}: lse {} in {} must be ({}, {}) in {}", op, lse.shape.to_string(), name_of(lse.dtype), NH, N,
+          "{}: lse {} in {} must be ({}, {}) in {}", op, lse.shape, name_of(lse.dtype), NH, N,
           name_of(accumulator_of(q.dtype)));
     check(normalized || spec.extra_column == ExtraColumn::kNone,
           "{}: an extra column needs a weighting that normalises", op);
@@ -32,7 +30,7 @@ void check_attention(const char* op, Tensor out, Tensor lse, Tensor q, Tensor k,
           "extra column",
           op);
     check(!sink_logit || (sink_logit.shape == Shape{NH} && sink_logit.dtype == accumulator_of(q.dtype)),
-          "{}: sink_logit {} in {}", op, sink_logit.shape.to_string(), name_of(sink_logit.dtype));
+          "{}: sink_logit {} in {}", op, sink_logit.shape, name_of(sink_logit.dtype));
     check(cu_seqlens.size() >= 2 && cu_seqlens.front() == 0 && cu_seqlens.back() == N,
           "{}: cu_seqlens must run from 0 to {}", op, N);
     for (size_t d = 1; d < cu_seqlens.size(); ++d)
@@ -45,8 +43,7 @@ void check_attention(const char* op, Tensor out, Tensor lse, Tensor q, Tensor k,
 void check_gate(const char* op, Tensor out, Tensor y, Tensor z) {
     check(y.shape.rank() == 3 && out.shape == y.shape && out.dtype == y.dtype && z.dtype == y.dtype &&
               (z.shape == y.shape || z.shape == Shape{y.shape[0], y.shape[1]}),
-          "{}: y {}, out {}, z {} do not belong together", op, y.shape.to_string(), out.shape.to_string(),
-          z.shape.to_string());
+          "{}: y {}, out {}, z {} do not belong together", op, y.shape, out.shape, z.shape);
 }
 
 }  // namespace
@@ -67,7 +64,7 @@ void attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor dsink_logit, Ten
               dq.dtype == q.dtype && dk.dtype == q.dtype && dv.dtype == q.dtype && dout.dtype == q.dtype,
           "attention_backward: gradients must look like what they are gradients of");
     check(dsink_logit.shape == sink_logit.shape && dsink_logit.dtype == sink_logit.dtype,
-          "attention_backward: dsink_logit {}", dsink_logit.shape.to_string());
+          "attention_backward: dsink_logit {}", dsink_logit.shape);
     cpu::attention_backward(dq, dk, dv, dsink_logit, dout, out, lse, q, k, v, sink_logit, cu_seqlens, spec, write,
                             exec);
 }
@@ -82,7 +79,7 @@ void gate_backward(Tensor dy, Tensor dz, Tensor dout, Tensor y, Tensor z, const 
     check_device(exec, "gate_backward");
     check_gate("gate_backward", dout, y, z);
     check(dy.shape == y.shape && dz.shape == z.shape && dy.dtype == y.dtype && dz.dtype == y.dtype,
-          "gate_backward: dy {}, dz {}", dy.shape.to_string(), dz.shape.to_string());
+          "gate_backward: dy {}, dz {}", dy.shape, dz.shape);
     cpu::gate_backward(dy, dz, dout, y, z, exec);
 }
 

@@ -13,8 +13,8 @@ void check_wide(Tensor x, const char* op, const char* name) {
 
 void check_like(Tensor x, DType dtype, Shape shape, const char* op, const char* name) {
     check(x.dtype == dtype && x.shape == shape && x.contiguous(),
-          "{}: {} must be {} {}, contiguous; got {} {}, row stride {}", op, name, name_of(dtype), shape.to_string(),
-          name_of(x.dtype), x.shape.to_string(), x.row_stride);
+          "{}: {} must be {} {}, contiguous; got {} {}, row stride {}", op, name, name_of(dtype), shape,
+          name_of(x.dtype), x.shape, x.row_stride);
 }
 
 void check_length(std::span<const int32_t> values, int64_t N, const char* op, const char* name) {
@@ -30,7 +30,7 @@ void check_ids(std::span<const int32_t> ids, int64_t rows, const char* op, const
 void check_embedding(Tensor rows, std::span<const int32_t> tokens, std::span<const int32_t> positions,
                      Tensor token_table, Tensor position_table, const char* op) {
     check(rows.shape.rank() == 2 && token_table.shape.rank() == 2, "{}: wants (N, C) and a table (V, C), got {} and {}",
-          op, rows.shape.to_string(), token_table.shape.to_string());
+          op, rows.shape, token_table.shape);
     check_wide(rows, op, "the output or its gradient");
     const int64_t N = rows.shape[0], C = rows.shape[1];
     check_like(rows, rows.dtype, {N, C}, op, "the output or its gradient");
@@ -45,7 +45,7 @@ void check_embedding(Tensor rows, std::span<const int32_t> tokens, std::span<con
 
 void check_rope(Tensor x, std::span<const int32_t> positions, const char* op) {
     check(x.shape.rank() == 3 && x.shape[2] > 0 && x.shape[2] % 2 == 0, "{}: x must be (N, H, HS) with HS even, got {}",
-          op, x.shape.to_string());
+          op, x.shape);
     check_length(positions, x.shape[0], op, "positions");
     for (size_t n = 0; n < positions.size(); ++n)
         if (positions[n] < 0) check(false, "{}: positions[{}] is {}, must not be negative", op, n, positions[n]);
@@ -55,20 +55,20 @@ void check_rope(Tensor x, std::span<const int32_t> positions, const char* op) {
 void check_qk_norm(Tensor out, Tensor rstd, Tensor x, Tensor gain, const char* op) {
     check(x.shape.rank() == 3 && out.shape == x.shape && out.dtype == x.dtype,
           "{}: x and the output or its gradient must be (N, H, HS) of one dtype, got {} {} and {} {}", op,
-          name_of(x.dtype), x.shape.to_string(), name_of(out.dtype), out.shape.to_string());
+          name_of(x.dtype), x.shape, name_of(out.dtype), out.shape);
     const DType sums = accumulator_of(x.dtype);
     check_like(rstd, sums, {x.shape[0], x.shape[1]}, op, "rstd");
     check_like(gain, sums, {x.shape[2]}, op, "gain");
 }
 
 void check_activation(Tensor out, Tensor x, Activation kind, const char* op) {
-    check(out.shape.rank() == 2, "{}: the output or its gradient must be (N, F), got {}", op, out.shape.to_string());
+    check(out.shape.rank() == 2, "{}: the output or its gradient must be (N, F), got {}", op, out.shape);
     check_like(out, x.dtype, out.shape, op, "the output or its gradient");
     check_like(x, x.dtype, {out.shape[0], inputs_per_output(kind) * out.shape[1]}, op, "x");
 }
 
 void check_residual(Tensor out, Tensor x, Tensor branch, const char* op) {
-    check(x.shape.rank() == 2, "{}: x must be (N, C), got {}", op, x.shape.to_string());
+    check(x.shape.rank() == 2, "{}: x must be (N, C), got {}", op, x.shape);
     check_wide(x, op, "x");
     check_like(x, x.dtype, x.shape, op, "x");
     check_like(out, x.dtype, x.shape, op, "the sum");
@@ -84,13 +84,13 @@ void check_state(const CrossEntropyState& state, int64_t N, DType sums, const ch
 
 void check_logits(Tensor logits, int64_t v0, std::span<const int32_t> targets, const char* op) {
     check(logits.shape.rank() == 2 && v0 >= 0, "{}: logits must be (N, Vc) from a column >= 0, got {} from {}", op,
-          logits.shape.to_string(), v0);
+          logits.shape, v0);
     check_length(targets, logits.shape[0], op, "targets");
 }
 
 void check_update(Tensor param, Tensor grad, Tensor working, int64_t step, const char* op) {
     check(param.shape.rank() == 1 && step >= 1, "{}: wants 1-D parameters and a step >= 1, got {} and step {}", op,
-          param.shape.to_string(), step);
+          param.shape, step);
     check_wide(param, op, "param");
     check_like(grad, param.dtype, param.shape, op, "grad");
     if (working) check_like(working, DType::kBF16, param.shape, op, "working");
@@ -135,7 +135,7 @@ void qk_norm_backward(Tensor dx, Tensor dgain, Tensor dout, Tensor x, Tensor gai
     check_device(exec, "qk_norm_backward");
     check_qk_norm(dout, rstd, x, gain, "qk_norm_backward");
     check(dx.shape == x.shape && dx.dtype == x.dtype, "qk_norm_backward: dx {} {} for x {} {}", name_of(dx.dtype),
-          dx.shape.to_string(), name_of(x.dtype), x.shape.to_string());
+          dx.shape, name_of(x.dtype), x.shape);
     check_like(dgain, gain.dtype, gain.shape, "qk_norm_backward", "dgain");
     cpu::qk_norm_backward(dx, dgain, dout, x, gain, rstd, write, exec);
 }
@@ -178,7 +178,7 @@ void residual_norm_forward(Tensor sum, Tensor out, Tensor mean, Tensor rstd, Ten
 void convert(Tensor out, Tensor x, const Exec& exec) {
     check_device(exec, "convert");
     check(x.shape == out.shape && x.contiguous() && out.contiguous(),
-          "convert: x {} and out {} must be equal and contiguous", x.shape.to_string(), out.shape.to_string());
+          "convert: x {} and out {} must be equal and contiguous", x.shape, out.shape);
     cpu::convert(out, x, exec);
 }
 
@@ -238,14 +238,13 @@ double sum_of_squares(Tensor x, const Exec& exec) {
     check_device(exec, "sum_of_squares");
     check_wide(x, "sum_of_squares", "x");
     check(x.shape.rank() == 1 && x.contiguous(), "sum_of_squares: x must be 1-D and contiguous, got {}, row stride {}",
-          x.shape.to_string(), x.row_stride);
+          x.shape, x.row_stride);
     return cpu::sum_of_squares(x, exec);
 }
 
 void fill_zero(Tensor out, const Exec& exec) {
     check_device(exec, "fill_zero");
-    check(out.contiguous(), "fill_zero: {} with row stride {} is not contiguous", out.shape.to_string(),
-          out.row_stride);
+    check(out.contiguous(), "fill_zero: {} with row stride {} is not contiguous", out.shape, out.row_stride);
     cpu::fill_zero(out, exec);
 }
 

@@ -10,8 +10,7 @@ void check_matmul(const char* op, Tensor out, Tensor x, Tensor weight) {
     const bool two = out.shape.rank() == 2 && x.shape.rank() == 2 && weight.shape.rank() == 2;
     check(two && x.shape[0] == out.shape[0] && weight.shape[0] == out.shape[1] && weight.shape[1] == x.shape[1] &&
               weight.contiguous(),
-          "{}: (N, O) {}, (N, I) {}, (O, I) {} do not belong together", op, out.shape.to_string(), x.shape.to_string(),
-          weight.shape.to_string());
+          "{}: (N, O) {}, (N, I) {}, (O, I) {} do not belong together", op, out.shape, x.shape, weight.shape);
 }
 
 void check_dtypes(const char* op, Tensor result, Tensor a, Tensor b) {
@@ -22,7 +21,7 @@ void check_dtypes(const char* op, Tensor result, Tensor a, Tensor b) {
 // `out` or its gradient.
 void check_bias(const char* op, Tensor bias, Tensor out) {
     check(!bias || (bias.shape == Shape{out.shape[1]} && bias.dtype == accumulator_of(out.dtype)),
-          "{}: bias {} in {} for {} columns", op, bias.shape.to_string(), name_of(bias.dtype), out.shape[1]);
+          "{}: bias {} in {} for {} columns", op, bias.shape, name_of(bias.dtype), out.shape[1]);
 }
 
 }  // namespace

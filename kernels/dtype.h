@@ -29,20 +29,28 @@ static_assert(sizeof(bf16) == 2);
 
 constexpr int64_t size_of(DType dtype) {
     switch (dtype) {
-        case DType::kF32: return 4;
-        case DType::kBF16: return 2;
-        case DType::kF64: return 8;
-        case DType::kI32: return 4;
+        case DType::kF32:
+            return 4;
+        case DType::kBF16:
+            return 2;
+        case DType::kF64:
+            return 8;
+        case DType::kI32:
+            return 4;
     }
     return 0;
 }
 
 constexpr std::string_view name_of(DType dtype) {
     switch (dtype) {
-        case DType::kF32: return "fp32";
-        case DType::kBF16: return "bf16";
-        case DType::kF64: return "fp64";
-        case DType::kI32: return "int32";
+        case DType::kF32:
+            return "fp32";
+        case DType::kBF16:
+            return "bf16";
+        case DType::kF64:
+            return "fp64";
+        case DType::kI32:
+            return "int32";
     }
     return "?";
 }
@@ -60,21 +68,31 @@ inline constexpr DType kDTypeOf<int32_t> = DType::kI32;
 
 // The type in which sums over T are kept: double for double, else float.
 template <class T>
-struct AccumulatorOf { using type = float; };
+struct AccumulatorOf {
+    using type = float;
+};
 template <>
-struct AccumulatorOf<double> { using type = double; };
+struct AccumulatorOf<double> {
+    using type = double;
+};
 template <class T>
 using Accumulator = typename AccumulatorOf<T>::type;
-constexpr DType accumulator_of(DType dtype) { return dtype == DType::kF64 ? DType::kF64 : DType::kF32; }
+constexpr DType accumulator_of(DType dtype) {
+    return dtype == DType::kF64 ? DType::kF64 : DType::kF32;
+}
 
 // Calls `f.template operator()<T>()` with the C++ type of a floating dtype; throws for any other.
 template <class F>
 decltype(auto) dispatch_float(DType dtype, F&& f) {
     switch (dtype) {
-        case DType::kF32: return f.template operator()<float>();
-        case DType::kBF16: return f.template operator()<bf16>();
-        case DType::kF64: return f.template operator()<double>();
-        default: break;
+        case DType::kF32:
+            return f.template operator()<float>();
+        case DType::kBF16:
+            return f.template operator()<bf16>();
+        case DType::kF64:
+            return f.template operator()<double>();
+        default:
+            break;
     }
     throw Error(ExitCode::kInternal, fmt::format("no floating-point kernel for dtype {}", name_of(dtype)));
 }

@@ -14,7 +14,9 @@ enum class Activation : uint8_t {
 };
 
 // How many inputs one output has.
-constexpr int64_t inputs_per_output(Activation kind) { return kind == Activation::kSwiglu ? 2 : 1; }
+constexpr int64_t inputs_per_output(Activation kind) {
+    return kind == Activation::kSwiglu ? 2 : 1;
+}
 
 // out (N, F) = f(x), x (N, F), for kSwiglu x (N, 2F) whose first F columns are the gate. One floating dtype; arithmetic
 // in the dtype sums are kept in (tanh and exp to a few ulp of it).

@@ -29,17 +29,16 @@ Tensor::Tensor(void* data, DType dtype, Shape shape, Device device)
 
 void Tensor::fail_dtype(DType wanted) const {
     throw Error(ExitCode::kInternal,
-                fmt::format("tensor {} is {}, kernel wants {}", shape.to_string(), name_of(dtype), name_of(wanted)));
+                fmt::format("tensor {} is {}, kernel wants {}", shape, name_of(dtype), name_of(wanted)));
 }
 
 void Tensor::fail_contiguous() const {
-    throw Error(ExitCode::kInternal,
-                fmt::format("tensor {} with row stride {} is not contiguous", shape.to_string(), row_stride));
+    throw Error(ExitCode::kInternal, fmt::format("tensor {} with row stride {} is not contiguous", shape, row_stride));
 }
 
 Tensor Tensor::slice_rows(int64_t begin, int64_t count) const {
     check(begin >= 0 && count >= 0 && begin + count <= shape[0], "rows [{}, {}) of tensor {}", begin, begin + count,
-          shape.to_string());
+          shape);
     Tensor result = *this;
     result.data = static_cast<char*>(data) + begin * row_stride * size_of(dtype);
     switch (shape.rank()) {
@@ -61,7 +60,7 @@ Tensor Tensor::slice_rows(int64_t begin, int64_t count) const {
 
 Tensor Tensor::slice_columns(int64_t begin, int64_t count) const {
     check(shape.rank() >= 2 && begin >= 0 && begin + count <= shape[1], "columns [{}, {}) of tensor {}", begin,
-          begin + count, shape.to_string());
+          begin + count, shape);
     Tensor result = *this;
     const int64_t inner = shape.rank() == 3 ? shape[2] : 1;
     check(shape.rank() <= 3, "columns of a tensor of rank {}", shape.rank());
@@ -71,8 +70,8 @@ Tensor Tensor::slice_columns(int64_t begin, int64_t count) const {
 }
 
 Tensor Tensor::reshape(Shape new_shape) const {
-    check(contiguous() && new_shape.elements() == elements(), "cannot view {} (row stride {}) as {}", shape.to_string(),
-          row_stride, new_shape.to_string());
+    check(contiguous() && new_shape.elements() == elements(), "cannot view {} (row stride {}) as {}", shape, row_stride,
+          new_shape.to_string());
     return Tensor(data, dtype, new_shape, device);
 }
 

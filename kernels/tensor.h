@@ -32,6 +32,19 @@ class Shape {
     int rank_ = 0;
 };
 
+}  // namespace plimsoll
+
+// Shapes are formatted when a message is made, not when a check passes.
+template <>
+struct fmt::formatter<plimsoll::Shape> : fmt::formatter<std::string> {
+    template <class Context>
+    auto format(const plimsoll::Shape& shape, Context& context) const {
+        return fmt::formatter<std::string>::format(shape.to_string(), context);
+    }
+};
+
+namespace plimsoll {
+
 // A view (data, dtype, shape, device) whose rows (first dimension) lie `row_stride` elements apart and are themselves
 // contiguous. `row_stride` equals the row length for a contiguous tensor; it is larger for a slice of columns, such as
 // the queries inside a fused (N, NH + 2 NKV, HS) projection. An empty Tensor (data null) stands for "absent".

@@ -41,6 +41,11 @@ void Transformer::allocate() {
     // Gaps between parameters are never written by an op, and flat loops (norm, optimizer) read them.
     parameters_.zero();
     gradients_.zero();
+    const Tensor matrices = working() ? working() : parameters();
+    for (int64_t layer = stage_.first_layer; layer < stage_.last_layer; ++layer) {
+        block_parameters_.push_back(block_tensors(table_, layer, matrices, parameters()));
+        block_gradients_.push_back(block_tensors(table_, layer, gradients(), gradients()));
+    }
 }
 
 void Transformer::refresh_working(const Exec& exec) {
@@ -50,11 +55,9 @@ void Transformer::refresh_working(const Exec& exec) {
 }
 
 Block Transformer::block(int64_t layer, int64_t n) {
-    const Tensor matrices = working() ? working() : parameters();
-    return Block(config_, layer, block_tensors(table_, layer, matrices, parameters()),
-                 block_tensors(table_, layer, gradients(), gradients()),
-                 block_plans_[static_cast<size_t>(layer - stage_.first_layer)].view(activations_, n),
-                 scratch_plan_.view(scratch_, config_, layer, n));
+    const auto index = static_cast<size_t>(layer - stage_.first_layer);
+    return Block(config_, layer, block_parameters_[index], block_gradients_[index],
+                 block_plans_[index].view(activations_, n), scratch_plan_.view(scratch_, config_, layer, n));
 }
 
 Tensor Transformer::stream_after(int64_t layer, int64_t n) const {

@@ -74,6 +74,7 @@ class Transformer {
     BlockScratchPlan scratch_plan_;
     LmHead head_;
     Arena parameters_, gradients_, activations_, scratch_;
+    std::vector<BlockTensors> block_parameters_, block_gradients_;  // per block of the stage
 };
 
 }  // namespace plimsoll
