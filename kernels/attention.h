@@ -63,7 +63,7 @@ void attention_forward(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, Ten
                        std::span<const int32_t> cu_seqlens, const AttentionSpec& spec, const Exec& exec);
 
 // dq, dk, dv (like q, k, v) = the gradients, overwritten. dsink_logit (NH) as `write` says.
-//   delta_i = sum_c dout_ic out_ic;  dp_ij = dout_i . v_j;  ds_ij = dscore(p_ij, dp_ij, delta_i);
+//   delta_i = sum_c dout_ic out_ic;  dp_ij = dout_i . v_j;  ds_ij = dscore(p_ij, dp_ij, delta_i, row_i);
 //   dv_j = sum_i p_ij dout_i;  dq_i = scale sum_j ds_ij k_j;  dk_j = scale sum_i ds_ij q_i;
 //   dsink_logit_h = -sum_i exp(sink_logit_h - lse_i) delta_i.
 // Sums over queries run in ascending order; those over query heads of a key head likewise.

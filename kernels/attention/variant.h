@@ -2,7 +2,7 @@
 //
 // The life of a score, on every backend: 1 s = scale q.k; 2 bias and mask; 3 row state (the running maximum and sum of
 // normalised weightings, seeded by the extra column); 4 p = weight(s, row); 5 out = sum_j p v. Backward:
-// ds = dscore(p, dp, delta), delta = rowsum(dout * out) for normalised weightings, else 0.
+// ds = dscore(p, dp, delta, row), delta = rowsum(dout * out) for normalised weightings, else 0.
 #pragma once
 
 #include <concepts>
@@ -30,8 +30,8 @@ concept AttentionVariant = requires(float s, double d) {
     { V::kInfo } -> std::convertible_to<VariantInfo>;
     { V::weight(s, RowState<float>{}) } -> std::same_as<float>;
     { V::weight(d, RowState<double>{}) } -> std::same_as<double>;
-    { V::dscore(s, s, s) } -> std::same_as<float>;
-    { V::dscore(d, d, d) } -> std::same_as<double>;
+    { V::dscore(s, s, s, RowState<float>{}) } -> std::same_as<float>;
+    { V::dscore(d, d, d, RowState<double>{}) } -> std::same_as<double>;
 };
 
 }  // namespace plimsoll

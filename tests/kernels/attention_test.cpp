@@ -38,12 +38,6 @@ std::vector<AttentionCase> cases() {
     return all;
 }
 
-void PrintTo(const AttentionCase& c, std::ostream* out) {
-    *out << c.weighting << " N=" << c.N() << " documents=" << c.cu_seqlens.size() - 1 << " heads=" << c.NH << "/"
-         << c.NKV << " HS=" << c.HS << " window=" << c.window << " pinned=" << c.pinned << (c.alibi ? " alibi" : "")
-         << " extra=" << static_cast<int>(c.extra) << " bias=" << static_cast<int>(c.bias);
-}
-
 class Attention : public testing::TestWithParam<AttentionCase> {};
 
 template <class T>

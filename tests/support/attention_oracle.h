@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <limits>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,13 @@ struct AttentionCase {
         return s;
     }
 };
+
+// How a failing case is named.
+inline void PrintTo(const AttentionCase& c, std::ostream* out) {
+    *out << c.weighting << " N=" << c.N() << " documents=" << c.cu_seqlens.size() - 1 << " heads=" << c.NH << "/"
+         << c.NKV << " HS=" << c.HS << " window=" << c.window << " pinned=" << c.pinned << (c.alibi ? " alibi" : "")
+         << " extra=" << static_cast<int>(c.extra) << " bias=" << static_cast<int>(c.bias);
+}
 
 // Weights of a row from its visible scores. A weighting without an entry here fails its tests: add its formula.
 inline std::vector<double> oracle_row(const AttentionCase& c, const std::vector<double>& scores, double sink_logit,

@@ -12,7 +12,7 @@ struct Sigmoid {
         return T(1) / (T(1) + score_exp(-(s + row.bias)));
     }
     template <class T>
-    static T dscore(T p, T dp, T /*delta*/) {
+    static T dscore(T p, T dp, T /*delta*/, RowState<T> /*row*/) {
         return p * (T(1) - p) * dp;
     }
 };

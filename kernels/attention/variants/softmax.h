@@ -12,7 +12,7 @@ struct Softmax {
         return score_exp(s - row.lse);
     }
     template <class T>
-    static T dscore(T p, T dp, T delta) {
+    static T dscore(T p, T dp, T delta, RowState<T> /*row*/) {
         return p * (dp - delta);
     }
 };
