@@ -108,7 +108,7 @@ void Transformer::backward(CoreAttention& core, const ModelInput& input, Write w
     const Tensor dx = first_rows(scratch_[dx_slot_], n);
     const auto gradient = [&](const char* name) { return table_.view(gradients(), table_.find(name)); };
     head_.backward(dx, head(n), input.targets, 1.0, write, exec);
-    if (!config_.model.tied) on_ready(config_.model.layers);
+    on_ready(config_.model.layers);
     for (int64_t layer = stage_.last_layer; layer-- > stage_.first_layer;) {
         Block here = block(layer, n);
         here.backward_post(dx, write, exec);

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -36,8 +37,24 @@ std::vector<Named> networks() {
         c.attention.weighting = {"sigmoid", "softmax"}, c.attention.window = {3, 0}, c.attention.pinned = 1;
     });
     add("placeholders", tiny_gpt2(), [](NetworkConfig& c) { c.attention.placeholders = 2; });
+    all.back().documents = true;
     add("no_mlp_z_loss", tiny_llama(), [](NetworkConfig& c) { c.model.activation = "none", c.loss.z_loss = 0.01; });
     return all;
+}
+
+// Rows of random ids; with placeholders every document begins with them, and they are no targets.
+TinyBatch batch_of(const NetworkConfig& config, int64_t rows, bool documents) {
+    TinyBatch batch(config, rows, documents);
+    const auto k = static_cast<int32_t>(config.attention.placeholders);
+    for (size_t d = 0; d + 1 < batch.cu_seqlens.size(); ++d)
+        for (int32_t i = 0; i < k; ++i) {
+            const auto n = static_cast<size_t>(batch.cu_seqlens[d] + i);
+            batch.tokens[n] = static_cast<int32_t>(config.vocab) + i, batch.targets[n] = -1;
+        }
+    return batch;
+}
+TinyBatch batch_of(const Named& network, int64_t rows) {
+    return batch_of(network.config, rows, network.documents);
 }
 
 template <class T>
@@ -54,7 +71,7 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
 class TransformerTest : public testing::TestWithParam<Named> {};
 
 TEST_P(TransformerTest, GradientsMatchCentralDifferences) {
-    const TinyBatch batch(GetParam().config, 2, GetParam().documents);
+    const TinyBatch batch = batch_of(GetParam(), 2);
     TinyModel run(GetParam().config, batch.n(), DType::kF64);
     // Away from zero, so that a sink logit's or a bias's gradient is not a special case.
     std::span<double> parameters = run.model.parameters().span<double>();
@@ -80,7 +97,7 @@ TEST_P(TransformerTest, GradientsMatchCentralDifferences) {
 }
 
 TEST_P(TransformerTest, LaterTokensLeaveEarlierPositionsAlone) {
-    TinyBatch batch(GetParam().config, 1, GetParam().documents);
+    TinyBatch batch = batch_of(GetParam(), 1);
     TinyModel run(GetParam().config, batch.n(), DType::kF32);
     run.loss(batch);
     const std::vector<float> before = copied<float>(run.model.nll(batch.n()));
@@ -93,7 +110,7 @@ TEST_P(TransformerTest, LaterTokensLeaveEarlierPositionsAlone) {
 }
 
 TEST_P(TransformerTest, BitsAreEqualOnRepeatAndForAnyNumberOfThreads) {
-    const TinyBatch batch(GetParam().config, 3, GetParam().documents);
+    const TinyBatch batch = batch_of(GetParam(), 3);
     std::vector<std::vector<float>> gradients;
     std::vector<double> losses;
     for (const int threads : {1, 1, 2, 3}) {
@@ -109,13 +126,13 @@ TEST_P(TransformerTest, BitsAreEqualOnRepeatAndForAnyNumberOfThreads) {
 }
 
 TEST_P(TransformerTest, MicroBatchesAddUp) {
-    const TinyBatch whole(GetParam().config, 2, GetParam().documents);
+    const TinyBatch whole = batch_of(GetParam(), 2);
     TinyModel run(GetParam().config, whole.n(), DType::kF64);
     const double loss = run.run(whole);
     const std::vector<double> expected = copied<double>(run.model.gradients());
     double sum = 0;
     for (int half = 0; half < 2; ++half) {
-        TinyBatch part(GetParam().config, 1, GetParam().documents);
+        TinyBatch part = batch_of(GetParam(), 1);
         const auto rows = [&](const std::vector<int32_t>& from) {
             const auto size = static_cast<std::ptrdiff_t>(from.size() / 2);
             return std::vector<int32_t>(from.begin() + half * size, from.begin() + (half + 1) * size);
@@ -129,21 +146,53 @@ TEST_P(TransformerTest, MicroBatchesAddUp) {
         EXPECT_NEAR(seen[i], expected[i], 1e-11 * (1 + std::abs(expected[i]))) << i;
 }
 
+TEST_P(TransformerTest, DocumentsDoNotSeeEachOther) {
+    TinyBatch batch = batch_of(GetParam().config, 1, true);
+    TinyModel run(GetParam().config, batch.n(), DType::kF32);
+    const auto nll = [&] { return run.loss(batch), copied<float>(run.model.nll(batch.n())); };
+    const std::vector<float> before = nll();
+    const auto second = static_cast<size_t>(batch.cu_seqlens[1]);
+    const int32_t kept = batch.tokens[second - 1], other = kept ? 0 : 1;
+    batch.tokens[second - 1] = other;
+    const std::vector<float> first_changed = nll();
+    for (size_t n = second; n < before.size(); ++n) EXPECT_EQ(before[n], first_changed[n]) << n;
+    batch.tokens[second - 1] = kept, batch.targets[second - 1] = 1;
+    const std::vector<float> restored = nll();
+    batch.tokens[second - 1] = other;
+    EXPECT_NE(restored[second - 1], nll()[second - 1]);  // its own position does see it
+}
+
+// What on_ready reports is final, and every block's parameters are reported once.
+TEST_P(TransformerTest, GradientsStayAsTheyWereWhenReported) {
+    const TinyBatch batch = batch_of(GetParam(), 1);
+    TinyModel run(GetParam().config, batch.n(), DType::kF32);
+    run.loss(batch);
+    const Tensor gradients = run.model.gradients();
+    std::fill(gradients.span<float>().begin(), gradients.span<float>().end(), -77.0f);  // nothing may be left over
+    std::vector<int64_t> order;
+    std::vector<std::vector<float>> seen(run.model.table().entries().size());
+    const auto each_of = [&](int64_t layer, auto&& visit) {
+        for (size_t i = 0; i < seen.size(); ++i)
+            if (run.model.table().entries()[i].layer == layer)
+                visit(seen[i], copied<float>(run.model.table().view(gradients, static_cast<int>(i))));
+    };
+    run.model.backward(
+        run.core, batch.input(), Write::kOverwrite,
+        [&](int64_t layer) {
+            order.push_back(layer);
+            each_of(layer, [](std::vector<float>& to, std::vector<float> now) { to = std::move(now); });
+        },
+        run.exec);
+    EXPECT_EQ(order, (std::vector<int64_t>{2, 1, 0, -1}));
+    for (int64_t layer = -1; layer <= 2; ++layer)
+        each_of(layer, [&](const std::vector<float>& then, const std::vector<float>& now) {
+            EXPECT_TRUE(same_bits(then, now)) << "layer " << layer;
+            EXPECT_EQ(std::count(now.begin(), now.end(), -77.0f), 0) << "layer " << layer;
+        });
+}
+
 INSTANTIATE_TEST_SUITE_P(Networks, TransformerTest, testing::ValuesIn(networks()),
                          [](const auto& info) { return std::string(info.param.name); });
-
-TEST(Transformer, DocumentsDoNotSeeEachOther) {
-    TinyBatch batch(tiny_llama(), 1, true);
-    TinyModel run(tiny_llama(), batch.n(), DType::kF32);
-    run.loss(batch);
-    const std::vector<float> before = copied<float>(run.model.nll(batch.n()));
-    batch.tokens[0] = (batch.tokens[0] + 1) % 13;
-    run.loss(batch);
-    const std::vector<float> after = copied<float>(run.model.nll(batch.n()));
-    const auto second = static_cast<size_t>(batch.cu_seqlens[1]);
-    EXPECT_NE(before[0], after[0]);
-    for (size_t n = second; n < before.size(); ++n) EXPECT_EQ(before[n], after[n]) << n;
-}
 
 TEST(Transformer, ChunksOfTheVocabularyAgreeWithAllAtOnce) {
     NetworkConfig config = tiny_llama();
@@ -159,14 +208,69 @@ TEST(Transformer, ChunksOfTheVocabularyAgreeWithAllAtOnce) {
     for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-10 * (1 + std::abs(a[i]))) << i;
 }
 
-TEST(Transformer, ReportsGradientsAsTheyBecomeComplete) {
-    const TinyBatch batch(tiny_llama(), 1);
-    TinyModel run(tiny_llama(), batch.n(), DType::kF32);
-    std::vector<int64_t> order;
-    run.loss(batch);
-    run.model.backward(
-        run.core, batch.input(), Write::kOverwrite, [&](int64_t layer) { order.push_back(layer); }, run.exec);
-    EXPECT_EQ(order, (std::vector<int64_t>{2, 1, 0, -1}));
+// Several chunks of bf16 logits add up in fp32, so they differ from one product by roundings of that, and by those of
+// the result to bf16: 2^-9 = 2e-3 relative, some of them different, through a handful of products.
+TEST(Transformer, ChunksOfTheVocabularyAgreeInBf16) {
+    NetworkConfig config = tiny_llama();
+    config.vocab = 300, config.model.context = 500;
+    const TinyBatch batch(config, 4);  // 2000 x 300 x 2 bytes: 1.1 MiB of logits
+    TinyModel whole(config, batch.n(), DType::kBF16);
+    config.loss.logits_mib = 1;
+    TinyModel chunked(config, batch.n(), DType::kBF16);
+    const double loss = whole.run(batch);
+    EXPECT_NEAR(chunked.run(batch), loss, 1e-5 * loss);
+    const std::vector<float> a = copied<float>(whole.model.gradients()), b = copied<float>(chunked.model.gradients());
+    double difference = 0, size = 0;
+    for (size_t i = 0; i < a.size(); ++i) {
+        const double wanted = static_cast<double>(a[i]), error = static_cast<double>(b[i]) - wanted;
+        difference += error * error, size += wanted * wanted;
+    }
+    EXPECT_GT(difference, 0);  // the chunks are really there
+    EXPECT_LT(std::sqrt(difference / size), 1e-2);
+    EXPECT_THROW(chunked.model.logits(batch.n(), chunked.exec), Error);
+}
+
+// With fp32 operands evaluation rounds nothing less, so it is the training loss; with bf16 only logits differ.
+TEST(Transformer, EvaluationIsTheTrainingLossWithoutRoundedLogits) {
+    const TinyBatch batch(tiny_llama(), 2);
+    for (const DType compute : {DType::kF32, DType::kBF16}) {
+        TinyModel run(tiny_llama(), batch.n(), compute);
+        const double training = run.loss(batch);
+        const LossSums sums = run.model.evaluate(run.core, batch.input(), run.exec);
+        EXPECT_EQ(sums.scored, batch.n() - std::count(batch.targets.begin(), batch.targets.end(), -1));
+        if (compute == DType::kF32)
+            EXPECT_EQ(sums.nll, training);
+        else
+            EXPECT_NEAR(sums.nll, training, 4e-3 * training);  // a logit's half unit in the last place
+    }
+}
+
+TEST(Transformer, MemoryGrowsWithTokensAndParametersDoNot) {
+    const auto plan = [](int64_t N, DType compute) {
+        const NetworkConfig config = tiny_gpt2();
+        return Transformer(config, StageRange::whole(config.model), N, Precision{compute}).plan();
+    };
+    for (const DType compute : {DType::kF64, DType::kF32, DType::kBF16}) {
+        const ModelPlan one = plan(64, compute), three = plan(192, compute);  // multiples of a line: no padding
+        EXPECT_EQ(three.activations.bytes(), 3 * one.activations.bytes());
+        EXPECT_EQ(three.scratch.bytes(), 3 * one.scratch.bytes());
+        EXPECT_EQ(three.parameters.bytes(), one.parameters.bytes());
+        EXPECT_EQ(three.gradients.bytes(), one.gradients.bytes());
+    }
+    const ModelPlan wide = plan(64, DType::kF32), narrow = plan(64, DType::kBF16);
+    EXPECT_EQ(2 * narrow.parameters.bytes(), 3 * wide.parameters.bytes());  // masters and a copy of half their size
+    EXPECT_EQ(narrow.gradients.bytes(), wide.gradients.bytes());
+    EXPECT_LT(narrow.activations.bytes(), wide.activations.bytes());
+}
+
+// A smaller micro batch than planned uses the front of the same memory and computes the same.
+TEST(Transformer, FewerTokensThanPlannedChangeNothing) {
+    for (const NetworkConfig& config : {tiny_llama(), tiny_gpt2()}) {
+        const TinyBatch batch(config, 2);
+        TinyModel exact(config, batch.n(), DType::kF32), roomy(config, 5 * batch.n() + 3, DType::kF32);
+        EXPECT_EQ(exact.run(batch), roomy.run(batch));
+        EXPECT_TRUE(same_bits(copied<float>(exact.model.gradients()), copied<float>(roomy.model.gradients())));
+    }
 }
 
 TEST(Transformer, WorkingCopyIsTheRoundedMasters) {
