@@ -37,6 +37,8 @@ MUTATIONS = [
      "return w;", "kernels_test", "*ctivation*:*Mlp*:*elu*"),
     ("cross entropy gradient keeps the target", "kernels/cpu/cross_entropy.cpp", "* factor - static_cast<R>(scale) : R(0)",
      "* factor : R(0)", "kernels_test", "*ross*"),
+    ("a repeated token's gradient overwritten", "kernels/cpu/embedding.cpp", "token[c] += grad[c]", "token[c] = grad[c]",
+     "kernels_test", "*mbedding*"),
     ("AdamW without its second bias correction", "kernels/cpu/optimizer.cpp", "static_cast<R>(1 / std::sqrt(1 - std::pow(spec.beta2, step)))",
      "R(1)", "kernels_test", "*dam*:*ptimizer*"),
     ("block's residual gradient lost", "model/block.cpp", "norm_backward(dx, d_.norm1_gain", "fill_zero(dx, exec);\n    norm_backward(dx, d_.norm1_gain",
@@ -48,6 +50,10 @@ MUTATIONS = [
     ("tied table overwritten", "model/transformer.cpp", "if (write == Write::kOverwrite && !config_.model.tied) fill_zero(dtoken, exec);",
      "fill_zero(dtoken, exec);", "golden_test", "*Fp64*"),
     ("z-loss gradient lost", "model/lm_head.cpp", "targets, scale, z_loss_, exec)", "targets, scale, 0.0, exec)", "golden_test", "*Fp64*"),
+    ("only the last chunk of the vocabulary", "model/lm_head.cpp", "v0 ? Write::kAccumulate : Write::kOverwrite",
+     "Write::kOverwrite", "model_test", "*Chunks*"),
+    ("tied head's norm never reported", "model/transformer.cpp", "    on_ready(config_.model.layers);",
+     "    if (!config_.model.tied) on_ready(config_.model.layers);", "model_test", "*Reported*"),
     ("another RoPE base in forward", "model/block.cpp", "rope_forward(qk, positions, model_.rope_theta, exec)",
      "rope_forward(qk, positions, 2 * model_.rope_theta, exec)", "golden_test", "*Fp64*"),
 ]
@@ -94,6 +100,11 @@ def main():
         good, output = build(tree, programs)
         if not good:
             sys.exit(f"mutation_test: the unbroken tree does not build:\n{output}")
+        # A test that fails anyway would catch every mutation.
+        for program, tests in sorted({(mutation[4], mutation[5]) for mutation in mutations}):
+            failure = first_failure(tree, program, tests)
+            if failure:
+                sys.exit(f"mutation_test: {program} --gtest_filter={tests} fails in the unbroken tree: {failure}")
         print("| mutation | caught by |\n|---|---|", flush=True)
         for name, file, before, after, program, tests in mutations:
             path = tree / file
