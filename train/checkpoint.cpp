@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -83,7 +84,48 @@ json write_tensors(const fs::path& path, const std::vector<CheckpointTensor>& te
     return entries;
 }
 
+struct StoredTensor {
+    std::string name, dtype;
+    std::vector<int64_t> shape;
+    int64_t offset = 0, bytes = 0;
+    std::vector<uint32_t> crc32c;  // one for each chunk
+};
+
+// A stored tensor's bytes, every chunk's checksum verified. Throws Error (78) where they are not what was saved.
+std::string_view verified_bytes(const StoredTensor& t, const MappedFile& mapped, const std::string& path) {
+    const std::string_view file(reinterpret_cast<const char*>(mapped.bytes().data()), mapped.bytes().size());
+    const auto size = static_cast<int64_t>(file.size());
+    if (t.offset < 0 || t.bytes < 0 || t.offset > size || t.bytes > size - t.offset)
+        fail_input("{}: '{}' is said to be bytes {} + {} of {}", path, t.name, t.offset, t.bytes, size);
+    const int64_t chunks = (t.bytes + kChunkBytes - 1) / kChunkBytes;
+    if (chunks != static_cast<int64_t>(t.crc32c.size()))
+        fail_input("{}: '{}' has {} checksums, {} bytes want {}", path, t.name, t.crc32c.size(), t.bytes, chunks);
+    const std::string_view bytes = file.substr(static_cast<size_t>(t.offset), static_cast<size_t>(t.bytes));
+    for (size_t chunk = 0; chunk < t.crc32c.size(); ++chunk) {
+        const std::string_view part = bytes.substr(chunk * kChunkBytes, kChunkBytes);
+        const uint32_t seen = crc32c(part.data(), part.size());
+        if (seen != t.crc32c[chunk])
+            fail_input("{}: '{}' is damaged: bytes {} on have checksum {:08x}, the manifest says {:08x}", path, t.name,
+                       t.offset + static_cast<int64_t>(chunk) * kChunkBytes, seen, t.crc32c[chunk]);
+    }
+    return bytes;
+}
+
+// The step of a folder's name, "step_00001000"; -1 for any other name.
+int64_t step_of(std::string_view name) {
+    if (!name.starts_with("step_")) return -1;
+    int64_t step = -1;
+    const char* end = name.data() + name.size();
+    const auto [stop, error] = std::from_chars(name.data() + 5, end, step);
+    return error == std::errc{} && stop == end ? step : -1;
+}
+
 }  // namespace
+
+struct Checkpointer::Manifest {
+    TrainingState state;
+    std::vector<StoredTensor> tensors;
+};
 
 Checkpointer::Checkpointer(std::string run_directory) : root_(std::move(run_directory) + "/checkpoints") {}
 
@@ -94,8 +136,11 @@ std::string Checkpointer::folder(int64_t step) const {
 std::string Checkpointer::save(const TrainingState& state, const std::vector<CheckpointTensor>& tensors,
                                int64_t keep) const {
     const fs::path final_folder = folder(state.step), temporary = folder(state.step) + ".tmp";
-    if (fs::exists(final_folder)) return final_folder.string();  // the same step of the same run: the same bits
     try {
+        if (fs::exists(final_folder)) {
+            if (is_whole(state.step)) return final_folder.string();  // the same step of the same run: the same bits
+            fs::remove_all(final_folder);
+        }
         fs::remove_all(temporary);
         fs::create_directories(temporary);
         int64_t bytes = 0;
@@ -119,7 +164,7 @@ std::string Checkpointer::save(const TrainingState& state, const std::vector<Che
         flush_folder(temporary);
         fs::rename(temporary, final_folder);
         flush_folder(root_);
-        prune(state.best_step, keep);
+        prune(state, keep);
     } catch (const fs::filesystem_error& error) {
         std::error_code ignored;
         fs::remove_all(temporary, ignored);
@@ -137,24 +182,26 @@ std::vector<int64_t> Checkpointer::steps() const {
     if (!fs::is_directory(root_)) return found;
     for (const auto& entry : fs::directory_iterator(root_)) {
         const std::string name = entry.path().filename().string();
-        if (!name.starts_with("step_")) continue;
         std::error_code ignored;
-        if (name.ends_with(".tmp"))
+        if (name.starts_with("step_") && name.ends_with(".tmp"))
             fs::remove_all(entry.path(), ignored);
-        else if (name.find_first_not_of("0123456789", 5) == std::string::npos && name.size() < 24)
-            found.push_back(std::stoll(name.substr(5)));
+        else if (const int64_t step = step_of(name); step >= 0)
+            found.push_back(step);
     }
     std::sort(found.begin(), found.end());
     return found;
 }
 
-void Checkpointer::prune(int64_t best_step, int64_t keep) const {
-    std::vector<int64_t> all = steps();
-    for (size_t i = 0; i + static_cast<size_t>(keep) < all.size(); ++i)
-        if (all[i] != best_step) fs::remove_all(folder(all[i]));
+// Checkpoints of later steps are not counted, and left: a run that fell back to an older one found them damaged, and
+// replaces them when it comes to their steps again.
+void Checkpointer::prune(const TrainingState& state, int64_t keep) const {
+    std::vector<int64_t> done = steps();
+    std::erase_if(done, [&](int64_t step) { return step > state.step; });
+    for (size_t i = 0; i + static_cast<size_t>(keep) < done.size(); ++i)
+        if (done[i] != state.best_step) fs::remove_all(folder(done[i]));
 }
 
-json Checkpointer::read_manifest(int64_t step) const {
+Checkpointer::Manifest Checkpointer::read_manifest(int64_t step) const {
     const std::string path = folder(step) + "/MANIFEST";
     const std::string text = read_file(path, "checkpoint manifest");
     const size_t end = text.rfind("crc32c ");
@@ -162,56 +209,71 @@ json Checkpointer::read_manifest(int64_t step) const {
         fail_input("{}: ends without its checksum line; the file was cut off", path);
     const std::string wanted = text.substr(end + 7, 8), seen = fmt::format("{:08x}", crc32c(text.data(), end));
     if (wanted != seen) fail_input("{}: checksum is {}, the file says {}; it was damaged", path, seen, wanted);
-    json manifest = json::parse(text.substr(0, end), nullptr, false);
-    if (!manifest.is_object() || manifest.value("format", 0) != kFormat)
-        fail_input("{}: not a manifest of format {}", path, kFormat);
-    for (const json& file : manifest.at("files")) {
-        const fs::path data = fs::path(folder(step)) / file.at("name").get<std::string>();
-        std::error_code error;
-        const auto size = static_cast<int64_t>(fs::file_size(data, error));
-        if (error) fail_input("{}: {}", data.string(), error.message());
-        if (size != file.at("bytes"))
-            fail_input("{}: {} bytes, the manifest says {}", data.string(), size, file.at("bytes").get<int64_t>());
+    try {
+        const json m = json::parse(text.substr(0, end));
+        if (m.at("format") != kFormat)
+            fail_input("{}: format {}, this build reads {}", path, m.at("format").dump(), kFormat);
+        for (const json& file : m.at("files").get<json::array_t>()) {
+            const fs::path data = fs::path(folder(step)) / file.at("name").get<std::string>();
+            std::error_code error;
+            const auto size = static_cast<int64_t>(fs::file_size(data, error));
+            if (error) fail_input("{}: {}", data.string(), error.message());
+            if (size != file.at("bytes"))
+                fail_input("{}: {} bytes, the manifest says {}", data.string(), size, file.at("bytes").dump());
+        }
+        Manifest manifest{.state = {.step = m.at("step"),
+                                    .samples = m.at("samples"),
+                                    .tokens = m.at("tokens"),
+                                    .seconds = m.at("seconds"),
+                                    .best_loss = m.at("best_loss"),
+                                    .best_step = m.at("best_step"),
+                                    .config = m.at("config"),
+                                    .data_hash = m.at("data_hash")},
+                          .tensors = {}};
+        for (const json& t : m.at("tensors").get<json::array_t>())
+            manifest.tensors.push_back({.name = t.at("name"),
+                                        .dtype = t.at("dtype"),
+                                        .shape = t.at("shape"),
+                                        .offset = t.at("offset"),
+                                        .bytes = t.at("bytes"),
+                                        .crc32c = t.at("crc32c")});
+        return manifest;
+    } catch (const json::exception& error) {
+        fail_input("{}: not a manifest of format {}: {}", path, kFormat, error.what());
     }
-    return manifest;
+}
+
+bool Checkpointer::is_whole(int64_t step) const {
+    try {
+        const Manifest manifest = read_manifest(step);
+        const std::string path = folder(step) + "/rank_0.bin";
+        const MappedFile file(path, "checkpoint");
+        for (const StoredTensor& t : manifest.tensors) verified_bytes(t, file, path);
+        return true;
+    } catch (const Error&) {
+        return false;
+    }
 }
 
 TrainingState Checkpointer::read_state(int64_t step) const {
-    const json m = read_manifest(step);
-    return {.step = m.at("step"),
-            .samples = m.at("samples"),
-            .tokens = m.at("tokens"),
-            .seconds = m.at("seconds"),
-            .best_loss = m.at("best_loss"),
-            .best_step = m.at("best_step"),
-            .config = m.at("config"),
-            .data_hash = m.at("data_hash")};
+    return read_manifest(step).state;
 }
 
 void Checkpointer::load(int64_t step, const std::vector<CheckpointTensor>& tensors) const {
-    const json manifest = read_manifest(step);
+    const Manifest manifest = read_manifest(step);
     const std::string path = folder(step) + "/rank_0.bin";
     const MappedFile file(path, "checkpoint");
     for (const CheckpointTensor& t : tensors) {
-        const auto entry = std::find_if(manifest.at("tensors").begin(), manifest.at("tensors").end(),
-                                        [&](const json& e) { return e.at("name") == t.name; });
-        if (entry == manifest.at("tensors").end()) fail_input("{}: has no tensor '{}'", path, t.name);
-        if (entry->at("dtype") != name_of(t.data.dtype) ||
-            entry->at("shape").get<std::vector<int64_t>>() != dims(t.data.shape))
-            fail_input("{}: '{}' is {} {}, this run wants {} {}", path, t.name, entry->at("dtype").get<std::string>(),
-                       entry->at("shape").dump(), name_of(t.data.dtype), t.data.shape.to_string());
-        const int64_t offset = entry->at("offset");
-        check(offset >= 0 && offset + t.data.bytes() <= static_cast<int64_t>(file.bytes().size()),
-              "{}: '{}' lies outside the file", path, t.name);
-        std::memcpy(t.data.data, file.bytes().data() + offset, static_cast<size_t>(t.data.bytes()));
-        for (size_t chunk = 0; chunk < entry->at("crc32c").size(); ++chunk) {
-            const int64_t at = static_cast<int64_t>(chunk) * kChunkBytes;
-            const uint32_t seen = crc32c(static_cast<const char*>(t.data.data) + at,
-                                         static_cast<size_t>(std::min(kChunkBytes, t.data.bytes() - at)));
-            if (seen != entry->at("crc32c")[chunk])
-                fail_input("{}: '{}' is damaged: bytes {} on have checksum {:08x}, the manifest says {:08x}", path,
-                           t.name, offset + at, seen, entry->at("crc32c")[chunk].get<uint32_t>());
-        }
+        const auto stored = std::find_if(manifest.tensors.begin(), manifest.tensors.end(),
+                                         [&](const StoredTensor& s) { return s.name == t.name; });
+        if (stored == manifest.tensors.end()) fail_input("{}: has no tensor '{}'", path, t.name);
+        if (stored->dtype != name_of(t.data.dtype) || stored->shape != dims(t.data.shape) ||
+            stored->bytes != t.data.bytes())
+            fail_input("{}: '{}' is {} ({}) of {} bytes, this run wants {} {} of {} bytes", path, t.name, stored->dtype,
+                       fmt::join(stored->shape, ", "), stored->bytes, name_of(t.data.dtype), t.data.shape.to_string(),
+                       t.data.bytes());
+        const std::string_view bytes = verified_bytes(*stored, file, path);
+        std::memcpy(t.data.data, bytes.data(), bytes.size());
     }
 }
 

@@ -10,8 +10,6 @@
 #include <string>
 #include <vector>
 
-#include <nlohmann/json_fwd.hpp>
-
 #include "kernels/tensor.h"
 
 namespace plimsoll {
@@ -37,7 +35,8 @@ class Checkpointer {
   public:
     explicit Checkpointer(std::string run_directory);
 
-    // Saves, then removes all but the `keep` newest checkpoints and the best one. Returns the checkpoint's folder.
+    // Saves, then removes all but the `keep` newest checkpoints up to this step and the best one. A whole checkpoint of
+    // the same step is left as it is, a damaged one replaced. Returns the checkpoint's folder.
     // Throws Error (74) and leaves earlier checkpoints alone if anything cannot be written.
     std::string save(const TrainingState& state, const std::vector<CheckpointTensor>& tensors, int64_t keep) const;
     // Steps that have a complete folder, ascending. Removes folders an interrupted save left behind.
@@ -49,8 +48,10 @@ class Checkpointer {
 
   private:
     std::string folder(int64_t step) const;
-    nlohmann::json read_manifest(int64_t step) const;
-    void prune(int64_t best_step, int64_t keep) const;
+    struct Manifest;
+    Manifest read_manifest(int64_t step) const;
+    bool is_whole(int64_t step) const;
+    void prune(const TrainingState& state, int64_t keep) const;
 
     std::string root_;
 };

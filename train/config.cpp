@@ -248,6 +248,10 @@ void check_at_least(const char* key, double value, double low) {
     if (value < low) fail_input("{} is {}, must be at least {}", key, value, low);
 }
 
+void check_count(const char* key, int64_t value, int64_t low, int64_t high) {
+    if (value < low || value > high) fail_input("{} is {}, must lie in {} .. {}", key, value, low, high);
+}
+
 }  // namespace
 
 std::string ConfigField::toml() const {
@@ -286,23 +290,23 @@ RunConfig load_config(const ConfigSources& sources) {
 void RunConfig::validate() const {
     NetworkConfig{model, attention, loss, 0}.validate();
     data.validate();
-    check_at_least("run.seed", static_cast<double>(run.seed), 0);
-    check_at_least("run.threads", static_cast<double>(run.threads), 0);
-    check_at_least("train.micro_batch", static_cast<double>(train.micro_batch), 1);
-    for (const auto& [key, value] : {std::pair{"train.batch_tokens", train.batch_tokens},
-                                     {"train.max_steps", train.max_steps},
-                                     {"train.max_tokens", train.max_tokens},
-                                     {"train.eval_every", train.eval_every},
-                                     {"train.eval_samples", train.eval_samples},
-                                     {"train.save_every", train.save_every},
-                                     {"schedule.warmup_steps", schedule.warmup_steps},
-                                     {"train.shared_placeholders", train.shared_placeholders},
-                                     {"probes.tokens", probes.tokens}})
-        check_at_least(key, static_cast<double>(value), 0);
-    check_at_least("train.keep", static_cast<double>(train.keep), 1);
-    check_at_least("train.log_every", static_cast<double>(train.log_every), 1);
-    check_at_least("probes.samples", static_cast<double>(probes.samples), 1);
-    check_at_least("probes.map_tokens", static_cast<double>(probes.map_tokens), 1);
+    constexpr int64_t kMany = 1'000'000'000'000'000;  // no product or sum of two sizes below runs over
+    check_count("run.seed", run.seed, 0, INT64_MAX);
+    check_count("run.threads", run.threads, 0, 4096);
+    check_count("train.micro_batch", train.micro_batch, 1, 1 << 20);
+    check_count("train.batch_tokens", train.batch_tokens, 0, kMany);
+    check_count("train.max_steps", train.max_steps, 0, kMany);
+    check_count("train.max_tokens", train.max_tokens, 0, kMany);
+    check_count("train.eval_every", train.eval_every, 0, kMany);
+    check_count("train.eval_samples", train.eval_samples, 0, kMany);
+    check_count("train.save_every", train.save_every, 0, kMany);
+    check_count("train.keep", train.keep, 1, kMany);
+    check_count("train.log_every", train.log_every, 1, kMany);
+    check_count("train.shared_placeholders", train.shared_placeholders, 0, model.context - 2);
+    check_count("schedule.warmup_steps", schedule.warmup_steps, 0, kMany);
+    check_count("probes.tokens", probes.tokens, 0, kMany);
+    check_count("probes.samples", probes.samples, 1, 1 << 20);
+    check_count("probes.map_tokens", probes.map_tokens, 1, kMany);
     check_at_least("train.clip", train.clip, 0);
     check_at_least("optimizer.lr", optimizer.lr, 0);
     check_at_least("optimizer.eps", optimizer.eps, 0);
@@ -315,9 +319,6 @@ void RunConfig::validate() const {
     for (const auto& [key, value] : {std::pair{"schedule.final_fraction", schedule.final_fraction},
                                      {"schedule.decay_fraction", schedule.decay_fraction}})
         if (value < 0 || value > 1) fail_input("{} is {}, must lie in [0, 1]", key, value);
-    if (train.shared_placeholders > model.context - 2)
-        fail_input("train.shared_placeholders is {}, leaves fewer than 2 of model.context = {} tokens",
-                   train.shared_placeholders, model.context);
     if (probes.tokens == 1) fail_input("probes.tokens is 1, must be 0 (all) or at least 2");
     if (!train.max_steps && !train.max_tokens)
         fail_input("train.max_steps and train.max_tokens are both 0; set one of them");
@@ -325,13 +326,12 @@ void RunConfig::validate() const {
         fail_input("train.max_steps = {} and train.max_tokens = {} are both set; set one to 0", train.max_steps,
                    train.max_tokens);
     const int64_t micro = tokens_per_micro_batch();
+    const int64_t below = std::max<int64_t>(1, batch_tokens() / micro) * micro;
     if (batch_tokens() % micro)
         fail_input(
             "train.batch_tokens is {}, not a multiple of micro_batch x context = {} x {} = {}; the nearest multiples "
-            "are "
-            "{} and {}",
-            train.batch_tokens, train.micro_batch, model.context, micro,
-            std::max<int64_t>(1, batch_tokens() / micro) * micro, (batch_tokens() / micro + 1) * micro);
+            "are {} and {}",
+            train.batch_tokens, train.micro_batch, model.context, micro, below, below + micro);
 }
 
 int64_t RunConfig::max_steps() const {

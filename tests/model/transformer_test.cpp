@@ -203,13 +203,15 @@ TEST(Transformer, ChunksOfTheVocabularyAgreeWithAllAtOnce) {
     config.loss.logits_mib = 1;
     TinyModel chunked(config, batch.n(), DType::kF64);
     EXPECT_NEAR(whole.run(batch), chunked.run(batch), 1e-9);
+    EXPECT_NO_THROW(whole.model.logits(batch.n(), whole.exec));
+    EXPECT_THROW(chunked.model.logits(batch.n(), chunked.exec), Error);  // several chunks: never all at once
     const std::vector<double> a = copied<double>(whole.model.gradients()),
                               b = copied<double>(chunked.model.gradients());
     for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-10 * (1 + std::abs(a[i]))) << i;
 }
 
-// Several chunks of bf16 logits add up in fp32, so they differ from one product by roundings of that, and by those of
-// the result to bf16: 2^-9 = 2e-3 relative, some of them different, through a handful of products.
+// The same logits, so the same loss but for fp32 sums in another order. The gradients of several chunks add up in fp32
+// before they are rounded to bf16: some of those roundings, 2^-9 = 2e-3 at most, fall the other way.
 TEST(Transformer, ChunksOfTheVocabularyAgreeInBf16) {
     NetworkConfig config = tiny_llama();
     config.vocab = 300, config.model.context = 500;
@@ -218,7 +220,7 @@ TEST(Transformer, ChunksOfTheVocabularyAgreeInBf16) {
     config.loss.logits_mib = 1;
     TinyModel chunked(config, batch.n(), DType::kBF16);
     const double loss = whole.run(batch);
-    EXPECT_NEAR(chunked.run(batch), loss, 1e-5 * loss);
+    EXPECT_NEAR(chunked.run(batch), loss, 1e-6 * loss);
     const std::vector<float> a = copied<float>(whole.model.gradients()), b = copied<float>(chunked.model.gradients());
     double difference = 0, size = 0;
     for (size_t i = 0; i < a.size(); ++i) {
@@ -226,7 +228,7 @@ TEST(Transformer, ChunksOfTheVocabularyAgreeInBf16) {
         difference += error * error, size += wanted * wanted;
     }
     EXPECT_GT(difference, 0);  // the chunks are really there
-    EXPECT_LT(std::sqrt(difference / size), 1e-2);
+    EXPECT_LT(std::sqrt(difference / size), 2e-3);
     EXPECT_THROW(chunked.model.logits(batch.n(), chunked.exec), Error);
 }
 

@@ -4,7 +4,6 @@
 
 #include <filesystem>
 
-#include "train/schedule.h"
 #include "train_test_support.h"
 
 namespace plimsoll {
@@ -36,6 +35,74 @@ TEST_F(ConfigTest, LaterSourcesWin) {
     EXPECT_TRUE(config.model.bias);
 }
 
+TEST_F(ConfigTest, IncludesMayNestAndAreLookedUpFromTheFileThatNamesThem) {
+    write("a/b/deep.toml", "[model]\nlayers = 1\nheads = 2\ncontext = 32\n");
+    write("a/middle.toml", "include = \"b/deep.toml\"\n[model]\nheads = 4\n");
+    write("other.toml", "[model]\ncontext = 64\n[train]\nclip = 0.5\n");
+    const RunConfig config =
+        load(write("top.toml", "include = [\"a/middle.toml\", \"other.toml\"]\n[train]\nkeep = 7\n"));
+    EXPECT_EQ(config.model.layers, 1);    // from the innermost
+    EXPECT_EQ(config.model.heads, 4);     // the includer wins
+    EXPECT_EQ(config.model.context, 64);  // the later of two wins
+    EXPECT_EQ(config.train.clip, 0.5);
+    EXPECT_EQ(config.train.keep, 7);
+    // The same file on two paths is no cycle; a cycle of two files is.
+    EXPECT_EQ(load(write("twice.toml", "include = [\"other.toml\", \"top.toml\"]\n")).train.keep, 7);
+    write("x.toml", "include = \"a/y.toml\"\n");
+    write("a/y.toml", "include = \"../x.toml\"\n");
+    expect_error(ExitCode::kBadInput, {"x.toml", "includes itself"}, [&] { load((folder_ / "x.toml")); });
+    // A mistake is named by the file that holds it, not by the one that includes it.
+    write("a/b/deep.toml", "[model]\n\nlayer = 1\n");
+    expect_error(ExitCode::kBadInput, {"deep.toml:3", "'layer'"}, [&] { load((folder_ / "top.toml")); });
+}
+
+TEST_F(ConfigTest, VariantsAreFoundBesideTheFileAndAboveIt) {
+    write("variants/gated.toml", "[run]\nvariant = \"far\"\n");
+    const std::string file = write("experiments/deep/run.toml", "[run]\nvariant = \"own\"\n");
+    EXPECT_EQ(load(file).run.variant, "own");
+    EXPECT_EQ(load(file, {}, "gated").run.variant, "far");
+    write("experiments/variants/gated.toml", "[run]\nvariant = \"near\"\n");
+    EXPECT_EQ(load(file, {}, "gated").run.variant, "near");
+    EXPECT_EQ(load(file, {}, write("elsewhere/mine.toml", "[run]\nvariant = \"a file\"\n")).run.variant, "a file");
+    EXPECT_EQ(load(file, {"run.variant=override"}, "gated").run.variant, "override");
+    write("experiments/variants/sigmoid.toml", "");
+    expect_error(ExitCode::kBadInput, {"--variant gatid", "did you mean 'gated'", "Known: gated", "sigmoid"},
+                 [&] { load(file, {}, "gatid"); });
+    expect_error(ExitCode::kBadInput, {"none.toml"}, [&] { load(file, {}, (folder_ / "none.toml")); });
+}
+
+TEST_F(ConfigTest, OverridesAreTomlOrBareWords) {
+    const std::string file = write("run.toml", "");
+    const auto with = [&](const std::string& text) { return load(file, {text}); };
+    EXPECT_EQ(with("run.name=bare").run.name, "bare");
+    EXPECT_EQ(with("run.name=\"quoted\"").run.name, "quoted");
+    EXPECT_EQ(with("run.name=").run.name, "");
+    EXPECT_EQ(with("data.text=some where/it's = here.txt").data.text, "some where/it's = here.txt");
+    EXPECT_EQ(with("data.text=C:\\x").data.text, "C:\\x");
+    EXPECT_EQ(with("optimizer.lr=3").optimizer.lr, 3.0);  // an integer is a number
+    EXPECT_EQ(with("optimizer.lr=1e-3").optimizer.lr, 1e-3);
+    EXPECT_EQ(with("run.seed=1_000").run.seed, 1000);
+    EXPECT_EQ(with("model.tied=false").model.tied, false);
+    EXPECT_EQ(with("attention.gate=headwise").attention.gate, std::vector<std::string>{"headwise"});
+    EXPECT_EQ(with("attention.gate=[\"none\", \"headwise\"]").attention.gate,
+              (std::vector<std::string>{"none", "headwise"}));
+    EXPECT_EQ(with("attention.window=7").attention.window, std::vector<int64_t>{7});
+    EXPECT_EQ(load(file, {"run.seed=1", "run.seed=2"}).run.seed, 2);
+    const auto refuse = [&](const std::string& text, std::initializer_list<std::string_view> parts) {
+        expect_error(ExitCode::kBadInput, parts, [&] { with(text); });
+    };
+    refuse("train.max_steps=many", {"--set train.max_steps=many", "an integer", "\"many\""});
+    refuse("train.max_steps=1e3", {"an integer", "1000"});
+    refuse("optimizer.lr=inf", {"a finite number"});
+    refuse("model.tied=yes", {"true or false", "\"yes\""});
+    refuse("attention.window=[1, [2]]", {"attention.window", "an integer", "a list"});
+    refuse("optimizer.kind=adam", {"optimizer.kind", "adamw, sgd"});
+    refuse("train=3", {"section.key=value"});
+    refuse("=3", {"section.key=value"});
+    refuse("", {"section.key=value"});
+    refuse("model.layers.more=3", {"model.layers", "an integer", "a table"});
+}
+
 TEST_F(ConfigTest, MistakesAreNamedWithFileLineAndNearestKey) {
     const auto refuse = [&](const std::string& text, std::initializer_list<std::string_view> parts) {
         expect_error(ExitCode::kBadInput, parts, [&] { load(write("bad.toml", text)); });
@@ -49,7 +116,21 @@ TEST_F(ConfigTest, MistakesAreNamedWithFileLineAndNearestKey) {
     refuse("[optimizer]\nlr = nan\n", {"optimizer.lr", "finite"});
     refuse("[model]\nnorm = \"batch\"\n", {"bad.toml:2", "model.norm", "rms, layer"});
     refuse("[attention]\nwindow = [1, \"x\"]\n", {"attention.window", "integer"});
+    refuse("[optimizer]\nlr = inf\n", {"optimizer.lr", "finite"});
+    refuse("[optimizer]\nlr = -inf\n", {"optimizer.lr", "finite"});
+    refuse("[model]\nlayers = 99999999999999999999\n", {"bad.toml:2:", "not TOML"});
+    refuse("[model]\nlayers = 1979-05-27\n", {"model.layers", "a date or time"});
+    refuse("[model]\nlayers = []\n", {"model.layers", "a list"});
+    refuse("[model]\nlayers = 2\nlayers = 3\n", {"bad.toml:3:", "not TOML"});
+    refuse("[model]\n\n[[model]]\nlayers = 3\n", {"bad.toml:3:", "not TOML"});
+    refuse("[[model]]\nlayers = 3\n", {"bad.toml:1", "[model]"});
     refuse("[model\nlayers = 2\n", {"bad.toml:1:", "not TOML"});
+    refuse("[model]\nlayers = 2 2\n", {"bad.toml:2:12:", "not TOML"});
+    refuse("[run]\nname = \"open\n", {"bad.toml:2:", "not TOML"});
+    refuse("[run]\nname = \"\xff\"\n", {"bad.toml:2:", "not TOML"});
+    refuse(std::string("[run]\nname = \"\0\"\n", 15), {"bad.toml:2:", "not TOML"});
+    refuse("[run]\nname = " + std::string(100000, '['), {"bad.toml:2:", "not TOML"});
+    refuse("include = [\"good.toml\", 3]\n[model]\n", {"bad.toml:1"});
     refuse("model = 3\n", {"[model]"});
     refuse("include = \"nowhere.toml\"\n", {"bad.toml:1", "nowhere.toml", "does not exist"});
     refuse("include = \"bad.toml\"\n", {"includes itself"});
@@ -81,6 +162,60 @@ TEST_F(ConfigTest, ValuesThatCannotBeUsedAreRefusedByName) {
     refuse({"model.layers=1000000"}, {"model.layers"});
     refuse({"train.shared_placeholders=300"}, {"train.shared_placeholders"});
     refuse({"probes.tokens=1"}, {"probes.tokens"});
+    refuse({"model.channels=12", "model.heads=4"}, {"rope", "even head size", "3"});
+    refuse({"model.heads=4", "model.kv_heads=3"}, {"model.heads is 4", "model.kv_heads = 3"});
+    refuse({"model.heads=0"}, {"model.heads is 0"});
+    refuse({"model.channels=-4"}, {"model.channels is -4"});
+    refuse({"model.context=8", "attention.placeholders=7"}, {"attention.placeholders is 7", "0 .. 6"});
+    refuse({"model.context=8", "attention.placeholders=100"}, {"attention.placeholders is 100"});
+    refuse({"model.context=99999999999"}, {"model.context is 99999999999"});
+    refuse({"model.channels=9223372036854775807"}, {"model.channels"});
+    refuse({"attention.weighting=softmix"}, {"'softmix'", "softmax", "sigmoid"});
+    refuse({"attention.gate=wide"}, {"attention.gate", "'wide'", "headwise"});
+    refuse({"attention.window=[]"}, {"attention.window"});
+    refuse({"attention.window=-1"}, {"attention.window is -1"});
+    refuse({"attention.weighting=sigmoid", "attention.extra_column=learned"}, {"attention.extra_column", "sigmoid"});
+    refuse({"train.log_every=0"}, {"train.log_every is 0"});
+    refuse({"train.keep=0"}, {"train.keep is 0"});
+    refuse({"train.eval_every=-1"}, {"train.eval_every is -1"});
+    refuse({"run.seed=-1"}, {"run.seed is -1"});
+    refuse({"run.threads=-1"}, {"run.threads is -1"});
+    refuse({"optimizer.lr=-0.1"}, {"optimizer.lr is -0.1"});
+    refuse({"schedule.decay_fraction=1.5"}, {"schedule.decay_fraction"});
+    refuse({"data.val_fraction=1.0", "data.source=text", "data.text=x"}, {"data.val_fraction"});
+}
+
+// Products of sizes must not run over: a batch of 2^64 tokens is one of none.
+TEST_F(ConfigTest, HugeNumbersAreRefusedByName) {
+    const std::string good = write("good.toml", "[train]\nmax_steps = 10\n");
+    for (const char* key : {"train.micro_batch", "run.threads", "train.batch_tokens", "train.max_steps",
+                            "train.eval_samples", "train.keep", "schedule.warmup_steps", "probes.samples"})
+        for (const char* value : {"9223372036854775807", "9007199254740992000", "1152921504606846976"})
+            expect_error(ExitCode::kBadInput, {key}, [&] { load(good, {std::string(key) + "=" + value}).validate(); });
+    expect_error(ExitCode::kBadInput, {"train.max_tokens"}, [&] {
+        load(good, {"train.max_steps=0", "train.max_tokens=9223372036854775807"}).validate();
+    });
+}
+
+TEST_F(ConfigTest, BatchesAndStepsFollowFromTokens) {
+    const std::string file = write("good.toml", "[train]\nmicro_batch = 4\n[model]\ncontext = 32\n");
+    RunConfig config = load(file, {"train.max_tokens=1000"});
+    EXPECT_EQ(config.batch_tokens(), 128);  // one micro batch unless said otherwise
+    EXPECT_EQ(config.micro_batches(), 1);
+    EXPECT_EQ(config.max_steps(), 8);  // rounded up
+    config.train.batch_tokens = 512;
+    config.validate();
+    EXPECT_EQ(config.micro_batches(), 4);
+    EXPECT_EQ(config.max_steps(), 2);
+    EXPECT_EQ(config.directory(), "runs/run/softmax");
+    const auto refuse = [&](int64_t tokens, std::initializer_list<std::string_view> parts) {
+        config.train.batch_tokens = tokens;
+        expect_error(ExitCode::kBadInput, parts, [&] { config.validate(); });
+    };
+    refuse(500, {"4 x 32 = 128", "384 and 512"});
+    refuse(127, {"128 and 256"});
+    refuse(1, {"128 and 256"});
+    refuse(129, {"128 and 256"});
 }
 
 TEST_F(ConfigTest, TheResolvedFileReadsBackAsTheSame) {
@@ -93,6 +228,14 @@ TEST_F(ConfigTest, TheResolvedFileReadsBackAsTheSame) {
     EXPECT_EQ(config_differences(config, back), std::vector<std::string>{});
     EXPECT_EQ(resolved_toml(back), resolved_toml(config));
     EXPECT_EQ(back.optimizer.lr, 1.0 / 3);
+    for (const double lr : {0.0, 1.0, 1e20, 1e-300, 0.1 + 0.2, 5e-324, 1.7976931348623157e308}) {
+        config.optimizer.lr = lr;
+        EXPECT_EQ(load(write("resolved.toml", resolved_toml(config))).optimizer.lr, lr);
+    }
+    for (const std::string name : {"", "tab\t", "\x01\x7f", "# no comment", "\u00e9", "'", "a = 3"}) {
+        config.run.name = name;
+        EXPECT_EQ(load(write("resolved.toml", resolved_toml(config))).run.name, name);
+    }
     RunConfig other = config;
     other.model.layers += 1;
     ASSERT_EQ(config_differences(config, other).size(), 1u);
@@ -103,6 +246,7 @@ TEST_F(ConfigTest, EveryKeyIsExplained) {
     RunConfig config;
     for (const ConfigField& field : config_fields(config)) {
         EXPECT_GT(field.doc.size(), 10u) << field.path();
+        EXPECT_EQ(field.doc.find_first_of("\n\t"), std::string::npos) << field.path() << ": a comment is one line";
         EXPECT_NE(config_reference().find("  " + field.key + " = "), std::string::npos) << field.path();
     }
 }
@@ -128,25 +272,6 @@ TEST_F(ConfigTest, ShippedFilesAreValid) {
             << entry.path();
     EXPECT_GE(models, 14);
     EXPECT_GE(variants, 10);
-}
-
-TEST(Schedule, FollowsItsFormulas) {
-    ScheduleSection s{.kind = "cosine", .warmup_steps = 10, .final_fraction = 0.1, .decay_fraction = 0.2};
-    EXPECT_DOUBLE_EQ(learning_rate(s, 2.0, 0, 111), 0.2);   // first of ten warmup steps
-    EXPECT_DOUBLE_EQ(learning_rate(s, 2.0, 9, 111), 2.0);   // last
-    EXPECT_DOUBLE_EQ(learning_rate(s, 2.0, 10, 111), 2.0);  // p = 0
-    EXPECT_DOUBLE_EQ(learning_rate(s, 2.0, 60, 111), 1.1);  // p = 1/2: the mean of 1 and 0.1
-    EXPECT_DOUBLE_EQ(learning_rate(s, 2.0, 110, 111), 0.2);
-    s.kind = "linear";
-    EXPECT_DOUBLE_EQ(learning_rate(s, 2.0, 60, 111), 1.1);
-    EXPECT_NEAR(learning_rate(s, 2.0, 35, 111), 2 * (1 - 0.9 * 0.25), 1e-12);
-    s.kind = "constant";
-    EXPECT_DOUBLE_EQ(learning_rate(s, 2.0, 110, 111), 2.0);
-    s.kind = "wsd";
-    EXPECT_DOUBLE_EQ(learning_rate(s, 2.0, 79, 101), 2.0);
-    EXPECT_NEAR(learning_rate(s, 2.0, 81 + 19, 101), 0.2, 1e-12);
-    EXPECT_NEAR(learning_rate(s, 2.0, 86, 101), 2 * (0.1 + 0.9 * (1 - std::sqrt(5.0 / 19))), 1e-12);
-    EXPECT_DOUBLE_EQ(learning_rate(s, 2.0, 3, 5), 0.8);  // a run shorter than its warmup
 }
 
 }  // namespace
