@@ -59,9 +59,9 @@ std::span<const int64_t> BigramBackcopy::successors(int32_t id) const {
     return std::span(successor_cumulative_).subspan(static_cast<size_t>(id) * n, n);
 }
 
-int32_t BigramBackcopy::draw(std::span<const int64_t> cumulative, uint64_t random) const {
-    const uint64_t total = static_cast<uint64_t>(cumulative.back());
-    const auto ticket = static_cast<int64_t>((static_cast<unsigned __int128>(random) * total) >> 64);
+// An id drawn by running counts, with the stream's number `at`.
+static int32_t draw(std::span<const int64_t> cumulative, const RandomStream& random, uint64_t at) {
+    const auto ticket = static_cast<int64_t>(random.below(at, static_cast<uint64_t>(cumulative.back())));
     return static_cast<int32_t>(std::upper_bound(cumulative.begin(), cumulative.end(), ticket) - cumulative.begin());
 }
 
@@ -74,12 +74,11 @@ void BigramBackcopy::sample(int64_t index, Sample& sample) const {
     sample.document_starts.clear();
     sample.tokens.clear();
     if (options_.bos) sample.tokens.push_back(bos_token());
-    sample.tokens.push_back(draw(first_cumulative_, random.bits64(sample.tokens.size())));
+    sample.tokens.push_back(draw(first_cumulative_, random, sample.tokens.size()));
     while (static_cast<int64_t>(sample.tokens.size()) < options_.T + 1) {
         const size_t at = sample.tokens.size();
         const int32_t current = sample.tokens[at - 1];
-        sample.tokens.push_back(is_trigger(current) ? sample.tokens[at - 2]
-                                                    : draw(successors(current), random.bits64(at)));
+        sample.tokens.push_back(is_trigger(current) ? sample.tokens[at - 2] : draw(successors(current), random, at));
     }
 }
 

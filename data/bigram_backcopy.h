@@ -66,7 +66,6 @@ class BigramBackcopy final : public Dataset {
     Floors floors(int64_t T) const;
 
   private:
-    int32_t draw(std::span<const int64_t> cumulative, uint64_t random) const;
     std::span<const int64_t> successors(int32_t id) const;
 
     BigramCounts counts_;

@@ -114,8 +114,7 @@ void TokenShards::read(int64_t offset, std::span<int32_t> ids) const {
 }
 
 void TokenShards::document_starts(int64_t offset, int64_t count, std::vector<int64_t>& starts) const {
-    auto start = std::lower_bound(document_starts_.begin(), document_starts_.end(), offset);
-    for (; start != document_starts_.end() && *start < offset + count; ++start) starts.push_back(*start - offset);
+    append_starts(document_starts_, offset, count, starts);
 }
 
 std::string TokenShards::describe() const {

@@ -47,6 +47,12 @@ EncodedText encode_documents(std::string_view text, const Tokenizer& tokenizer, 
     return encoded;
 }
 
+void append_starts(std::span<const int64_t> all, int64_t offset, int64_t count, std::vector<int64_t>& starts) {
+    for (auto start = std::lower_bound(all.begin(), all.end(), offset); start != all.end() && *start < offset + count;
+         ++start)
+        starts.push_back(*start - offset);
+}
+
 MemoryTokens::MemoryTokens(std::string name, EncodedText text, std::shared_ptr<const Tokenizer> tokenizer)
     : name_(std::move(name)), text_(std::move(text)), tokenizer_(std::move(tokenizer)) {}
 
@@ -57,8 +63,7 @@ void MemoryTokens::read(int64_t offset, std::span<int32_t> ids) const {
 }
 
 void MemoryTokens::document_starts(int64_t offset, int64_t count, std::vector<int64_t>& starts) const {
-    auto start = std::lower_bound(text_.document_starts.begin(), text_.document_starts.end(), offset);
-    for (; start != text_.document_starts.end() && *start < offset + count; ++start) starts.push_back(*start - offset);
+    append_starts(text_.document_starts, offset, count, starts);
 }
 
 std::string MemoryTokens::describe() const {

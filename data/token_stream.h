@@ -29,6 +29,9 @@ class TokenStream {
     virtual uint64_t content_hash() const = 0;
 };
 
+// Appends start - offset for each of `all` (ascending) that lies in [offset, offset + count).
+void append_starts(std::span<const int64_t> all, int64_t offset, int64_t count, std::vector<int64_t>& starts);
+
 // How documents are told apart once a text is tokens.
 enum class DocumentMark {
     kEotToken,  // the separator is replaced by the tokenizer's eot token, and eot precedes the first document too
