@@ -20,7 +20,7 @@ std::vector<AttentionCase> cases() {
         add(c);
         for (const int32_t T : {1, 63, 64, 65, 130}) c.cu_seqlens = {0, T}, add(c);
         c.cu_seqlens = {0, 70};
-        for (const int64_t HS : {1, 7, 32, 96}) c.HS = HS, add(c);
+        for (const int64_t HS : {1, 7, 32, 64, 96, 100, 128, 256}) c.HS = HS, add(c);
         c.HS = 6, c.NH = 6, c.NKV = 2, add(c);
         c.window = 5, add(c);
         c.pinned = 3, add(c);
@@ -28,12 +28,16 @@ std::vector<AttentionCase> cases() {
         c.window = c.pinned = 0, c.alibi = true, add(c);
         c.cu_seqlens = {0, 1, 20, 90, 91, 155}, add(c);
         c.window = 64, c.pinned = 2, add(c);
-        if (variant.normalized) {
-            c.extra = ExtraColumn::kConstant, c.extra_logit = 0.7, add(c);
-            c.extra = ExtraColumn::kLearnedLogit, add(c);
-        } else {
-            c.bias = ScoreBias::kPerRow, add(c);
-        }
+        // Every extra column or bias under every mask, with and without ALiBi.
+        c.cu_seqlens = {0, 3, 73}, c.extra_logit = 0.7;
+        std::vector<AttentionCase> kinds(3, c);
+        kinds[1].extra = ExtraColumn::kConstant, kinds[2].extra = ExtraColumn::kLearnedLogit;
+        if (!variant.normalized) kinds = {c, c}, kinds[1].bias = ScoreBias::kPerRow;
+        for (AttentionCase with : kinds)
+            for (const auto& [window, pinned] : {std::pair{0, 0}, {5, 0}, {5, 3}, {66, 2}})
+                for (const bool alibi : {false, true})
+                    with.window = window, with.pinned = pinned, with.alibi = alibi, add(with);
+        if (variant.normalized) c.extra = ExtraColumn::kLearnedLogit, c.sink_shift = 100, add(c);
     }
     return all;
 }
@@ -163,12 +167,14 @@ TEST_P(Attention, WeightsForProbesMatchTheOracle) {
     attention_weights(weights, {}, head(run.q(run.qkv), h), head(run.k(run.qkv), g),
                       run.sink.empty() ? 0 : run.sink[static_cast<size_t>(h)], h, c.NH, c.spec());
     const std::vector<double> v = run.dense(c.NH + c.NKV, c.NKV);
-    for (int64_t i = 0; i < n; ++i) {
-        double sum = 0;  // the first channel of the output
-        for (int64_t j = 0; j < n; ++j)
-            sum += weights[static_cast<size_t>(i * n + j)] * v[static_cast<size_t>(((begin + j) * c.NKV + g) * c.HS)];
-        EXPECT_NEAR(sum, out[static_cast<size_t>(((begin + i) * c.NH + h) * c.HS)], 1e-12);
-    }
+    for (int64_t i = 0; i < n; ++i)
+        for (int64_t x = 0; x < c.HS; ++x) {
+            double sum = 0;
+            for (int64_t j = 0; j < n; ++j)
+                sum += weights[static_cast<size_t>(i * n + j)] *
+                       v[static_cast<size_t>(((begin + j) * c.NKV + g) * c.HS + x)];
+            ASSERT_NEAR(sum, out[static_cast<size_t>(((begin + i) * c.NH + h) * c.HS + x)], 1e-12);
+        }
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, Attention, testing::ValuesIn(cases()));

@@ -9,18 +9,20 @@
 namespace plimsoll {
 namespace {
 
-constexpr int64_t kN = 5, kNH = 3, kHS = 7;
+constexpr int64_t kNH = 3, kHS = 7;
 
 template <class T>
 struct GateRun {
-    std::vector<T> y = normals<T>(kN * kNH * kHS, "y"), dout = normals<T>(kN * kNH * kHS, "dout"), z, out, dy, dz;
+    std::vector<T> y, dout, z, out, dy, dz;
     bool per_head;
-    explicit GateRun(bool per_head) : per_head(per_head) {
-        z = normals<T>(per_head ? kN * kNH : kN * kNH * kHS, "z", 2);
+    int64_t N;
+    explicit GateRun(bool per_head, int64_t N = 5) : per_head(per_head), N(N) {
+        y = normals<T>(N * kNH * kHS, "y"), dout = normals<T>(N * kNH * kHS, "dout");
+        z = normals<T>(per_head ? N * kNH : N * kNH * kHS, "z", 2);
         out.resize(y.size()), dy.resize(y.size()), dz.resize(z.size());
     }
-    Shape gate_shape() const { return per_head ? Shape{kN, kNH} : Shape{kN, kNH, kHS}; }
-    Tensor wide(std::vector<T>& t) { return view(t, {kN, kNH, kHS}); }
+    Shape gate_shape() const { return per_head ? Shape{N, kNH} : Shape{N, kNH, kHS}; }
+    Tensor wide(std::vector<T>& t) { return view(t, {N, kNH, kHS}); }
     void forward(int threads = 1) { gate_forward(wide(out), wide(y), view(z, gate_shape()), {.threads = threads}); }
     void backward(int threads = 1) {
         gate_backward(wide(dy), view(dz, gate_shape()), wide(dout), wide(y), view(z, gate_shape()),
@@ -58,7 +60,7 @@ TEST(Gate, BackwardMatchesCentralDifferences) {
 
 TYPED_TEST(GateTest, BackwardInPlaceAndForAnyNumberOfThreadsGivesTheSameBits) {
     for (const bool per_head : {false, true}) {
-        GateRun<TypeParam> run(per_head), in_place(per_head);
+        GateRun<TypeParam> run(per_head, 3001), in_place(per_head, 3001);  // enough rows to be worth several threads
         run.backward(1);
         gate_backward(in_place.wide(in_place.dout), view(in_place.dz, in_place.gate_shape()),
                       in_place.wide(in_place.dout), in_place.wide(in_place.y), view(in_place.z, in_place.gate_shape()),
@@ -70,9 +72,9 @@ TYPED_TEST(GateTest, BackwardInPlaceAndForAnyNumberOfThreadsGivesTheSameBits) {
 
 TEST(Gate, WrongShapesAreRefused) {
     GateRun<float> run(true);
-    EXPECT_THROW(gate_forward(run.wide(run.out), run.wide(run.y), view(run.z, {kNH, kN}), {}), Error);
+    EXPECT_THROW(gate_forward(run.wide(run.out), run.wide(run.y), view(run.z, {kNH, 5}), {}), Error);
     EXPECT_THROW(gate_backward(run.wide(run.dy), run.wide(run.dy), run.wide(run.dout), run.wide(run.y),
-                               view(run.z, {kN, kNH}), {}),
+                               view(run.z, {5, kNH}), {}),
                  Error);
 }
 

@@ -24,7 +24,8 @@ struct AttentionCase {
     bool alibi = false;
     int64_t NH = 1, NKV = 1, HS = 8;
     std::vector<int32_t> cu_seqlens = {0, 5};
-    double spread = 1;  // of queries and keys
+    double spread = 1;      // of queries and keys
+    double sink_shift = 0;  // added to learned sink logits
 
     int64_t N() const { return cu_seqlens.back(); }
     AttentionSpec spec() const {

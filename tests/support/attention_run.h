@@ -21,6 +21,7 @@ struct AttentionRun {
         out.resize(static_cast<size_t>(N * c.NH * c.HS)), dqkv.resize(qkv.size()),
             lse.resize(static_cast<size_t>(N * c.NH));
         if (c.extra == ExtraColumn::kLearnedLogit) sink = normals<R>(c.NH, "sink"), dsink.resize(sink.size());
+        for (R& logit : sink) logit += static_cast<R>(c.sink_shift);
     }
     Tensor part(std::vector<T>& fused, int64_t first, int64_t heads) {
         return view(fused, {c.N(), c.NH + 2 * c.NKV, c.HS}).slice_columns(first, heads);
