@@ -1,0 +1,40 @@
+// Finds what a test's numbers may not show: data races (FastTrack: vector clocks per thread, last write and reads per
+// 2 bytes), accesses outside of allocations, and reads of memory nobody wrote. Fed by the __tsan_* calls that
+// -fsanitize=thread puts into kernels (hooks.cpp; libtsan is not linked) and by the emulated instructions.
+//
+// Within a block only barriers and __syncwarp order accesses. Between blocks of one launch nothing does: two that touch
+// the same bytes, one of them writing, must both be atomic. Launches follow one another.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace simt {
+
+// An asynchronous copy writes twice: when it is issued, from when on nobody may touch its destination, and when it is
+// waited for, from when on the waiting thread may.
+enum class Access : uint8_t { kRead, kWrite, kAtomic, kCopyIssued, kCopyArrived };
+
+// What was found since the last call, each place of the source once: kind, file:line (or offset in the program),
+// details.
+std::vector<std::string> take_reports();
+
+// ---- for the machine
+// -------------------------------------------------------------------------------------------------
+
+// An access by the running thread from the code at `site`.
+void note_access(const void* address, size_t bytes, Access access, const void* site);
+
+namespace detector {
+
+void begin_launch(const void* arguments, size_t argument_bytes);
+void begin_block(unsigned threads);
+void set_thread(unsigned thread);
+// `to` have now seen everything `from` have done so far.
+void order(std::span<const unsigned> from, std::span<const unsigned> to);
+
+}  // namespace detector
+}  // namespace simt
