@@ -42,6 +42,8 @@ class Loader {
     int64_t samples_available() const { return available_; }
     // Samples until every source was read at least once (the longest epoch of the mixture); -1 without epochs.
     int64_t samples_per_epoch() const { return per_epoch_; }
+    // T, placeholders included.
+    int64_t tokens_per_row() const { return layout_.T; }
     // Token ids of the data, and with the placeholders of this run.
     int64_t vocab_size() const { return layout_.vocab_size; }
     int64_t total_vocab_size() const { return layout_.vocab_size + layout_.placeholders; }

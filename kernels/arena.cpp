@@ -1,15 +1,9 @@
 #include "kernels/arena.h"
 
-#include <sys/mman.h>
-
-#include <cstdlib>
-#include <cstring>
-
 namespace plimsoll {
 namespace {
 
-constexpr int64_t kAlignment = 64;               // a cache line, and one AVX-512 register
-constexpr int64_t kHugePage = int64_t{2} << 20;  // x86-64 transparent huge page
+constexpr int64_t kAlignment = 64;  // a cache line, and one AVX-512 register
 
 int64_t round_up(int64_t value, int64_t to) {
     return (value + to - 1) / to * to;
@@ -25,34 +19,25 @@ ArenaSlot ArenaPlan::add(std::string name, Shape shape, DType dtype) {
     return {static_cast<int>(entries_.size()) - 1};
 }
 
-void Arena::Free::operator()(void* p) const {
-    std::free(p);
-}
-
-Arena::Arena(ArenaPlan plan) : plan_(std::move(plan)) {
-    if (plan_.bytes() == 0) return;
-    const int64_t bytes = round_up(plan_.bytes(), kHugePage);
-    memory_.reset(std::aligned_alloc(kHugePage, static_cast<size_t>(bytes)));
-    if (!memory_)
-        throw Error(ExitCode::kInternal, fmt::format("arena '{}': cannot allocate {:.0f} MiB; lower train.micro_batch "
-                                                     "(plimsoll plan CONFIG prints what fits)",
-                                                     plan_.name(), plan_.mib()));
-    madvise(memory_.get(), static_cast<size_t>(bytes), MADV_HUGEPAGE);  // a hint: failure costs speed only
+Arena::Arena(ArenaPlan plan, Device device)
+    : plan_(std::move(plan)),
+      memory_(allocate_memory(device, plan_.bytes(), fmt::format("arena '{}'", plan_.name()).c_str())) {
 #ifdef NDEBUG
     zero();
 #else
-    std::memset(memory_.get(), 0xff, static_cast<size_t>(plan_.bytes()));
+    if (memory_) set_memory(device, memory_.get(), 0xff, plan_.bytes());
 #endif
 }
 
 Tensor Arena::operator[](ArenaSlot slot) const {
     if (!slot) return {};
     const ArenaPlan::Entry& entry = plan_.entries().at(static_cast<size_t>(slot.index));
-    return Tensor(static_cast<char*>(memory_.get()) + entry.offset, entry.dtype, entry.shape);
+    return Tensor(static_cast<char*>(memory_.get()) + entry.offset, entry.dtype, entry.shape,
+                  memory_.get_deleter().device);
 }
 
 void Arena::zero() {
-    if (memory_) std::memset(memory_.get(), 0, static_cast<size_t>(plan_.bytes()));
+    if (memory_) set_memory(memory_.get_deleter().device, memory_.get(), 0, plan_.bytes());
 }
 
 }  // namespace plimsoll

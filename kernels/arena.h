@@ -1,11 +1,10 @@
 // Arena: one allocation with named sub-tensors, planned before anything is allocated.
 #pragma once
 
-#include <memory>
 #include <string>
 #include <vector>
 
-#include "kernels/tensor.h"
+#include "kernels/memory.h"
 
 namespace plimsoll {
 
@@ -39,23 +38,20 @@ class ArenaPlan {
     int64_t bytes_ = 0;
 };
 
-// The allocation. Memory is 2 MiB aligned and asks for huge pages; it starts as zero, in Debug builds as NaN (0xff
-// bytes) so that a read of something never written shows. Throws if the machine has not enough memory, with figures.
+// The allocation, on one device. It starts as zero, in Debug builds as NaN (0xff bytes) so that a read of something
+// never written shows. Throws if the device has not enough memory, with figures.
 class Arena {
   public:
     Arena() = default;
-    explicit Arena(ArenaPlan plan);
+    explicit Arena(ArenaPlan plan, Device device = Device::kCpu);
     Tensor operator[](ArenaSlot slot) const;
     const ArenaPlan& plan() const { return plan_; }
     // Sets every byte to zero.
     void zero();
 
   private:
-    struct Free {
-        void operator()(void* p) const;
-    };
     ArenaPlan plan_{""};
-    std::unique_ptr<void, Free> memory_;
+    Memory memory_;
 };
 
 }  // namespace plimsoll

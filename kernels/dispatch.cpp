@@ -1,6 +1,5 @@
 // The only place where the device chooses a function. Shapes are checked here, at the door; kernels trust them.
 #include "kernels/dispatch.h"
-#include "kernels/cpu/cpu.h"
 
 namespace plimsoll {
 namespace {
@@ -23,7 +22,7 @@ void norm_forward(Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor gain, T
                   const Exec& exec) {
     check_device(exec, "norm_forward");
     check_norm(out, mean, rstd, x, gain, bias, spec);
-    cpu::norm_forward(out, mean, rstd, x, gain, bias, spec, exec);
+    PLIMSOLL_RUN(exec, norm_forward(out, mean, rstd, x, gain, bias, spec, exec));
 }
 
 void norm_backward(Tensor dx, Tensor dgain, Tensor dbias, Tensor dout, Tensor x, Tensor gain, Tensor mean, Tensor rstd,
@@ -32,7 +31,7 @@ void norm_backward(Tensor dx, Tensor dgain, Tensor dbias, Tensor dout, Tensor x,
     check_norm(dout, mean, rstd, x, gain, dbias, spec);
     check(dx.shape == x.shape && dx.contiguous() && dgain.shape == gain.shape, "norm_backward: dx {} for x {}",
           dx.shape, x.shape);
-    cpu::norm_backward(dx, dgain, dbias, dout, x, gain, mean, rstd, spec, write, exec);
+    PLIMSOLL_RUN(exec, norm_backward(dx, dgain, dbias, dout, x, gain, mean, rstd, spec, write, exec));
 }
 
 }  // namespace plimsoll

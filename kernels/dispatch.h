@@ -1,14 +1,33 @@
-// What the dispatchers (dispatch*.cpp) share. Not included by callers of ops.
+// What the dispatchers (dispatch*.cpp) share: the choice of device, and the only #if for CUDA. Not included by callers
+// of ops.
 #pragma once
 
+#include "kernels/cpu/cpu.h"
 #include "kernels/exec.h"
+
+#ifdef PLIMSOLL_CUDA
+#include "kernels/cuda/cuda.h"
+// Returns what the op's implementation for exec.device returns: PLIMSOLL_RUN(exec, op(arguments...)).
+#define PLIMSOLL_RUN(exec, call) return (exec).device == Device::kCuda ? cuda::call : cpu::call
+#else
+#define PLIMSOLL_RUN(exec, call) return cpu::call
+#endif
 
 namespace plimsoll {
 
 // Throws unless the op can run where `exec` says.
 inline void check_device(const Exec& exec, const char* op) {
+#ifdef PLIMSOLL_CUDA
+    check(exec.device == Device::kCpu || exec.cuda, "{}: no GPU was opened", op);
+#else
     check(exec.device == Device::kCpu, "{}: this build has no CUDA backend", op);
+#endif
     check(exec.threads >= 1, "{}: exec.threads is {}, must be at least 1", op, exec.threads);
+}
+
+// Whether ids (tokens, positions, cu_seqlens) can be looked at here. In device memory they are the caller's promise.
+inline bool ids_are_readable(const Exec& exec) {
+    return exec.device == Device::kCpu;
 }
 
 }  // namespace plimsoll

@@ -1,5 +1,4 @@
 // Checks at the door, and the choice of device, for every op that is neither a matrix product, a norm nor attention.
-#include "kernels/cpu/cpu.h"
 #include "kernels/dispatch.h"
 
 namespace plimsoll {
@@ -28,7 +27,7 @@ void check_ids(std::span<const int32_t> ids, int64_t rows, const char* op, const
 }
 
 void check_embedding(Tensor rows, std::span<const int32_t> tokens, std::span<const int32_t> positions,
-                     Tensor token_table, Tensor position_table, const char* op) {
+                     Tensor token_table, Tensor position_table, const char* op, const Exec& exec) {
     check(rows.shape.rank() == 2 && token_table.shape.rank() == 2, "{}: wants (N, C) and a table (V, C), got {} and {}",
           op, rows.shape, token_table.shape);
     check_wide(rows, op, "the output or its gradient");
@@ -36,17 +35,18 @@ void check_embedding(Tensor rows, std::span<const int32_t> tokens, std::span<con
     check_like(rows, rows.dtype, {N, C}, op, "the output or its gradient");
     check_like(token_table, rows.dtype, {token_table.shape[0], C}, op, "the token table");
     check_length(tokens, N, op, "tokens");
-    check_ids(tokens, token_table.shape[0], op, "tokens");
+    if (ids_are_readable(exec)) check_ids(tokens, token_table.shape[0], op, "tokens");
     if (!position_table) return;
     check_like(position_table, rows.dtype, {position_table.shape[0], C}, op, "the position table");
     check_length(positions, N, op, "positions");
-    check_ids(positions, position_table.shape[0], op, "positions");
+    if (ids_are_readable(exec)) check_ids(positions, position_table.shape[0], op, "positions");
 }
 
-void check_rope(Tensor x, std::span<const int32_t> positions, const char* op) {
+void check_rope(Tensor x, std::span<const int32_t> positions, const char* op, const Exec& exec) {
     check(x.shape.rank() == 3 && x.shape[2] > 0 && x.shape[2] % 2 == 0, "{}: x must be (N, H, HS) with HS even, got {}",
           op, x.shape);
     check_length(positions, x.shape[0], op, "positions");
+    if (!ids_are_readable(exec)) return;
     for (size_t n = 0; n < positions.size(); ++n)
         if (positions[n] < 0) check(false, "{}: positions[{}] is {}, must not be negative", op, n, positions[n]);
 }
@@ -101,33 +101,33 @@ void check_update(Tensor param, Tensor grad, Tensor working, int64_t step, const
 void embedding_forward(Tensor out, std::span<const int32_t> tokens, std::span<const int32_t> positions,
                        Tensor token_table, Tensor position_table, const Exec& exec) {
     check_device(exec, "embedding_forward");
-    check_embedding(out, tokens, positions, token_table, position_table, "embedding_forward");
-    cpu::embedding_forward(out, tokens, positions, token_table, position_table, exec);
+    check_embedding(out, tokens, positions, token_table, position_table, "embedding_forward", exec);
+    PLIMSOLL_RUN(exec, embedding_forward(out, tokens, positions, token_table, position_table, exec));
 }
 
 void embedding_backward(Tensor dtoken_table, Tensor dposition_table, Tensor dout, std::span<const int32_t> tokens,
                         std::span<const int32_t> positions, const Exec& exec) {
     check_device(exec, "embedding_backward");
-    check_embedding(dout, tokens, positions, dtoken_table, dposition_table, "embedding_backward");
-    cpu::embedding_backward(dtoken_table, dposition_table, dout, tokens, positions, exec);
+    check_embedding(dout, tokens, positions, dtoken_table, dposition_table, "embedding_backward", exec);
+    PLIMSOLL_RUN(exec, embedding_backward(dtoken_table, dposition_table, dout, tokens, positions, exec));
 }
 
 void rope_forward(Tensor x, std::span<const int32_t> positions, double theta, const Exec& exec) {
     check_device(exec, "rope_forward");
-    check_rope(x, positions, "rope_forward");
-    cpu::rope_forward(x, positions, theta, exec);
+    check_rope(x, positions, "rope_forward", exec);
+    PLIMSOLL_RUN(exec, rope_forward(x, positions, theta, exec));
 }
 
 void rope_backward(Tensor dx, std::span<const int32_t> positions, double theta, const Exec& exec) {
     check_device(exec, "rope_backward");
-    check_rope(dx, positions, "rope_backward");
-    cpu::rope_backward(dx, positions, theta, exec);
+    check_rope(dx, positions, "rope_backward", exec);
+    PLIMSOLL_RUN(exec, rope_backward(dx, positions, theta, exec));
 }
 
 void qk_norm_forward(Tensor out, Tensor rstd, Tensor x, Tensor gain, double eps, const Exec& exec) {
     check_device(exec, "qk_norm_forward");
     check_qk_norm(out, rstd, x, gain, "qk_norm_forward");
-    cpu::qk_norm_forward(out, rstd, x, gain, eps, exec);
+    PLIMSOLL_RUN(exec, qk_norm_forward(out, rstd, x, gain, eps, exec));
 }
 
 void qk_norm_backward(Tensor dx, Tensor dgain, Tensor dout, Tensor x, Tensor gain, Tensor rstd, Write write,
@@ -137,26 +137,26 @@ void qk_norm_backward(Tensor dx, Tensor dgain, Tensor dout, Tensor x, Tensor gai
     check(dx.shape == x.shape && dx.dtype == x.dtype, "qk_norm_backward: dx {} {} for x {} {}", name_of(dx.dtype),
           dx.shape, name_of(x.dtype), x.shape);
     check_like(dgain, gain.dtype, gain.shape, "qk_norm_backward", "dgain");
-    cpu::qk_norm_backward(dx, dgain, dout, x, gain, rstd, write, exec);
+    PLIMSOLL_RUN(exec, qk_norm_backward(dx, dgain, dout, x, gain, rstd, write, exec));
 }
 
 void activation_forward(Tensor out, Tensor x, Activation kind, const Exec& exec) {
     check_device(exec, "activation_forward");
     check_activation(out, x, kind, "activation_forward");
-    cpu::activation_forward(out, x, kind, exec);
+    PLIMSOLL_RUN(exec, activation_forward(out, x, kind, exec));
 }
 
 void activation_backward(Tensor dx, Tensor dout, Tensor x, Activation kind, const Exec& exec) {
     check_device(exec, "activation_backward");
     check_activation(dout, x, kind, "activation_backward");
     check_like(dx, x.dtype, x.shape, "activation_backward", "dx");
-    cpu::activation_backward(dx, dout, x, kind, exec);
+    PLIMSOLL_RUN(exec, activation_backward(dx, dout, x, kind, exec));
 }
 
 void residual_forward(Tensor out, Tensor x, Tensor branch, const Exec& exec) {
     check_device(exec, "residual_forward");
     check_residual(out, x, branch, "residual_forward");
-    cpu::residual_forward(out, x, branch, exec);
+    PLIMSOLL_RUN(exec, residual_forward(out, x, branch, exec));
 }
 
 void residual_norm_forward(Tensor sum, Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor branch, Tensor gain,
@@ -172,21 +172,21 @@ void residual_norm_forward(Tensor sum, Tensor out, Tensor mean, Tensor rstd, Ten
     if (mean) check_like(mean, x.dtype, {N}, kOp, "mean");
     check(static_cast<bool>(mean) == (spec.kind == NormKind::kLayer), "{}: LayerNorm keeps a mean, RMSNorm has none",
           kOp);
-    cpu::residual_norm_forward(sum, out, mean, rstd, x, branch, gain, bias, spec, exec);
+    PLIMSOLL_RUN(exec, residual_norm_forward(sum, out, mean, rstd, x, branch, gain, bias, spec, exec));
 }
 
 void convert(Tensor out, Tensor x, const Exec& exec) {
     check_device(exec, "convert");
     check(x.shape == out.shape && x.contiguous() && out.contiguous(),
           "convert: x {} and out {} must be equal and contiguous", x.shape, out.shape);
-    cpu::convert(out, x, exec);
+    PLIMSOLL_RUN(exec, convert(out, x, exec));
 }
 
 void cross_entropy_begin(const CrossEntropyState& state, const Exec& exec) {
     check_device(exec, "cross_entropy_begin");
     check_wide(state.max, "cross_entropy_begin", "state.max");
     check_state(state, state.max.shape[0], state.max.dtype, "cross_entropy_begin");
-    cpu::cross_entropy_begin(state, exec);
+    PLIMSOLL_RUN(exec, cross_entropy_begin(state, exec));
 }
 
 void cross_entropy_accumulate(const CrossEntropyState& state, Tensor logits, int64_t v0,
@@ -194,7 +194,7 @@ void cross_entropy_accumulate(const CrossEntropyState& state, Tensor logits, int
     check_device(exec, "cross_entropy_accumulate");
     check_logits(logits, v0, targets, "cross_entropy_accumulate");
     check_state(state, logits.shape[0], accumulator_of(logits.dtype), "cross_entropy_accumulate");
-    cpu::cross_entropy_accumulate(state, logits, v0, targets, exec);
+    PLIMSOLL_RUN(exec, cross_entropy_accumulate(state, logits, v0, targets, exec));
 }
 
 void cross_entropy_finish(Tensor nll, Tensor lse, const CrossEntropyState& state, std::span<const int32_t> targets,
@@ -205,7 +205,15 @@ void cross_entropy_finish(Tensor nll, Tensor lse, const CrossEntropyState& state
     check_like(nll, nll.dtype, {N}, "cross_entropy_finish", "nll");
     check_like(lse, nll.dtype, {N}, "cross_entropy_finish", "lse");
     check_state(state, N, nll.dtype, "cross_entropy_finish");
-    cpu::cross_entropy_finish(nll, lse, state, targets, exec);
+    PLIMSOLL_RUN(exec, cross_entropy_finish(nll, lse, state, targets, exec));
+}
+
+CrossEntropySums cross_entropy_sums(Tensor nll, Tensor lse, std::span<const int32_t> targets, const Exec& exec) {
+    check_device(exec, "cross_entropy_sums");
+    check_wide(nll, "cross_entropy_sums", "nll");
+    check_like(nll, nll.dtype, {static_cast<int64_t>(targets.size())}, "cross_entropy_sums", "nll");
+    check_like(lse, nll.dtype, nll.shape, "cross_entropy_sums", "lse");
+    PLIMSOLL_RUN(exec, cross_entropy_sums(nll, lse, targets, exec));
 }
 
 void cross_entropy_gradient(Tensor logits, int64_t v0, Tensor lse, std::span<const int32_t> targets, double scale,
@@ -213,7 +221,7 @@ void cross_entropy_gradient(Tensor logits, int64_t v0, Tensor lse, std::span<con
     check_device(exec, "cross_entropy_gradient");
     check_logits(logits, v0, targets, "cross_entropy_gradient");
     check_like(lse, accumulator_of(logits.dtype), {logits.shape[0]}, "cross_entropy_gradient", "lse");
-    cpu::cross_entropy_gradient(logits, v0, lse, targets, scale, z_loss, exec);
+    PLIMSOLL_RUN(exec, cross_entropy_gradient(logits, v0, lse, targets, scale, z_loss, exec));
 }
 
 void adamw_step(Tensor param, Tensor m, Tensor v, Tensor grad, Tensor working, const AdamWSpec& spec,
@@ -223,7 +231,7 @@ void adamw_step(Tensor param, Tensor m, Tensor v, Tensor grad, Tensor working, c
     check_like(param, param.dtype, param.shape, "adamw_step", "param");
     check_like(m, param.dtype, param.shape, "adamw_step", "m");
     check_like(v, param.dtype, param.shape, "adamw_step", "v");
-    cpu::adamw_step(param, m, v, grad, working, spec, exec);
+    PLIMSOLL_RUN(exec, adamw_step(param, m, v, grad, working, spec, exec));
 }
 
 void sgd_step(Tensor param, Tensor buffer, Tensor grad, Tensor working, const SgdSpec& spec, const Exec& exec) {
@@ -231,7 +239,7 @@ void sgd_step(Tensor param, Tensor buffer, Tensor grad, Tensor working, const Sg
     check_update(param, grad, working, spec.step, "sgd_step");
     check_like(param, param.dtype, param.shape, "sgd_step", "param");
     check_like(buffer, param.dtype, param.shape, "sgd_step", "buffer");
-    cpu::sgd_step(param, buffer, grad, working, spec, exec);
+    PLIMSOLL_RUN(exec, sgd_step(param, buffer, grad, working, spec, exec));
 }
 
 double sum_of_squares(Tensor x, const Exec& exec) {
@@ -239,13 +247,13 @@ double sum_of_squares(Tensor x, const Exec& exec) {
     check_wide(x, "sum_of_squares", "x");
     check(x.shape.rank() == 1 && x.contiguous(), "sum_of_squares: x must be 1-D and contiguous, got {}, row stride {}",
           x.shape, x.row_stride);
-    return cpu::sum_of_squares(x, exec);
+    PLIMSOLL_RUN(exec, sum_of_squares(x, exec));
 }
 
 void fill_zero(Tensor out, const Exec& exec) {
     check_device(exec, "fill_zero");
     check(out.contiguous(), "fill_zero: {} with row stride {} is not contiguous", out.shape, out.row_stride);
-    cpu::fill_zero(out, exec);
+    PLIMSOLL_RUN(exec, fill_zero(out, exec));
 }
 
 }  // namespace plimsoll

@@ -1,5 +1,4 @@
 // Shapes of the linear layer's products are checked here, at the door; kernels trust them.
-#include "kernels/cpu/cpu.h"
 #include "kernels/dispatch.h"
 
 namespace plimsoll {
@@ -31,14 +30,14 @@ void matmul_forward(Tensor out, Tensor x, Tensor weight, Tensor bias, const Exec
     check_matmul("matmul_forward", out, x, weight);
     check_dtypes("matmul_forward", out, x, weight);
     check_bias("matmul_forward", bias, out);
-    cpu::matmul_forward(out, x, weight, bias, exec);
+    PLIMSOLL_RUN(exec, matmul_forward(out, x, weight, bias, exec));
 }
 
 void matmul_backward_input(Tensor dx, Tensor dout, Tensor weight, Write write, const Exec& exec) {
     check_device(exec, "matmul_backward_input");
     check_matmul("matmul_backward_input", dout, dx, weight);
     check_dtypes("matmul_backward_input", dx, dout, weight);
-    cpu::matmul_backward_input(dx, dout, weight, write, exec);
+    PLIMSOLL_RUN(exec, matmul_backward_input(dx, dout, weight, write, exec));
 }
 
 void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x, Write write, const Exec& exec) {
@@ -48,7 +47,7 @@ void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x,
     check(dweight.dtype == accumulator_of(x.dtype), "matmul_backward_weight: gradient in {} for operands in {}",
           name_of(dweight.dtype), name_of(x.dtype));
     check_bias("matmul_backward_weight", dbias, dout);
-    cpu::matmul_backward_weight(dweight, dbias, dout, x, write, exec);
+    PLIMSOLL_RUN(exec, matmul_backward_weight(dweight, dbias, dout, x, write, exec));
 }
 
 }  // namespace plimsoll

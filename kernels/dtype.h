@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "kernels/error.h"
+#include "kernels/host_device.h"
 
 namespace plimsoll {
 
@@ -17,13 +18,13 @@ struct bf16 {
 
     bf16() = default;
     // Rounds to nearest, ties to even; a NaN stays a (quiet) NaN.
-    explicit bf16(float value) {
+    PLIMSOLL_HD explicit bf16(float value) {
         const uint32_t u = std::bit_cast<uint32_t>(value);
         const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
         const bool is_nan = (u & 0x7fffffffu) > 0x7f800000u;
         bits = static_cast<uint16_t>(is_nan ? (u >> 16) | 0x40u : rounded);
     }
-    operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+    PLIMSOLL_HD operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 };
 static_assert(sizeof(bf16) == 2);
 

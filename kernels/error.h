@@ -4,6 +4,14 @@
 //   token shard 'x.bin': header says 1000 tokens, file holds 998; was the download cut off?
 #pragma once
 
+// nvcc's host pass cannot evaluate fmt's compile-time checks of format strings: there they happen at run time.
+#ifdef __CUDACC__
+#define FMT_CONSTEVAL
+#define FMT_USE_CONSTEXPR 1  // fmt 9 turns it off for nvcc, but not everywhere
+#define PLIMSOLL_CONSTEVAL constexpr
+#else
+#define PLIMSOLL_CONSTEVAL consteval
+#endif
 #include <fmt/format.h>
 
 #include <source_location>
@@ -49,7 +57,8 @@ template <class... Args>
 template <class... Args>
 struct CheckedFormat {
     template <class String>
-    consteval CheckedFormat(const String& text, std::source_location location = std::source_location::current())
+    PLIMSOLL_CONSTEVAL CheckedFormat(const String& text,
+                                     std::source_location location = std::source_location::current())
         : format(text), where(location) {}
     fmt::format_string<Args...> format;
     std::source_location where;

@@ -5,10 +5,15 @@
 
 namespace plimsoll {
 
+namespace cuda {
+class Context;
+}
+
 // `threads` never changes a result: work is split into units whose number does not depend on it.
 struct Exec {
     Device device = Device::kCpu;
     int threads = 1;
+    cuda::Context* cuda = nullptr;  // the GPU's stream and scratch memory, for Device::kCuda (kernels/cuda/context.h)
 };
 
 // What an op does with the gradient it computes: replace what is there, or add to it.

@@ -67,20 +67,8 @@ LossSums LmHead::forward(const LmHeadTensors& t, std::span<const int32_t> target
         cross_entropy_accumulate(t.state, logits, v0, targets, exec);
     }
     cross_entropy_finish(t.nll, t.lse, t.state, targets, exec);
-    LossSums sums;
-    const auto add = [&]<class T>(std::span<T> nll, std::span<T> lse) {
-        for (size_t i = 0; i < targets.size(); ++i) {
-            if (targets[i] < 0) continue;
-            ++sums.scored;
-            sums.nll += static_cast<double>(nll[i]);
-            sums.z += z_loss_ * static_cast<double>(lse[i]) * static_cast<double>(lse[i]);
-        }
-    };
-    if (t.nll.dtype == DType::kF64)
-        add(t.nll.span<double>(), t.lse.span<double>());
-    else
-        add(t.nll.span<float>(), t.lse.span<float>());
-    return sums;
+    const CrossEntropySums sums = cross_entropy_sums(t.nll, t.lse, targets, exec);
+    return {.nll = sums.nll, .z = z_loss_ * sums.squared_lse, .scored = sums.scored};
 }
 
 void LmHead::backward(Tensor dx, const LmHeadTensors& t, std::span<const int32_t> targets, double scale, Write write,

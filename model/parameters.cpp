@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "kernels/memory.h"
 #include "kernels/random.h"
 
 namespace plimsoll {
@@ -108,6 +109,13 @@ Tensor ParameterTable::view(Tensor buffer, int index) const {
 }
 
 void initialize(Tensor buffer, const ParameterTable& table, uint64_t seed, const Exec& exec) {
+    if (buffer.device != Device::kCpu) {  // made on the host, so that every device starts with the same bits
+        const Memory memory = allocate_memory(Device::kCpu, buffer.bytes(), "initial parameters");
+        const Tensor host(memory.get(), buffer.dtype, buffer.shape);
+        initialize(host, table, seed, exec);
+        copy_tensor(buffer, host, exec);
+        return;
+    }
     for (size_t i = 0; i < table.entries().size(); ++i) {
         const Parameter& p = table.entries()[i];
         const Tensor values = table.view(buffer, static_cast<int>(i));

@@ -33,11 +33,11 @@ Transformer::Transformer(const NetworkConfig& config, StageRange stage, int64_t 
     dx_slot_ = plan_.scratch.add("dx", {N, config_.model.channels}, stream);
 }
 
-void Transformer::allocate() {
-    parameters_ = Arena(plan_.parameters);
-    gradients_ = Arena(plan_.gradients);
-    activations_ = Arena(plan_.activations);
-    scratch_ = Arena(plan_.scratch);
+void Transformer::allocate(Device device) {
+    parameters_ = Arena(plan_.parameters, device);
+    gradients_ = Arena(plan_.gradients, device);
+    activations_ = Arena(plan_.activations, device);
+    scratch_ = Arena(plan_.scratch, device);
     // Gaps between parameters are never written by an op, and flat loops (norm, optimizer) read them.
     parameters_.zero();
     gradients_.zero();

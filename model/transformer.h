@@ -29,7 +29,7 @@ class Transformer {
     // configuration.
     Transformer(const NetworkConfig& config, StageRange stage, int64_t N, Precision precision);
     // Allocates the arenas. Parameters are zero until initialize() or a checkpoint fills them.
-    void allocate();
+    void allocate(Device device = Device::kCpu);
 
     const NetworkConfig& config() const { return config_; }
     const ParameterTable& table() const { return table_; }

@@ -19,6 +19,7 @@ struct RunSection {
     std::string dir;
     int64_t seed = 42;
     int64_t threads = 0;
+    std::string device = "auto";
     std::string precision = "auto";
 
     template <class Self, class Visitor>
@@ -28,8 +29,11 @@ struct RunSection {
         v.field("dir", self.dir, "directory of the run's output; empty = runs/NAME/VARIANT");
         v.field("seed", self.seed, "seed of initial weights and data order");
         v.field("threads", self.threads, "CPU threads; 0 = all this process may use. Never changes results in fp32");
+        v.choice("device", self.device, {"auto", "cpu", "cuda"},
+                 "where the model runs; auto = a GPU if this build and machine have one");
         v.choice("precision", self.precision, {"auto", "fp32", "bf16"},
-                 "matmul operands and activations; auto = bf16 where the CPU computes in it (AMX; AMD's AVX512_BF16)");
+                 "matmul operands and activations; auto = bf16 on a GPU and where the CPU computes in it (AMX; AMD's "
+                 "AVX512_BF16)");
     }
 };
 

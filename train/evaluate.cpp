@@ -41,11 +41,6 @@ struct RiskSums {
 
 }  // namespace
 
-ModelInput model_input(const Batch& batch) {
-    return {
-        .tokens = batch.tokens, .targets = batch.targets, .positions = batch.positions, .cu_seqlens = batch.cu_seqlens};
-}
-
 Evaluation evaluate(Transformer& model, CoreAttention& core, const Loader& validation, int64_t samples, int64_t rows,
                     int64_t scored_tokens, const Exec& exec) {
     const int64_t available = validation.samples_available();
@@ -53,14 +48,15 @@ Evaluation evaluate(Transformer& model, CoreAttention& core, const Loader& valid
     check(total > 0, "no validation rows to evaluate on");
     LossSums sums;
     RiskSums risks;
+    DeviceBatch on_device(std::min(rows, total) * validation.tokens_per_row(), exec);
     for (int64_t first = 0; first < total; first += rows) {
         const Batch batch = validation.load(first, std::min(rows, total - first));
-        const LossSums batch_sums = model.evaluate(core, model_input(batch), exec);
+        const LossSums batch_sums = model.evaluate(core, on_device.put(batch), exec);
         sums.nll += batch_sums.nll;
         sums.scored += batch_sums.scored;
         if (validation.bigram_backcopy())
             risks.add(*validation.bigram_backcopy(), batch,
-                      model.logits(static_cast<int64_t>(batch.tokens.size()), exec));
+                      HostCopy(model.logits(static_cast<int64_t>(batch.tokens.size()), exec), exec).tensor());
     }
     Evaluation result{.loss = sums.scored ? sums.nll / static_cast<double>(sums.scored) : 0,
                       .scored = sums.scored,

@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "data/loader.h"
-#include "model/transformer.h"
+#include "train/device.h"
 
 namespace plimsoll {
 
@@ -16,9 +16,6 @@ struct Evaluation {
     // + mean KL(oracle || model), so never below the floor), and over trigger positions (floor 0).
     std::optional<double> bigram_risk, copy_risk;
 };
-
-// The model input of a batch: views into it.
-ModelInput model_input(const Batch& batch);
 
 // Evaluates on validation rows 0 .. samples - 1 (0 = the whole split), `rows` at a time.
 // `scored_tokens`: positions of a row that carry targets in every run compared (T less the placeholders), for the

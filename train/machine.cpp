@@ -79,8 +79,8 @@ std::string version_text() {
                        kNative ? ", -march=native" : "", matmul_backend());
 }
 
-DType compute_dtype(const std::string& precision) {
-    if (precision == "auto") return matmul_bf16_is_fast() ? DType::kBF16 : DType::kF32;
+DType compute_dtype(const std::string& precision, Device device) {
+    if (precision == "auto") return device == Device::kCuda || matmul_bf16_is_fast() ? DType::kBF16 : DType::kF32;
     return precision == "bf16" ? DType::kBF16 : DType::kF32;
 }
 

@@ -5,7 +5,7 @@
 
 #include <nlohmann/json_fwd.hpp>
 
-#include "kernels/dtype.h"
+#include "kernels/tensor.h"
 
 namespace plimsoll {
 
@@ -20,7 +20,7 @@ std::string cpu_features();
 nlohmann::json build_info();
 std::string version_text();
 // "auto", "fp32" or "bf16" to the dtype of matmul operands.
-DType compute_dtype(const std::string& precision);
+DType compute_dtype(const std::string& precision, Device device = Device::kCpu);
 
 // Prints what was found and what was not, and the command that would add it. Returns 0.
 int doctor();

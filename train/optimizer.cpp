@@ -14,8 +14,8 @@ Optimizer::Optimizer(const OptimizerSection& config, const ParameterTable& table
     if (config.kind != "sgd") second_ = plan_.add("v", {elements}, precision.stream());
 }
 
-void Optimizer::allocate() {
-    arena_ = Arena(plan_);
+void Optimizer::allocate(Device device) {
+    arena_ = Arena(plan_, device);
     arena_.zero();
 }
 

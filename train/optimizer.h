@@ -11,7 +11,7 @@ class Optimizer {
   public:
     // Plans the state (AdamW: first and second moment, SGD: momentum) and allocates nothing.
     Optimizer(const OptimizerSection& config, const ParameterTable& table, Precision precision);
-    void allocate();
+    void allocate(Device device = Device::kCpu);
     const ArenaPlan& plan() const { return plan_; }
 
     // One update of every parameter of `model`. `step` counts from 1; gradients are multiplied by `gradient_scale`

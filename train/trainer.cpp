@@ -57,14 +57,28 @@ json number_or_null(std::optional<double> value) {
     return value ? json(*value) : json();
 }
 
+// Copies of device tensors in host memory, and the tensors there.
+struct HostCopies {
+    std::vector<HostCopy> copies;
+    std::vector<Tensor> tensors;
+
+    HostCopies(const std::vector<Tensor>& buffers, const Exec& exec) {
+        for (const Tensor& buffer : buffers) {
+            copies.emplace_back(buffer, exec);
+            tensors.push_back(copies.back().tensor());
+        }
+    }
+};
+
 }  // namespace
 
 Trainer::Trainer(const RunConfig& config, const TrainOptions& options)
     : config_(validated(config)),
       options_(options),
       max_steps_(config.max_steps()),
-      exec_{.device = Device::kCpu, .threads = threads_for(config)},
-      precision_{compute_dtype(config.run.precision)},
+      device_(config.run.device, threads_for(config)),
+      exec_(device_.exec()),
+      precision_{compute_dtype(config.run.precision, exec_.device)},
       data_(config.data, Split::kTrain, training_options(config)),
       validation_(validation_loader(config)),
       network_{config.model, config.attention, config.loss, data_.vocab_size()},
@@ -72,9 +86,10 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options)
       log_(directory_.file("log.txt")),
       checkpointer_(directory_.path()),
       model_(network_, StageRange::whole(config.model), config.tokens_per_micro_batch(), precision_),
-      optimizer_(config.optimizer, model_.table(), precision_) {
+      optimizer_(config.optimizer, model_.table(), precision_),
+      on_device_(config.tokens_per_micro_batch(), exec_) {
     const MemoryPlan memory = plan_memory(config_, network_, precision_);
-    if (!memory.fits())
+    if (!device_.is_gpu() && !memory.fits())
         fail_input(
             "this run needs {:.0f} MiB, {:.0f} MiB are available; the largest train.micro_batch that fits is {} "
             "(plimsoll "
@@ -88,8 +103,8 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options)
                        data_.samples_available(), config_.train.micro_batch * config_.micro_batches());
         max_steps_ = std::min(max_steps_, steps);
     }
-    model_.allocate();
-    optimizer_.allocate();
+    model_.allocate(exec_.device);
+    optimizer_.allocate(exec_.device);
     initialize(model_.parameters(), model_.table(), static_cast<uint64_t>(config_.run.seed), exec_);
     state_.config = resolved_toml(config_);
     state_.data_hash = data_hash(data_);
@@ -99,15 +114,35 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options)
         probes_ = std::make_unique<Probes>(config_.probes, network_, *validation_, config_.train.micro_batch);
 }
 
-std::vector<CheckpointTensor> Trainer::checkpoint_tensors() const {
-    std::vector<std::pair<std::string, Tensor>> buffers = optimizer_.state();
-    buffers.insert(buffers.begin(), {"parameters", model_.parameters()});
+std::vector<Tensor> Trainer::state_buffers() const {
+    std::vector<Tensor> buffers{model_.parameters()};
+    for (const auto& [name, buffer] : optimizer_.state()) buffers.push_back(buffer);
+    return buffers;
+}
+
+std::vector<CheckpointTensor> Trainer::checkpoint_tensors(const std::vector<Tensor>& buffers) const {
+    std::vector<std::string> names{"parameters"};
+    for (const auto& [name, buffer] : optimizer_.state()) names.push_back(name);
     std::vector<CheckpointTensor> tensors;
-    for (const auto& [name, buffer] : buffers)
+    for (size_t b = 0; b < buffers.size(); ++b)
         for (size_t i = 0; i < model_.table().entries().size(); ++i)
-            tensors.push_back(
-                {name + "/" + model_.table().entries()[i].name, model_.table().view(buffer, static_cast<int>(i))});
+            tensors.push_back({names[b] + "/" + model_.table().entries()[i].name,
+                               model_.table().view(buffers[b], static_cast<int>(i))});
     return tensors;
+}
+
+// The probes' arithmetic runs on the host. A GPU run has a second model there, for the rows they look at.
+Transformer& Trainer::probed_model() {
+    if (!device_.is_gpu()) return model_;
+    const Exec host{.threads = exec_.threads};
+    if (!host_model_) {
+        host_model_ = std::make_unique<Transformer>(network_, StageRange::whole(config_.model),
+                                                    config_.tokens_per_micro_batch(), precision_);
+        host_model_->allocate();
+    }
+    copy_tensor(host_model_->parameters(), model_.parameters(), exec_);
+    host_model_->refresh_working(host);
+    return *host_model_;
 }
 
 void Trainer::resume_from_checkpoint() {
@@ -116,7 +151,11 @@ void Trainer::resume_from_checkpoint() {
     for (size_t i = steps.size(); i-- > 0;) {
         try {
             const TrainingState saved = checkpointer_.read_state(steps[i]);
-            checkpointer_.load(steps[i], checkpoint_tensors());
+            const std::vector<Tensor> buffers = state_buffers();
+            const HostCopies host(buffers, exec_);
+            checkpointer_.load(steps[i], checkpoint_tensors(host.tensors));
+            if (device_.is_gpu())
+                for (size_t b = 0; b < buffers.size(); ++b) copy_tensor(buffers[b], host.tensors[b], exec_);
             if (saved.data_hash != state_.data_hash)
                 throw Error(ExitCode::kBadInput,
                             fmt::format("step {} was trained on data with hash {}, the data here has {}; "
@@ -149,7 +188,8 @@ void Trainer::print_settings() {
     log_.line("plimsoll {}", version_text());
     row("run", fmt::format("{} / {}, seed {}, in {}", c.run.name, c.run.variant, c.run.seed, directory_.path()));
     row("machine", fmt::format("{}, {} threads, {}", cpu_name(), exec_.threads, matmul_backend()));
-    const bool slow = precision_.compute == DType::kBF16 && !matmul_bf16_is_fast();
+    if (device_.is_gpu()) row("device", device_.describe());
+    const bool slow = !device_.is_gpu() && precision_.compute == DType::kBF16 && !matmul_bf16_is_fast();
     row("precision",
         fmt::format("{}{}", name_of(precision_.compute),
                     slow ? " (slower than fp32 here: this CPU does not compute in bf16; results are right)" : ""));
@@ -181,7 +221,7 @@ StepResult Trainer::train_step() {
     StepResult result;
     for (int64_t m = 0; m < micro_batches; ++m) {
         const Batch batch = data_.load(first + m * rows, rows);
-        const ModelInput input = model_input(batch);
+        const ModelInput input = on_device_.put(batch);
         const LossSums part = model_.forward(core_, input, exec_);
         model_.backward(
             core_, input, m == 0 ? Write::kOverwrite : Write::kAccumulate, [](int64_t) {}, exec_);
@@ -258,12 +298,14 @@ void Trainer::probe(bool last) {
     }
     last_probed_ = state_.step;
     const double start = now();
-    json line = probes_->measure(model_, core_, exec_);
+    Transformer& model = probed_model();
+    const Exec host{.threads = exec_.threads};
+    json line = probes_->measure(model, core_, host);
     line["step"] = state_.step;
     line["tokens"] = state_.tokens;
     directory_.append("probes.jsonl", line);
     if (last) {
-        json maps = probes_->attention_maps(model_, core_, *validation_, exec_);
+        json maps = probes_->attention_maps(model, core_, *validation_, host);
         maps["step"] = state_.step;
         directory_.write_json("attention_maps.json", maps);
     }
@@ -275,7 +317,8 @@ void Trainer::save() {
     TrainingState state = state_;
     state.seconds = elapsed();
     const double start = now();
-    const std::string folder = checkpointer_.save(state, checkpoint_tensors(), config_.train.keep);
+    const HostCopies host(state_buffers(), exec_);
+    const std::string folder = checkpointer_.save(state, checkpoint_tensors(host.tensors), config_.train.keep);
     log_.line("saved {} in {:.1f} s", folder, now() - start);
 }
 

@@ -50,11 +50,15 @@ class Trainer {
     void write_run_json(const char* status);
     void report_step(const StepResult& result, double step_seconds);
     double elapsed() const;
-    std::vector<CheckpointTensor> checkpoint_tensors() const;
+    // Every tensor of a checkpoint, in the given flat buffers (parameters, then the optimizer's).
+    std::vector<CheckpointTensor> checkpoint_tensors(const std::vector<Tensor>& buffers) const;
+    std::vector<Tensor> state_buffers() const;
+    Transformer& probed_model();
 
     RunConfig config_;
     TrainOptions options_;
     int64_t max_steps_;
+    RunDevice device_;
     Exec exec_;
     Precision precision_;
     Loader data_;
@@ -66,6 +70,8 @@ class Trainer {
     Transformer model_;
     Optimizer optimizer_;
     LocalCoreAttention core_;
+    DeviceBatch on_device_;
+    std::unique_ptr<Transformer> host_model_;  // of a GPU run: what the probes read
     std::unique_ptr<Probes> probes_;
     TrainingState state_;
     bool finished_ = false;        // by an earlier call

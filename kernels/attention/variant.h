@@ -9,20 +9,25 @@
 
 #include "kernels/attention.h"
 #include "kernels/cpu/vector_math.h"
+#include "kernels/host_device.h"
 
 namespace plimsoll {
 
-template <class T>
+struct CpuMath {
+    template <class T>
+    static T exp(T x) {
+        return cpu::exp_fast(x);  // vectorisable in fp32
+    }
+};
+
+// What a row of scores has in common, and the exponential of the backend that asks: variants write row.exp(s).
+template <class T, class Math = CpuMath>
 struct RowState {
     T lse;   // normalised weightings
     T bias;  // the others: ScoreBias
-};
 
-// e^s, vectorisable in fp32: what variants use.
-template <class T>
-inline T score_exp(T s) {
-    return cpu::exp_fast(s);
-}
+    PLIMSOLL_HD static T exp(T x) { return Math::exp(x); }
+};
 
 // Both directions, in fp32 and fp64: a weighting without its derivative does not compile.
 template <class V>

@@ -87,7 +87,7 @@ class Backward {
                 const R* p = tile.weights + j * kQueries;
 #pragma omp simd
                 for (int64_t i = 0; i < kQueries; ++i)
-                    ds[i] = V::template dscore<R>(p[i], ds[i], delta[i], {.lse = row_lse[i], .bias = bias[i]});
+                    ds[i] = V::dscore(p[i], ds[i], delta[i], RowState<R>{.lse = row_lse[i], .bias = bias[i]});
             }
             tile_gemm(tile.dkeys + j0 * W, W, tile.dscores, kQueries, 1, tile.query_rows, W, rows, W, kQueries);
             tile_gemm(tile.dqueries, W, tile.dscores, 1, kQueries, tile.keys + j0 * W, W, kQueries, W, here);

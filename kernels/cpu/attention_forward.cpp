@@ -91,7 +91,7 @@ class Forward {
         bool raised = false;
         for (int64_t i = 0; i < kQueries; ++i) {
             shift[i] = top[i] == -kInfinity ? R(0) : top[i];
-            factor[i] = before[i] == top[i] ? R(1) : before[i] == -kInfinity ? R(0) : score_exp(before[i] - top[i]);
+            factor[i] = before[i] == top[i] ? R(1) : before[i] == -kInfinity ? R(0) : exp_fast(before[i] - top[i]);
             sum[i] *= factor[i];
             raised |= factor[i] != R(1);
         }

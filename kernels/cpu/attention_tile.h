@@ -145,7 +145,7 @@ template <class V, class R>
 inline void weigh_row(R* p, const R* s, const R* lse, const R* bias) {
 #pragma omp simd
     for (int64_t i = 0; i < kQueries; ++i) {
-        const R weight = V::template weight<R>(s[i], {.lse = lse[i], .bias = bias[i]});
+        const R weight = V::weight(s[i], RowState<R>{.lse = lse[i], .bias = bias[i]});
         p[i] = s[i] == -std::numeric_limits<R>::infinity() ? R(0) : weight;
     }
 }

@@ -50,6 +50,7 @@ void cross_entropy_accumulate(const CrossEntropyState& state, Tensor logits, int
                               std::span<const int32_t> targets, const Exec& exec);
 void cross_entropy_finish(Tensor nll, Tensor lse, const CrossEntropyState& state, std::span<const int32_t> targets,
                           const Exec& exec);
+CrossEntropySums cross_entropy_sums(Tensor nll, Tensor lse, std::span<const int32_t> targets, const Exec& exec);
 void cross_entropy_gradient(Tensor logits, int64_t v0, Tensor lse, std::span<const int32_t> targets, double scale,
                             double z_loss, const Exec& exec);
 

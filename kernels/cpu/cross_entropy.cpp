@@ -101,6 +101,21 @@ void cross_entropy_finish(Tensor nll, Tensor lse, const CrossEntropyState& state
     nll.dtype == DType::kF64 ? run.operator()<double>() : run.operator()<float>();
 }
 
+CrossEntropySums cross_entropy_sums(Tensor nll, Tensor lse, std::span<const int32_t> targets,
+                                    const Exec& /*exec: N elements do not repay threads*/) {
+    CrossEntropySums sums;
+    const auto add = [&]<class R>(std::span<R> nlls, std::span<R> lses) {
+        for (size_t n = 0; n < targets.size(); ++n) {
+            if (targets[n] < 0) continue;
+            ++sums.scored;
+            sums.nll += static_cast<double>(nlls[n]);
+            sums.squared_lse += static_cast<double>(lses[n]) * static_cast<double>(lses[n]);
+        }
+    };
+    nll.dtype == DType::kF64 ? add(nll.span<double>(), lse.span<double>()) : add(nll.span<float>(), lse.span<float>());
+    return sums;
+}
+
 void cross_entropy_gradient(Tensor logits, int64_t v0, Tensor lse, std::span<const int32_t> targets, double scale,
                             double z_loss, const Exec& exec) {
     dispatch_float(logits.dtype,

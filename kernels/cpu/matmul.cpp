@@ -10,8 +10,6 @@
 namespace plimsoll::cpu {
 namespace {
 
-Matrix matrix(Tensor t) { return {t.data, t.dtype, t.shape[0], t.shape[1], t.row_stride, 1}; }
-
 // gemm() for any sizes. No rows is a rank without tokens; its weight gradient is a sum of nothing.
 void product(Matrix c, Matrix a, Matrix b, Write write, Tensor bias, const Exec& exec) {
     if (c.rows == 0 || c.columns == 0) return;

@@ -67,7 +67,7 @@ class Cli(unittest.TestCase):
                      "largest micro batch", "expected time"):
             self.assertIn(word, done.stdout)
         self.assertFalse((self.folder / "run").exists())
-        huge = self.run_plimsoll("plan", "configs/quickstart.toml", "--set", "train.micro_batch=100000000", "--set", "train.batch_tokens=0")
+        huge = self.run_plimsoll("plan", "configs/quickstart.toml", "--set", "train.micro_batch=1000000", "--set", "train.batch_tokens=0")
         self.assertNotEqual(huge.returncode, 0)
         self.assertIn("does not fit", huge.stdout)
 

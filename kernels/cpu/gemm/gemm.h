@@ -4,21 +4,9 @@
 
 #include <string>
 
-#include "kernels/exec.h"
+#include "kernels/matrix.h"
 
 namespace plimsoll::cpu {
-
-// A matrix in memory: element (i, j) is data[i * row + j * column]. One of the strides is 1. Transposition swaps them.
-struct Matrix {
-    void* data;
-    DType dtype;
-    int64_t rows, columns;
-    int64_t row, column;
-};
-
-constexpr Matrix transposed(Matrix m) {
-    return {m.data, m.dtype, m.columns, m.rows, m.column, m.row};
-}
 
 // c (M, N) = a (M, K) b (K, N) + beta * c + bias (N; may be null), beta 0 or 1; c's rows are contiguous.
 // a and b have one dtype; c has it too, or fp32 for bf16; bias is fp32 (fp64 for fp64). M, N, K > 0.

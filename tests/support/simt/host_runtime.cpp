@@ -102,6 +102,7 @@ cudaError_t cudaFreeHost(void* pointer) {
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
     if (const cudaError_t error = with_device("cudaMemcpyAsync")) return error;
+    if (bytes == 0) return cudaSuccess;
     const bool to_device = simt::is_device_address(to), from_device = simt::is_device_address(from);
     const bool wants_to = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
     const bool wants_from = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
@@ -119,6 +120,13 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
     simt::check_device_range(to, bytes, "cudaMemsetAsync");
     std::memset(to, value, bytes);
     simt::mark_written(to, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemset2DAsync(void* to, size_t pitch, int value, size_t width, size_t height, cudaStream_t stream) {
+    for (size_t row = 0; row < height; ++row)
+        if (const cudaError_t error = cudaMemsetAsync(static_cast<char*>(to) + row * pitch, value, width, stream))
+            return error;
     return cudaSuccess;
 }
 

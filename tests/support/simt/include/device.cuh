@@ -12,6 +12,8 @@
     auto& name = *static_cast<std::type_identity_t<type __VA_ARGS__>*>( \
         ::simt::shared_variable(&name##_key, sizeof(std::type_identity_t<type __VA_ARGS__>), alignof(type)))
 
+#define PLIMSOLL_DEVICE inline
+
 namespace plimsoll::device {
 
 // ---- arithmetic

@@ -1,0 +1,183 @@
+// What the attention kernels share: who sees whom, tiles in shared memory, fragments.
+//
+// Scores are made by tensor cores in tiles of 64 queries and kKeys keys; a warp owns 16 rows of a tile. In a fragment
+// of mma (16 x 8 sums c[4]) lane l holds rows g = l / 4 and g + 8, columns 2 t and 2 t + 1, t = l % 4.
+//
+// Documents: all tokens lie one after the other, and tiles are counted from token 0. A query's document is given by its
+// first token; a tile that straddles documents is masked like any other.
+#pragma once
+
+#include "kernels/attention/variants.h"
+#include "kernels/cuda/common.cuh"
+
+namespace plimsoll::cuda {
+
+inline constexpr int kRowsPerWarp = 16, kTileWarps = 4, kTileThreads = kTileWarps * kWarp;
+inline constexpr int kTileRows = kTileWarps * kRowsPerWarp;  // 64
+inline constexpr float kLowest = -INFINITY;
+
+// A head's rows of a tensor (N, heads, HS).
+template <class T>
+struct HeadView {
+    T* data;
+    int64_t row_stride;
+
+    PLIMSOLL_DEVICE HeadView head(int64_t index, int HS) const { return {data + index * HS, row_stride}; }
+    PLIMSOLL_DEVICE T* row(int64_t n) const { return data + n * row_stride; }
+};
+
+// The mask and the biases of a spec, and where documents begin and end: first (N), end (N).
+struct DeviceMask {
+    const int32_t *first, *end;
+    int64_t window, pinned;  // window 0: all
+    float scale, score_bias;
+    bool bias_per_row, alibi;
+    int32_t N, NH;
+
+    // The first key query i sees, pinned ones aside. Never falls with i.
+    PLIMSOLL_DEVICE int64_t lowest_key(int64_t i) const {
+        const int64_t begin = first[i];
+        return window && i - window + 1 > begin ? i - window + 1 : begin;
+    }
+    PLIMSOLL_DEVICE bool visible(int64_t i, int64_t j, int64_t begin) const {
+        return j <= i && j >= begin && (window == 0 || i - j < window || j < begin + pinned);
+    }
+    // Whether some query in [m0, m1) may see some key in [n0, n1).
+    PLIMSOLL_DEVICE bool meets(int64_t m0, int64_t m1, int64_t n0, int64_t n1) const {
+        if (n0 >= m1 || n1 <= first[m0]) return false;
+        return n1 > lowest_key(m0) || (pinned > 0 && n0 < first[m1 - 1] + pinned);
+    }
+    // b of query i for a weighting without normalisation.
+    PLIMSOLL_DEVICE float bias(int64_t i) const {
+        if (!bias_per_row) return score_bias;
+        const int64_t before = i - first[i] + 1;
+        const int64_t outside = window && before > window ? before - window : 0;
+        return -logf(static_cast<float>(before - outside + (pinned < outside ? pinned : outside)));
+    }
+    // m_h = 2^(-8 (h + 1) / NH), 0 without ALiBi.
+    PLIMSOLL_DEVICE float slope(int head) const {
+        return alibi ? exp2f(-8.0f * static_cast<float>(head + 1) / static_cast<float>(NH)) : 0.0f;
+    }
+    // The score of query i and key j from its dot product.
+    PLIMSOLL_DEVICE float score(float dot, int64_t i, int64_t j, float slope) const {
+        return dot * scale - slope * static_cast<float>(i - j);
+    }
+};
+
+// 64 or fewer rows of a head in shared memory. Rows are 16 bytes longer than they need be: eight rows that ldmatrix
+// reads at once then lie in different banks.
+template <int HS>
+struct Tile {
+    static constexpr int kStride = HS + 8;
+    static constexpr int bytes(int rows) { return rows * kStride * static_cast<int>(sizeof(bf16)); }
+
+    bf16* data;
+
+    PLIMSOLL_DEVICE bf16* at(int row, int column) const { return data + row * kStride + column; }
+
+    // Starts copying rows [row0, row0 + kRows); those from `N` on become zeros.
+    template <int kRows>
+    PLIMSOLL_DEVICE void load(HeadView<const bf16> from, int64_t row0, int64_t N) const {
+        constexpr int kChunks = HS / 8;
+        for (int i = threadIdx.x; i < kRows * kChunks; i += kTileThreads) {
+            const int row = i / kChunks, column = i % kChunks * 8;
+            const bool valid = row0 + row < N;
+            device::cp_async_16(at(row, column), from.row(valid ? row0 + row : 0) + column, valid);
+        }
+    }
+    // Operand a of mma: rows row0 .. + 15, columns column .. + 15.
+    PLIMSOLL_DEVICE void load_a(uint32_t (&a)[4], int row0, int column, int lane) const {
+        device::ldmatrix_x4(a, at(row0 + lane % 16, column + lane / 16 * 8));
+    }
+    // Operand b of two mma: this tile's rows row0 .. + 15 as columns of b (b = tile^T), reduction over 16 columns.
+    PLIMSOLL_DEVICE void load_b_transposed(uint32_t (&b)[4], int row0, int column, int lane) const {
+        device::ldmatrix_x4(b, at(row0 + lane % 8 + lane / 16 * 8, column + lane / 8 % 2 * 8));
+    }
+    // Operand b of two mma: reduction over this tile's rows row0 .. + 15, its columns column .. + 15 as columns of b.
+    PLIMSOLL_DEVICE void load_b(uint32_t (&b)[4], int row0, int column, int lane) const {
+        device::ldmatrix_x4_trans(b, at(row0 + lane % 16, column + lane / 16 * 8));
+    }
+};
+
+// sums (16, 8 kColumns) += rows row0 .. + 15 of `a` times the first 8 kColumns rows of `b`, transposed.
+template <int HS, int kColumns>
+PLIMSOLL_DEVICE void multiply_transposed(float (&sums)[kColumns][4], Tile<HS> a, int row0, Tile<HS> b, int lane) {
+#pragma unroll
+    for (int k = 0; k < HS; k += 16) {
+        uint32_t fragment[4];
+        a.load_a(fragment, row0, k, lane);
+#pragma unroll
+        for (int n = 0; n < kColumns; n += 2) {
+            uint32_t operand[4];
+            b.load_b_transposed(operand, n * 8, k, lane);
+            device::mma_m16n8k16(sums[n], fragment, operand[0], operand[1]);
+            device::mma_m16n8k16(sums[n + 1], fragment, operand[2], operand[3]);
+        }
+    }
+}
+
+// sums (16, kWidth) += p (16, 8 kColumns), rounded to bf16, times rows 0 .. of `b`, columns first .. first + kWidth
+// - 1.
+template <int HS, int kWidth, int kColumns>
+PLIMSOLL_DEVICE void multiply_rounded(float (&sums)[kWidth / 8][4], const float (&p)[kColumns][4], Tile<HS> b,
+                                      int first, int lane) {
+#pragma unroll
+    for (int k = 0; k < kColumns; k += 2) {
+        const uint32_t fragment[4] = {device::pack_bf16(p[k][0], p[k][1]), device::pack_bf16(p[k][2], p[k][3]),
+                                      device::pack_bf16(p[k + 1][0], p[k + 1][1]),
+                                      device::pack_bf16(p[k + 1][2], p[k + 1][3])};
+#pragma unroll
+        for (int n = 0; n < kWidth; n += 16) {
+            uint32_t operand[4];
+            b.load_b(operand, k * 8, first + n, lane);
+            device::mma_m16n8k16(sums[n / 8], fragment, operand[0], operand[1]);
+            device::mma_m16n8k16(sums[n / 8 + 1], fragment, operand[2], operand[3]);
+        }
+    }
+}
+
+// Writes this lane's part of a warp's 16 rows, times a factor per row, where the row exists.
+template <int kCount>
+PLIMSOLL_DEVICE void store_rows(HeadView<bf16> to, const float (&sums)[kCount][4], int64_t row0, int64_t N, int first,
+                                const float (&factor)[2], int lane) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        const int64_t row = row0 + lane / 4 + 8 * r;
+        if (row >= N) continue;
+        bf16* out = to.row(row) + first + 2 * (lane % 4);
+#pragma unroll
+        for (int n = 0; n < kCount; ++n)
+            *reinterpret_cast<uint32_t*>(out + 8 * n) =
+                device::pack_bf16(sums[n][2 * r] * factor[r], sums[n][2 * r + 1] * factor[r]);
+    }
+}
+
+// Calls f<V, HS>() for a spec's weighting and head size. Throws for a head size there is no kernel for.
+template <class F>
+void dispatch_attention(Weighting weighting, int64_t HS, F&& f) {
+    const auto with_variant = [&]<class V>() {
+        if (HS == 32) return f.template operator()<V, 32>();
+        if (HS == 64) return f.template operator()<V, 64>();
+        if (HS == 96) return f.template operator()<V, 96>();
+        if (HS == 128) return f.template operator()<V, 128>();
+        if (HS == 256) return f.template operator()<V, 256>();
+        fail_input("attention on CUDA: model.head_size {}, wanted 32, 64, 96, 128 or 256", HS);
+    };
+    switch (weighting) {
+#define PLIMSOLL_VARIANT(Trait, header) \
+    case Weighting::k##Trait:           \
+        return with_variant.template operator()<Trait>();
+#include "kernels/attention/variants.def"
+#undef PLIMSOLL_VARIANT
+    }
+    check(false, "attention on CUDA: no kernel for weighting {}", static_cast<int>(weighting));
+}
+
+// Fills the mask of a call: document bounds go to the workspace (2 N ints).
+DeviceMask make_mask(const AttentionSpec& spec, std::span<const int32_t> cu_seqlens, int64_t N, int64_t NH,
+                     int32_t* bounds, const Exec& exec);
+
+// Throws unless rows of (N, H, HS) can be read 16 bytes at a time.
+void check_attention_layout(const Tensor& t, const char* name);
+
+}  // namespace plimsoll::cuda

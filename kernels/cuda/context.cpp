@@ -1,0 +1,93 @@
+#include "kernels/cuda/context.h"
+
+namespace plimsoll::cuda {
+namespace {
+
+constexpr int kOldestArchitecture = 80;
+constexpr int64_t kFirstWorkspace = int64_t{32} << 20;
+
+const char* hint_for(cudaError_t error) {
+    switch (error) {
+        case cudaErrorMemoryAllocation:
+            return "; a smaller train.micro_batch needs less (plimsoll plan shows how much)";
+        case cudaErrorNoDevice:
+            return "; no GPU is visible (nvidia-smi, CUDA_VISIBLE_DEVICES), --set run.device=cpu runs without";
+        case cudaErrorInsufficientDriver:
+            return "; update the NVIDIA driver, or use a build made with an older toolkit";
+        case cudaErrorNoKernelImageForDevice:
+            return "; this build has no code for this GPU: configure with its CMAKE_CUDA_ARCHITECTURES";
+        default:
+            return "";
+    }
+}
+
+}  // namespace
+
+void check_cuda(cudaError_t error, const char* what) {
+    if (error == cudaSuccess) return;
+    cudaGetLastError();  // or the next check would see it again
+    const bool usable = error != cudaErrorNoDevice && error != cudaErrorInsufficientDriver &&
+                        error != cudaErrorNoKernelImageForDevice && error != cudaErrorMemoryAllocation;
+    throw Error(
+        usable ? ExitCode::kInternal : ExitCode::kBadInput,
+        fmt::format("CUDA, {}: {} ({}){}", what, cudaGetErrorString(error), cudaGetErrorName(error), hint_for(error)));
+}
+
+void* allocate(int64_t bytes, const char* what) {
+    void* data = nullptr;
+    const cudaError_t error = cudaMalloc(&data, static_cast<size_t>(bytes));
+    if (error == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        size_t left = 0, total = 0;
+        check_cuda(cudaMemGetInfo(&left, &total), "cudaMemGetInfo");
+        fail_input("{}: {} MiB of GPU memory wanted, {} of {} MiB are free{}", what, bytes >> 20, left >> 20,
+                   total >> 20, hint_for(error));
+    }
+    check_cuda(error, "cudaMalloc");
+    return data;
+}
+
+Context::Context(int index) {
+    int driver = 0, runtime = 0, devices = 0;
+    check_cuda(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
+    check_cuda(cudaRuntimeGetVersion(&runtime), "cudaRuntimeGetVersion");
+    if (driver == 0) fail_input("no NVIDIA driver; --set run.device=cpu runs without a GPU");
+    if (driver / 1000 < runtime / 1000)
+        fail_input("the NVIDIA driver supports CUDA {}.{}, this build needs {}.{}: update the driver", driver / 1000,
+                   driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    check_cuda(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
+    if (index < 0 || index >= devices) fail_input("GPU {} wanted, {} are visible", index, devices);
+    check_cuda(cudaSetDevice(index), "cudaSetDevice");
+    cudaDeviceProp properties;
+    check_cuda(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
+    name_ = properties.name;
+    multiprocessors_ = properties.multiProcessorCount;
+    architecture_ = 10 * properties.major + properties.minor;
+    if (architecture_ < kOldestArchitecture)
+        fail_input("GPU '{}' is sm_{}, plimsoll's kernels need sm_{} (Ampere) or later", name_, architecture_,
+                   kOldestArchitecture);
+    reserve(kFirstWorkspace);
+    check_cuda(cudaStreamCreate(&stream_), "cudaStreamCreate");
+}
+
+Context::~Context() {
+    cudaStreamDestroy(stream_);
+}
+
+void Context::reserve(int64_t bytes) {
+    if (bytes <= workspace_size_) return;
+    workspace_ = {};
+    workspace_ = DeviceMemory(bytes, "workspace");
+    workspace_size_ = bytes;
+}
+
+void* Context::workspace_bytes(int64_t bytes) const {
+    check(bytes <= workspace_size_, "an op wants {} bytes of CUDA workspace, {} were reserved", bytes, workspace_size_);
+    return workspace_.data();
+}
+
+void Context::synchronize() const {
+    check_cuda(cudaStreamSynchronize(stream_), "waiting for the GPU");
+}
+
+}  // namespace plimsoll::cuda

@@ -1,0 +1,180 @@
+// Cross entropy over chunks of the vocabulary: a block per row.
+#include "kernels/cross_entropy.h"
+
+#include "kernels/cuda/common.cuh"
+
+namespace plimsoll::cuda {
+namespace {
+
+constexpr int kThreads = 256, kWarps = kThreads / kWarp;
+constexpr float kNoLogit = -INFINITY;
+
+// A running maximum and the sum of exponentials below it.
+struct MaxSum {
+    float max, sum;
+};
+
+PLIMSOLL_DEVICE MaxSum merge(MaxSum a, MaxSum b) {
+    const float max = fmaxf(a.max, b.max);
+    if (max == kNoLogit) return {max, a.sum + b.sum};  // nothing seen yet: both sums are 0, or NaN, which shows
+    return {max, a.sum * DeviceMath::exp(a.max - max) + b.sum * DeviceMath::exp(b.max - max)};
+}
+
+PLIMSOLL_DEVICE MaxSum warp_merge(MaxSum value) {
+    for (int offset = kWarp / 2; offset; offset /= 2) {
+        const MaxSum other{__shfl_xor_sync(kAllLanes, value.max, offset),
+                           __shfl_xor_sync(kAllLanes, value.sum, offset)};
+        // The lower lane first, in both lanes: the same bits.
+        value = threadIdx.x & offset ? merge(other, value) : merge(value, other);
+    }
+    return value;
+}
+
+__global__ void begin_kernel(float* max, float* sum, float* target_logit, int64_t N) {
+    const int64_t n = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (n >= N) return;
+    max[n] = kNoLogit, sum[n] = 0;
+    target_logit[n] = NAN;  // a scored row whose target's chunk is never seen must not look like a loss
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    accumulate_kernel(float* max, float* sum, float* target_logit, const T* logits, int64_t row_stride, int64_t Vc,
+                      int64_t v0, const int32_t* targets) {
+    PLIMSOLL_SHARED(MaxSum, warps, [kWarps]);
+    const int64_t n = blockIdx.x;
+    const T* row = logits + n * row_stride;
+    MaxSum mine{kNoLogit, 0};
+    for (int64_t c = threadIdx.x; c < Vc; c += kThreads) mine = merge(mine, {static_cast<float>(row[c]), 1.0f});
+    mine = warp_merge(mine);
+    if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = mine;
+    __syncthreads();
+    if (threadIdx.x > 0) return;
+    MaxSum total{max[n], sum[n]};
+    for (int w = 0; w < kWarps; ++w) total = merge(total, warps[w]);
+    max[n] = total.max, sum[n] = total.sum;
+    const int64_t target = targets[n] - v0;
+    if (target >= 0 && target < Vc) target_logit[n] = static_cast<float>(row[target]);
+}
+
+__global__ void finish_kernel(float* nll, float* lse, const float* max, const float* sum, const float* target_logit,
+                              const int32_t* targets, int64_t N) {
+    const int64_t n = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (n >= N) return;
+    const float log_sum = logf(sum[n]);
+    lse[n] = max[n] + log_sum;
+    // Not lse - target_logit: rounding lse would cost digits where logits are large.
+    nll[n] = targets[n] < 0 ? 0.0f : (max[n] - target_logit[n]) + log_sum;
+}
+
+// CrossEntropySums without initial values, which shared memory cannot have.
+struct ThreadSums {
+    double nll, squared_lse;
+    int64_t scored;
+};
+
+// One block: each thread adds up every kThreads-th row, then thread 0 adds the threads' sums in order.
+__global__ void __launch_bounds__(kThreads)
+    sums_kernel(CrossEntropySums* out, const float* nll, const float* lse, const int32_t* targets, int64_t N) {
+    PLIMSOLL_SHARED(ThreadSums, sums, [kThreads]);
+    ThreadSums mine{0, 0, 0};
+    for (int64_t n = threadIdx.x; n < N; n += kThreads) {
+        if (targets[n] < 0) continue;
+        ++mine.scored;
+        mine.nll += nll[n];
+        mine.squared_lse += static_cast<double>(lse[n]) * lse[n];
+    }
+    sums[threadIdx.x] = mine;
+    __syncthreads();
+    if (threadIdx.x > 0) return;
+    for (int t = 1; t < kThreads; ++t) {
+        mine.nll += sums[t].nll;
+        mine.squared_lse += sums[t].squared_lse;
+        mine.scored += sums[t].scored;
+    }
+    *out = {.nll = mine.nll, .squared_lse = mine.squared_lse, .scored = mine.scored};
+}
+
+template <int kVec, class T>
+__global__ void __launch_bounds__(kThreads)
+    gradient_kernel(T* logits, int64_t row_stride, int64_t Vc, int64_t v0, const float* lse, const int32_t* targets,
+                    float scale, float z_loss) {
+    const int64_t n = blockIdx.x;
+    T* row = logits + n * row_stride;
+    const bool scored = targets[n] >= 0;
+    const int64_t target = targets[n] - v0;
+    const float row_lse = lse[n];
+    const float factor = scored ? scale * (1.0f + 2.0f * z_loss * row_lse) : 0.0f;
+    for (int64_t c = threadIdx.x * kVec; c < Vc; c += kThreads * kVec) {
+        auto values = load<T, kVec>(row + c);
+        for (int k = 0; k < kVec; ++k) {
+            const float p = DeviceMath::exp(values.at[k] - row_lse) * factor;
+            values.at[k] = scored ? (c + k == target ? p - scale : p) : 0.0f;
+        }
+        store<T, kVec>(row + c, values);
+    }
+}
+
+}  // namespace
+
+void cross_entropy_begin(const CrossEntropyState& state, const Exec& exec) {
+    const int64_t N = state.max.elements();
+    if (N == 0) return;
+    PLIMSOLL_LAUNCH(begin_kernel, dim3(blocks_for(N, 256)), dim3(256), 0, exec.cuda->stream(), state.max.ptr<float>(),
+                    state.sum.ptr<float>(), state.target_logit.ptr<float>(), N);
+    launch_check("cross_entropy_begin");
+}
+
+void cross_entropy_accumulate(const CrossEntropyState& state, Tensor logits, int64_t v0,
+                              std::span<const int32_t> targets, const Exec& exec) {
+    const int64_t N = logits.shape[0], Vc = logits.shape[1];
+    if (N == 0) return;
+    dispatch_device_float(logits.dtype, [&]<class T>() {
+        PLIMSOLL_LAUNCH(accumulate_kernel<T>, dim3(static_cast<unsigned>(N)), dim3(kThreads), 0, exec.cuda->stream(),
+                        state.max.ptr<float>(), state.sum.ptr<float>(), state.target_logit.ptr<float>(),
+                        logits.ptr<T>(), logits.row_stride, Vc, v0, targets.data());
+        launch_check("cross_entropy_accumulate");
+    });
+}
+
+void cross_entropy_finish(Tensor nll, Tensor lse, const CrossEntropyState& state, std::span<const int32_t> targets,
+                          const Exec& exec) {
+    const int64_t N = nll.elements();
+    if (N == 0) return;
+    PLIMSOLL_LAUNCH(finish_kernel, dim3(blocks_for(N, 256)), dim3(256), 0, exec.cuda->stream(), nll.ptr<float>(),
+                    lse.ptr<float>(), state.max.ptr<float>(), state.sum.ptr<float>(), state.target_logit.ptr<float>(),
+                    targets.data(), N);
+    launch_check("cross_entropy_finish");
+}
+
+CrossEntropySums cross_entropy_sums(Tensor nll, Tensor lse, std::span<const int32_t> targets, const Exec& exec) {
+    CrossEntropySums sums;
+    CrossEntropySums* result = exec.cuda->workspace<CrossEntropySums>(1);
+    PLIMSOLL_LAUNCH(sums_kernel, dim3(1), dim3(kThreads), 0, exec.cuda->stream(), result, nll.ptr<float>(),
+                    lse.ptr<float>(), targets.data(), nll.elements());
+    launch_check("cross_entropy_sums");
+    check_cuda(cudaMemcpyAsync(&sums, result, sizeof sums, cudaMemcpyDeviceToHost, exec.cuda->stream()),
+               "cross_entropy_sums");
+    exec.cuda->synchronize();
+    return sums;
+}
+
+void cross_entropy_gradient(Tensor logits, int64_t v0, Tensor lse, std::span<const int32_t> targets, double scale,
+                            double z_loss, const Exec& exec) {
+    const int64_t N = logits.shape[0], Vc = logits.shape[1];
+    if (N == 0) return;
+    const dim3 grid(static_cast<unsigned>(N)), block(kThreads);
+    dispatch_device_float(logits.dtype, [&]<class T>() {
+        if (fours(Vc, {&logits}))
+            PLIMSOLL_LAUNCH((gradient_kernel<4, T>), grid, block, 0, exec.cuda->stream(), logits.ptr<T>(),
+                            logits.row_stride, Vc, v0, lse.ptr<float>(), targets.data(), static_cast<float>(scale),
+                            static_cast<float>(z_loss));
+        else
+            PLIMSOLL_LAUNCH((gradient_kernel<1, T>), grid, block, 0, exec.cuda->stream(), logits.ptr<T>(),
+                            logits.row_stride, Vc, v0, lse.ptr<float>(), targets.data(), static_cast<float>(scale),
+                            static_cast<float>(z_loss));
+        launch_check("cross_entropy_gradient");
+    });
+}
+
+}  // namespace plimsoll::cuda

@@ -1,0 +1,68 @@
+// Rotary position embedding: a block per token, sines and cosines once for all its heads.
+#include "kernels/rope.h"
+
+#include <cmath>
+
+#include "kernels/cuda/common.cuh"
+
+namespace plimsoll::cuda {
+namespace {
+
+constexpr int kMostPairs = 128, kThreads = 128;
+
+struct Frequencies {
+    double at[kMostPairs];  // theta^(-2c / HS)
+};
+
+// Angles are products in fp64, reduced to a turn there: fp32 has 24 bits, and positions of 10^6 need 20 of them.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    rope_kernel(T* x, const int32_t* positions, const __grid_constant__ Frequencies frequencies, int64_t row_stride,
+                int H, int HS, float direction) {
+    PLIMSOLL_SHARED(float2, rotation, [kMostPairs]);
+    const int pairs = HS / 2;
+    const int64_t n = blockIdx.x;
+    if (static_cast<int>(threadIdx.x) < pairs) {
+        constexpr double kTurn = 6.283185307179586;
+        const double angle = positions[n] * frequencies.at[threadIdx.x];
+        const float reduced = static_cast<float>(angle - kTurn * floor(angle / kTurn + 0.5));
+        rotation[threadIdx.x] = make_float2(cosf(reduced), direction * sinf(reduced));
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < H * pairs; i += kThreads) {
+        const int c = i % pairs;
+        T* first = x + n * row_stride + i / pairs * HS + c;
+        T* second = first + pairs;
+        const float a = static_cast<float>(*first), b = static_cast<float>(*second);
+        const float2 r = rotation[c];
+        *first = static_cast<T>(a * r.x - b * r.y);
+        *second = static_cast<T>(b * r.x + a * r.y);
+    }
+}
+
+void rotate(Tensor x, std::span<const int32_t> positions, double theta, float direction, const Exec& exec) {
+    const int64_t N = x.shape[0], H = x.shape[1], HS = x.shape[2];
+    if (HS / 2 > kMostPairs) fail_input("rope on CUDA: head size {}, at most {}", HS, 2 * kMostPairs);
+    if (N == 0) return;
+    Frequencies frequencies;
+    for (int64_t c = 0; c < HS / 2; ++c)
+        frequencies.at[c] = std::pow(theta, -2.0 * static_cast<double>(c) / static_cast<double>(HS));
+    dispatch_device_float(x.dtype, [&]<class T>() {
+        PLIMSOLL_LAUNCH(rope_kernel<T>, dim3(static_cast<unsigned>(N)), dim3(kThreads), 0, exec.cuda->stream(),
+                        x.ptr<T>(), positions.data(), frequencies, x.row_stride, static_cast<int>(H),
+                        static_cast<int>(HS), direction);
+        launch_check("rope");
+    });
+}
+
+}  // namespace
+
+void rope_forward(Tensor x, std::span<const int32_t> positions, double theta, const Exec& exec) {
+    rotate(x, positions, theta, 1, exec);
+}
+
+void rope_backward(Tensor dx, std::span<const int32_t> positions, double theta, const Exec& exec) {
+    rotate(dx, positions, theta, -1, exec);
+}
+
+}  // namespace plimsoll::cuda

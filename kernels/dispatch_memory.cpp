@@ -1,0 +1,128 @@
+// Devices and their memory.
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/dispatch.h"
+#include "kernels/gpu.h"
+#include "kernels/memory.h"
+#ifdef PLIMSOLL_CUDA
+#include "kernels/cuda/context.h"
+#endif
+
+namespace plimsoll {
+namespace {
+
+constexpr int64_t kHugePage = int64_t{2} << 20;  // x86-64 transparent huge page
+
+Memory allocate_on_host(int64_t bytes, const char* what) {
+    const auto rounded = static_cast<size_t>((bytes + kHugePage - 1) / kHugePage * kHugePage);
+    Memory memory(std::aligned_alloc(kHugePage, rounded), {Device::kCpu});
+    if (!memory)
+        throw Error(ExitCode::kInternal, fmt::format("{}: cannot allocate {} MiB; lower train.micro_batch (plimsoll "
+                                                     "plan CONFIG prints what fits)",
+                                                     what, bytes >> 20));
+    madvise(memory.get(), rounded, MADV_HUGEPAGE);  // a hint: failure costs speed only
+    return memory;
+}
+
+}  // namespace
+
+#ifdef PLIMSOLL_CUDA
+
+void FreeMemory::operator()(void* memory) const {
+    device == Device::kCuda ? static_cast<void>(cudaFree(memory)) : std::free(memory);
+}
+
+Memory allocate_memory(Device device, int64_t bytes, const char* what) {
+    if (bytes == 0) return {};
+    if (device == Device::kCpu) return allocate_on_host(bytes, what);
+    return Memory(cuda::allocate(bytes, what), {device});
+}
+
+void set_memory(Device device, void* memory, int value, int64_t bytes) {
+    if (device == Device::kCpu) {
+        std::memset(memory, value, static_cast<size_t>(bytes));
+        return;
+    }
+    cuda::check_cuda(cudaMemsetAsync(memory, value, static_cast<size_t>(bytes), nullptr), "set_memory");
+    cuda::check_cuda(cudaStreamSynchronize(nullptr), "set_memory");
+}
+
+void copy_tensor(Tensor to, Tensor from, const Exec& exec) {
+    check(to.shape == from.shape && to.dtype == from.dtype && to.contiguous() && from.contiguous(),
+          "copy_tensor: {} {} to {} {}", name_of(from.dtype), from.shape, name_of(to.dtype), to.shape);
+    if (to.device == Device::kCpu && from.device == Device::kCpu) {
+        std::memcpy(to.data, from.data, static_cast<size_t>(to.bytes()));
+        return;
+    }
+    check(exec.cuda, "copy_tensor: no GPU was opened");
+    cuda::check_cuda(
+        cudaMemcpyAsync(to.data, from.data, static_cast<size_t>(to.bytes()), cudaMemcpyDefault, exec.cuda->stream()),
+        "copy_tensor");
+    exec.cuda->synchronize();
+}
+
+bool has_cuda_backend() {
+    return true;
+}
+
+int usable_gpus() {
+    int driver = 0, runtime = 0, devices = 0;
+    const bool answered = cudaDriverGetVersion(&driver) == cudaSuccess &&
+                          cudaRuntimeGetVersion(&runtime) == cudaSuccess && driver / 1000 >= runtime / 1000 &&
+                          cudaGetDeviceCount(&devices) == cudaSuccess;
+    cudaGetLastError();
+    return answered ? devices : 0;
+}
+
+std::shared_ptr<cuda::Context> open_gpu(int index) {
+    return std::make_shared<cuda::Context>(index);
+}
+
+std::string describe_gpu(const cuda::Context& gpu) {
+    return fmt::format("{}, sm_{}, {} multiprocessors", gpu.name(), gpu.architecture(), gpu.multiprocessors());
+}
+
+#else
+
+bool has_cuda_backend() {
+    return false;
+}
+
+int usable_gpus() {
+    return 0;
+}
+
+std::shared_ptr<cuda::Context> open_gpu(int /*index*/) {
+    fail_input("this build has no CUDA backend; configure with -DPLIMSOLL_CUDA=on (needs the CUDA toolkit)");
+}
+
+std::string describe_gpu(const cuda::Context& /*gpu*/) {
+    return {};
+}
+
+void FreeMemory::operator()(void* memory) const {
+    std::free(memory);
+}
+
+Memory allocate_memory(Device device, int64_t bytes, const char* what) {
+    if (bytes == 0) return {};
+    check(device == Device::kCpu, "{}: this build has no CUDA backend", what);
+    return allocate_on_host(bytes, what);
+}
+
+void set_memory(Device /*device*/, void* memory, int value, int64_t bytes) {
+    std::memset(memory, value, static_cast<size_t>(bytes));
+}
+
+void copy_tensor(Tensor to, Tensor from, const Exec& /*exec*/) {
+    check(to.shape == from.shape && to.dtype == from.dtype && to.contiguous() && from.contiguous(),
+          "copy_tensor: {} {} to {} {}", name_of(from.dtype), from.shape, name_of(to.dtype), to.shape);
+    std::memcpy(to.data, from.data, static_cast<size_t>(to.bytes()));
+}
+
+#endif
+
+}  // namespace plimsoll

@@ -1,0 +1,196 @@
+#include <gtest/gtest.h>
+
+#include "kernels/attention.h"
+#include "kernels/embedding.h"
+#include "kernels/global_norm.h"
+#include "kernels/mlp.h"
+#include "kernels/optimizer.h"
+#include "kernels/residual.h"
+#include "kernels/rope.h"
+#include "support/cuda_test.h"
+
+namespace plimsoll {
+namespace {
+
+template <class T>
+class CudaElementwise : public testing::Test {};
+TYPED_TEST_SUITE(CudaElementwise, DeviceFloats);
+
+// One exponential of 2 ulp, a quotient, a handful of products.
+TYPED_TEST(CudaElementwise, ActivationsMatchTheCpuInFp64) {
+    using T = TypeParam;
+    for (const Activation kind : {Activation::kRelu, Activation::kGelu, Activation::kSwiglu})
+        for (const auto& [N, F] : {std::pair<int64_t, int64_t>{1, 1}, {3, 5}, {40, 64}}) {
+            const int64_t inputs = inputs_per_output(kind) * F;
+            Input<T> x(N * inputs, "x", 2), dout(N * F, "dout");
+            const auto outputs = static_cast<size_t>(N * F), all = x.rounded.size();
+            std::vector<double> out(outputs), dx(all);
+            activation_forward(view(out, {N, F}), x.cpu({N, inputs}), kind, {});
+            activation_backward(view(dx, {N, inputs}), dout.cpu({N, F}), x.cpu({N, inputs}), kind, {});
+            const OnDevice<T> on_dout(dout.rounded);
+            const auto seen = under_every_schedule<T>([&] {
+                const OnDevice<T> on_x(x.rounded), to(filled<T>(outputs, 9.0f));
+                activation_forward(to.tensor({N, F}), on_x.tensor({N, inputs}), kind, on_gpu());
+                std::vector<T> results = to.values();
+                activation_backward(on_x.tensor({N, inputs}), on_dout.tensor({N, F}), on_x.tensor({N, inputs}), kind,
+                                    on_gpu());  // in place
+                append(results, on_x.values());
+                return results;
+            });
+            expect_close(slice(seen, 0, outputs), out, 100, "out", 2);
+            expect_close(slice(seen, outputs, all), dx, 200, "dx", 4);
+        }
+}
+
+TYPED_TEST(CudaElementwise, GatesMatchTheCpuInFp64) {
+    using T = TypeParam;
+    constexpr int64_t N = 5, NH = 3;
+    for (const int64_t HS : {7, 64})
+        for (const bool per_head : {false, true}) {
+            const Shape wide{N, NH, HS}, gates = per_head ? Shape{N, NH} : wide;
+            Input<T> y(N * NH * HS, "y"), z(gates.elements(), "z", 2), dout(N * NH * HS, "dout");
+            const size_t all = y.rounded.size(), count = z.rounded.size();
+            std::vector<double> out(all), dy(all), dz(count);
+            gate_forward(view(out, wide), y.cpu(wide), z.cpu(gates), {});
+            gate_backward(view(dy, wide), view(dz, gates), dout.cpu(wide), y.cpu(wide), z.cpu(gates), {});
+            const OnDevice<T> on_y(y.rounded), on_z(z.rounded);
+            const auto seen = under_every_schedule<T>([&] {
+                const OnDevice<T> to(filled<T>(all, 0.0f)), grad(dout.rounded), to_z(filled<T>(count, 0.0f));
+                gate_forward(to.tensor(wide), on_y.tensor(wide), on_z.tensor(gates), on_gpu());
+                gate_backward(grad.tensor(wide), to_z.tensor(gates), grad.tensor(wide), on_y.tensor(wide),
+                              on_z.tensor(gates), on_gpu());  // in place
+                std::vector<T> results = to.values();
+                append(results, grad.values());
+                append(results, to_z.values());
+                return results;
+            });
+            expect_close(slice(seen, 0, all), out, 60, "out");
+            expect_close(slice(seen, all, all), dy, 60, "dy");
+            expect_close(slice(seen, 2 * all, count), dz, 200, "dz", 8);
+        }
+}
+
+TYPED_TEST(CudaElementwise, RopeMatchesTheCpuInFp64AndTurnsBack) {
+    using T = TypeParam;
+    const std::vector<int32_t> positions{0, 1, 5, 1000, 1'000'000};
+    constexpr int64_t N = 5, H = 2, kAll = 3;
+    const OnDevice<int32_t> on_positions(positions);
+    for (const int64_t HS : {2, 64, 256}) {
+        Input<T> x(N * kAll * HS, "x");
+        std::vector<double> turned = x.exact;
+        rope_forward(view(turned, {N, kAll, HS}).slice_columns(0, H), positions, 10000, {});
+        const auto seen = under_every_schedule<T>([&] {
+            const OnDevice<T> on_x(x.rounded);
+            rope_forward(on_x.tensor({N, kAll, HS}).slice_columns(0, H), on_positions.span(), 10000, on_gpu());
+            return on_x.values();
+        });
+        expect_close(seen, turned, 20, "rope");
+        const OnDevice<T> back(seen);
+        rope_backward(back.tensor({N, kAll, HS}).slice_columns(0, H), on_positions.span(), 10000, on_gpu());
+        // Rounded twice in between.
+        const std::vector<double> again = widened(back.values());
+        for (size_t i = 0; i < again.size(); ++i)
+            EXPECT_NEAR(again[i], x.exact[i], (std::is_same_v<T, bf16> ? 0.05 : 1e-5)) << i;
+    }
+}
+
+TYPED_TEST(CudaElementwise, ConversionsAndSumsOfTheStream) {
+    using T = TypeParam;
+    for (const auto& [N, C] : {std::pair<int64_t, int64_t>{1, 1}, {3, 7}, {20, 64}}) {
+        Input<float> x(N * C, "x");
+        Input<T> branch(N * C, "branch");
+        const auto all = static_cast<size_t>(N * C);
+        std::vector<double> sum(all);
+        residual_forward(view(sum, {N, C}), x.cpu({N, C}), branch.cpu({N, C}), {});
+        const OnDevice<T> on_branch(branch.rounded);
+        const auto seen = under_every_schedule<float>([&] {
+            const OnDevice<float> on_x(x.rounded);
+            residual_forward(on_x.tensor({N, C}), on_x.tensor({N, C}), on_branch.tensor({N, C}), on_gpu());
+            return on_x.values();
+        });
+        expect_close(seen, sum, 2, "sum");
+        const OnDevice<float> on_x(x.rounded), zeros(filled<float>(all, 3.0f));
+        const OnDevice<T> converted(filled<T>(all, 0.0f));
+        convert(converted.tensor({N, C}), on_x.tensor({N, C}), on_gpu());
+        for (size_t i = 0; i < all; ++i) EXPECT_EQ(float(converted.values()[i]), float(T(x.rounded[i])));
+        fill_zero(zeros.tensor({N, C}), on_gpu());
+        EXPECT_EQ(zeros.values(), std::vector<float>(all));
+    }
+}
+
+TEST(CudaEmbedding, LooksUpAndAddsRowsInOrder) {
+    constexpr int64_t V = 300, P = 9, C = 133, N = 700;
+    std::vector<int32_t> tokens, positions;
+    for (int32_t n = 0; n < N; ++n) tokens.push_back(n % 3 ? (n * n + 7) % V : 2), positions.push_back(n % P);
+    Input<float> token_table(V * C, "token"), position_table(P * C, "position"), dout(N * C, "dout");
+    std::vector<double> out(N * C), dtoken(V * C, 0.5), dposition(P * C, 0.25);
+    embedding_forward(view(out, {N, C}), tokens, positions, token_table.cpu({V, C}), position_table.cpu({P, C}), {});
+    embedding_backward(view(dtoken, {V, C}), view(dposition, {P, C}), dout.cpu({N, C}), tokens, positions, {});
+    const OnDevice<int32_t> on_tokens(tokens), on_positions(positions);
+    const OnDevice<float> on_token(token_table.rounded), on_position(position_table.rounded), on_dout(dout.rounded);
+    const auto seen = under_every_schedule<float>([&] {
+        const OnDevice<float> to(filled<float>(N * C)), to_token(filled<float>(V * C, 0.5f)),
+            to_position(filled<float>(P * C, 0.25f));
+        embedding_forward(to.tensor({N, C}), on_tokens.span(), on_positions.span(), on_token.tensor({V, C}),
+                          on_position.tensor({P, C}), on_gpu());
+        embedding_backward(to_token.tensor({V, C}), to_position.tensor({P, C}), on_dout.tensor({N, C}),
+                           on_tokens.span(), on_positions.span(), on_gpu());
+        std::vector<float> results = to.values();
+        append(results, to_token.values());
+        append(results, to_position.values());
+        return results;
+    });
+    expect_close(slice(seen, 0, N * C), out, 2, "out");
+    expect_close(slice(seen, N * C, V * C), dtoken, 300, "dtoken", 30);
+    expect_close(slice(seen, N * C + V * C, P * C), dposition, 100, "dposition", 20);
+}
+
+TEST(CudaOptimizer, StepsMatchTheCpuInFp64) {
+    constexpr int64_t N = 1001;
+    Input<float> param(N, "param"), grad(N, "grad"), m(N, "m", 0.1);
+    std::vector<float> v = m.rounded;
+    for (float& x : v) x *= x;
+    const OnDevice<float> on_grad(grad.rounded);
+    const auto compare = [&](auto&& step) {
+        std::vector<double> p = param.exact, m1 = m.exact, v1(v.begin(), v.end()), g = grad.exact;
+        step(view(p, {N}), view(m1, {N}), view(v1, {N}), view(g, {N}), Tensor{}, Exec{});
+        const auto seen = under_every_schedule<float>([&] {
+            const OnDevice<float> on_param(param.rounded), on_m(m.rounded), on_v(v);
+            const OnDevice<bf16> working(filled<bf16>(N, 0.0f));
+            step(on_param.tensor({N}), on_m.tensor({N}), on_v.tensor({N}), on_grad.tensor({N}), working.tensor({N}),
+                 on_gpu());
+            std::vector<float> results = on_param.values();
+            const std::vector<bf16> rounded = working.values();
+            for (size_t i = 0; i < N; ++i) EXPECT_EQ(rounded[i].bits, bf16(results[i]).bits);
+            append(results, on_m.values());
+            append(results, on_v.values());
+            return results;
+        });
+        expect_close(slice(seen, 0, N), p, 20, "param");
+        expect_close(slice(seen, N, N), m1, 20, "m");
+        expect_close(slice(seen, 2 * N, N), v1, 20, "v");
+    };
+    for (const int64_t step : {1, 7}) {
+        compare([&](Tensor p, Tensor m1, Tensor v1, Tensor g, Tensor working, const Exec& exec) {
+            adamw_step(p, m1, v1, g, working,
+                       {.lr = 0.01, .beta2 = 0.99, .weight_decay = 0.1, .gradient_scale = 0.5, .step = step}, exec);
+        });
+        compare([&](Tensor p, Tensor m1, Tensor, Tensor g, Tensor working, const Exec& exec) {
+            sgd_step(p, m1, g, working, {.lr = 0.01, .weight_decay = 0.1, .gradient_scale = 0.5, .step = step}, exec);
+        });
+    }
+}
+
+TEST(CudaGlobalNorm, MatchesTheCpu) {
+    for (const int64_t count : {int64_t{1}, int64_t{1000}, kNormBlock + 3}) {
+        Input<float> x(count, "x");
+        const double wanted = sum_of_squares(x.cpu({count}), {});
+        const OnDevice<float> on_x(x.rounded);
+        const auto seen = under_every_schedule<double>(
+            [&] { return std::vector<double>{sum_of_squares(on_x.tensor({count}), on_gpu())}; });
+        EXPECT_NEAR(seen[0], wanted, 1e-12 * wanted);  // both add in fp64
+    }
+}
+
+}  // namespace
+}  // namespace plimsoll

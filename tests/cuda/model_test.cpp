@@ -1,0 +1,77 @@
+// A whole training step on the device against the CPU in fp32: the loss, and every parameter's gradient.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "support/cuda_test.h"
+#include "support/tiny_network.h"
+
+namespace plimsoll {
+namespace {
+
+NetworkConfig small_network(const std::string& variant) {
+    NetworkConfig c;
+    c.model.layers = 4, c.model.channels = 128, c.model.heads = 4, c.model.kv_heads = 2, c.model.ffn = 256;
+    c.model.context = 64, c.model.tied = false;
+    c.vocab = 67;
+    if (variant == "sigmoid") c.attention.weighting = {"sigmoid"};
+    if (variant == "gated") c.attention.gate = {"elementwise"};
+    if (variant == "gated_headwise") c.attention.gate = {"headwise"};
+    if (variant == "placeholder") c.attention.placeholders = 1;
+    if (variant == "learned_sink") c.attention.extra_column = {"learned"}, c.model.qk_norm = false;
+    if (variant == "gpt2") {
+        c.model.kv_heads = 4, c.model.activation = "gelu", c.model.norm = "layer", c.model.position = "learned";
+        c.model.bias = true, c.model.tied = true, c.model.qk_norm = false;
+    }
+    return c;
+}
+
+class CudaModel : public testing::TestWithParam<std::string> {};
+
+// bf16 operands have 2^-9 relative error; through four blocks and back a gradient keeps 2 % in the L2 norm.
+TEST_P(CudaModel, StepMatchesTheCpuInFp32) {
+    const NetworkConfig config = small_network(GetParam());
+    TinyBatch batch(config, 1);
+    if (config.attention.placeholders) batch.tokens[0] = static_cast<int32_t>(config.vocab), batch.targets[0] = -1;
+    TinyModel cpu(config, batch.n(), DType::kF32);
+    const double wanted = cpu.run(batch);
+
+    Transformer gpu(config, StageRange::whole(config.model), batch.n(), Precision{DType::kBF16});
+    gpu.allocate(Device::kCuda);
+    initialize(gpu.parameters(), gpu.table(), 3, on_gpu());
+    gpu.refresh_working(on_gpu());
+    const OnDevice<int32_t> tokens(batch.tokens), targets(batch.targets), positions(batch.positions),
+        documents(batch.cu_seqlens);
+    const ModelInput input{tokens.span(), targets.span(), positions.span(), documents.span()};
+    LocalCoreAttention core;
+    std::vector<float> gradients(static_cast<size_t>(gpu.gradients().elements())), first;
+    for (int seed = 1; seed <= 2; ++seed) {
+        set_schedule(seed);
+        const LossSums loss = gpu.forward(core, input, on_gpu());
+        EXPECT_NEAR(loss.nll + loss.z, wanted, 1e-2 * wanted);
+        gpu.backward(
+            core, input, Write::kOverwrite, [](int64_t) {}, on_gpu());
+        copy_tensor(view(gradients, gpu.gradients().shape), gpu.gradients(), on_gpu());
+        for (const std::string& report : device_reports()) ADD_FAILURE() << report;
+        if (seed == 1) first = gradients;
+    }
+    EXPECT_TRUE(same_bits(first, gradients)) << "another schedule gives other bits";
+
+    const std::span<const float> exact = cpu.model.gradients().span<float>();
+    for (const Parameter& p : gpu.table().entries()) {
+        double difference = 0, size = 0;
+        for (int64_t i = p.offset; i < p.offset + p.shape.elements(); ++i) {
+            const auto at = static_cast<size_t>(i);
+            difference += std::pow(gradients[at] - exact[at], 2), size += std::pow(exact[at], 2);
+        }
+        EXPECT_LE(std::sqrt(difference), 2e-2 * std::sqrt(size) + 1e-7) << p.name;
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Variants, CudaModel,
+                         testing::Values("softmax", "sigmoid", "gated", "gated_headwise", "placeholder", "learned_sink",
+                                         "gpt2"),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace plimsoll
