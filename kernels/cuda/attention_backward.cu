@@ -76,23 +76,23 @@ __global__ void __launch_bounds__(kTileThreads) dkv_kernel(const __grid_constant
     float* row_delta = row_state + kQueries;
 
     const int lane = threadIdx.x % kWarp, warp_row = threadIdx.x / kWarp * kRowsPerWarp;
-    const int64_t N = a.mask.N, n0 = static_cast<int64_t>(blockIdx.x) * kTileRows;
-    const int64_t n1 = n0 + kTileRows < N ? n0 + kTileRows : N;
+    const int N = a.mask.N, n0 = static_cast<int>(blockIdx.x) * kTileRows;
+    const int n1 = n0 + kTileRows < N ? n0 + kTileRows : N;
     const int first_column = blockIdx.z * kWidth;
     keys.template load<kTileRows>(a.k.head(blockIdx.y, HS), n0, N);
     values.template load<kTileRows>(a.v.head(blockIdx.y, HS), n0, N);
 
-    int64_t key[2], begin[2];
+    int key[2], begin[2];
     for (int r = 0; r < 2; ++r) {
         key[r] = n0 + warp_row + lane / 4 + 8 * r;
         begin[r] = key[r] < N ? a.mask.first[key[r]] : N;
     }
-    const int64_t last_query = a.mask.end[n1 - 1];
+    const int last_query = a.mask.end[n1 - 1];
     float dk[kWidth / 8][4] = {}, dv[kWidth / 8][4] = {};
     for (int head = blockIdx.y * a.group; head < static_cast<int>(blockIdx.y + 1) * a.group; ++head) {
         const float slope = a.mask.slope(head);
-        for (int64_t m0 = n0; m0 < last_query; m0 += kQueries) {
-            const int64_t m1 = m0 + kQueries < N ? m0 + kQueries : N;
+        for (int m0 = n0; m0 < last_query; m0 += kQueries) {
+            const int m1 = m0 + kQueries < N ? m0 + kQueries : N;
             if (!a.mask.meets(m0, m1, n0, n1)) continue;
             __syncthreads();  // the tiles before are done with
             queries.template load<kQueries>(a.q.head(head, HS), m0, N);
@@ -100,8 +100,10 @@ __global__ void __launch_bounds__(kTileThreads) dkv_kernel(const __grid_constant
             device::cp_async_commit();
             for (int i = threadIdx.x; i < kQueries; i += kTileThreads) {
                 const bool exists = m0 + i < N;
-                row_state[i] = !exists ? 0.0f : V::kInfo.normalized ? a.lse[head * N + m0 + i] : a.mask.bias(m0 + i);
-                row_delta[i] = exists && V::kInfo.normalized ? a.delta[head * N + m0 + i] : 0.0f;
+                row_state[i] = !exists               ? 0.0f
+                               : V::kInfo.normalized ? a.lse[static_cast<int64_t>(head) * N + m0 + i]
+                                                     : a.mask.bias(m0 + i);
+                row_delta[i] = exists && V::kInfo.normalized ? a.delta[static_cast<int64_t>(head) * N + m0 + i] : 0.0f;
             }
             device::cp_async_wait<0>();
             __syncthreads();
@@ -114,7 +116,7 @@ __global__ void __launch_bounds__(kTileThreads) dkv_kernel(const __grid_constant
 #pragma unroll
                 for (int e = 0; e < 4; ++e) {
                     const int column = n * 8 + 2 * (lane % 4) + e % 2;
-                    const int64_t i = m0 + column, j = key[e / 2];
+                    const int i = m0 + column, j = key[e / 2];
                     // The document of the key, not of the query: equal where j <= i < end of the key's document.
                     const bool visible = i < N && j < N && a.mask.visible(i, j, begin[e / 2]) && i < a.mask.end[j];
                     weigh<V>(p[n][e], ds[n][e], visible, a.mask.score(p[n][e], i, j, slope),
@@ -137,24 +139,26 @@ __global__ void __launch_bounds__(kTileThreads) dq_kernel(const __grid_constant_
     const Tile<HS> queries{reinterpret_cast<bf16*>(shared)}, grads{queries.at(kTileRows, 0)},
         keys{queries.at(2 * kTileRows, 0)}, values{keys.at(kKeys, 0)};
     const int lane = threadIdx.x % kWarp, warp_row = threadIdx.x / kWarp * kRowsPerWarp, head = blockIdx.y;
-    const int64_t N = a.mask.N, m0 = static_cast<int64_t>(blockIdx.x) * kTileRows;
-    const int64_t m1 = m0 + kTileRows < N ? m0 + kTileRows : N;
+    const int N = a.mask.N, m0 = static_cast<int>(blockIdx.x) * kTileRows;
+    const int m1 = m0 + kTileRows < N ? m0 + kTileRows : N;
     const HeadView<const bf16> k = a.k.head(head / a.group, HS), v = a.v.head(head / a.group, HS);
     const float slope = a.mask.slope(head);
     queries.template load<kTileRows>(a.q.head(head, HS), m0, N);
     grads.template load<kTileRows>(a.dout.head(head, HS), m0, N);
 
-    int64_t row[2], begin[2];
+    int row[2], begin[2];
     float state[2], delta[2];
     for (int r = 0; r < 2; ++r) {
         row[r] = m0 + warp_row + lane / 4 + 8 * r;
         const bool exists = row[r] < N;
         begin[r] = exists ? a.mask.first[row[r]] : N;
-        state[r] = !exists ? 0.0f : V::kInfo.normalized ? a.lse[head * N + row[r]] : a.mask.bias(row[r]);
-        delta[r] = exists && V::kInfo.normalized ? a.delta[head * N + row[r]] : 0.0f;
+        state[r] = !exists               ? 0.0f
+                   : V::kInfo.normalized ? a.lse[static_cast<int64_t>(head) * N + row[r]]
+                                         : a.mask.bias(row[r]);
+        delta[r] = exists && V::kInfo.normalized ? a.delta[static_cast<int64_t>(head) * N + row[r]] : 0.0f;
     }
     float dq[HS / 8][4] = {};
-    for (int64_t n0 = a.mask.first[m0] / kKeys * kKeys; n0 < m1; n0 += kKeys) {
+    for (int n0 = a.mask.first[m0] / kKeys * kKeys; n0 < m1; n0 += kKeys) {
         if (!a.mask.meets(m0, m1, n0, n0 + kKeys)) continue;
         __syncthreads();  // the tiles before are done with
         keys.template load<kKeys>(k, n0, N);
@@ -169,7 +173,7 @@ __global__ void __launch_bounds__(kTileThreads) dq_kernel(const __grid_constant_
         for (int n = 0; n < kKeys / 8; ++n)
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
-                const int64_t i = row[e / 2], j = n0 + n * 8 + 2 * (lane % 4) + e % 2;
+                const int i = row[e / 2], j = n0 + n * 8 + 2 * (lane % 4) + e % 2;
                 weigh<V>(p[n][e], ds[n][e], a.mask.visible(i, j, begin[e / 2]), a.mask.score(p[n][e], i, j, slope),
                          {state[e / 2], state[e / 2]}, delta[e / 2]);
             }

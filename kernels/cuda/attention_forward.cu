@@ -1,5 +1,7 @@
 // Core attention, forward, for sm_80 and later: a block per 64 queries of a head; keys and values stream through two
 // stages of shared memory. FlashAttention-2, arXiv:2307.08691, alg. 1.
+#include <algorithm>
+
 #include "kernels/cuda/attention_tile.cuh"
 
 namespace plimsoll::cuda {
@@ -31,14 +33,14 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(const _
     const auto values = [&](int stage) { return Tile<HS>{queries.at(kTileRows + (2 + stage) * kKeys, 0)}; };
 
     const int lane = threadIdx.x % kWarp, warp_row = threadIdx.x / kWarp * kRowsPerWarp, head = blockIdx.y;
-    const int64_t N = a.mask.N, m0 = static_cast<int64_t>(blockIdx.x) * kTileRows;
-    const int64_t m1 = m0 + kTileRows < N ? m0 + kTileRows : N;
+    const int N = a.mask.N, m0 = static_cast<int>(blockIdx.x) * kTileRows;
+    const int m1 = m0 + kTileRows < N ? m0 + kTileRows : N;
     const HeadView<const bf16> k = a.k.head(head / a.group, HS), v = a.v.head(head / a.group, HS);
     const float slope = a.mask.slope(head);
     const float extra = a.sink_logit ? a.sink_logit[head] : a.extra_logit;
 
     // This lane's two rows. A lane's sum is a part of its row's; the extra column's 1 = exp(extra - extra) is in one.
-    int64_t row[2], begin[2];
+    int row[2], begin[2];
     RowState<float, DeviceMath> state[2];
     float sum[2];
     for (int r = 0; r < 2; ++r) {
@@ -48,11 +50,11 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(const _
         sum[r] = lane % 4 == 0 && extra > kLowest ? 1.0f : 0.0f;
     }
 
-    const auto next_tile = [&](int64_t tile) {
+    const auto next_tile = [&](int tile) {
         while (tile * kKeys < m1 && !a.mask.meets(m0, m1, tile * kKeys, tile * kKeys + kKeys)) ++tile;
         return tile;
     };
-    const auto load = [&](int64_t tile, int stage) {
+    const auto load = [&](int tile, int stage) {
         if (tile * kKeys < m1) {
             keys(stage).template load<kKeys>(k, tile * kKeys, N);
             values(stage).template load<kKeys>(v, tile * kKeys, N);
@@ -60,12 +62,12 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(const _
         device::cp_async_commit();
     };
     queries.template load<kTileRows>(a.q.head(head, HS), m0, N);
-    int64_t tile = next_tile(a.mask.first[m0] / kKeys);
+    int tile = next_tile(a.mask.first[m0] / kKeys);
     load(tile, 0);
 
     float out[HS / 8][4] = {};
     for (int stage = 0; tile * kKeys < m1; stage ^= 1) {
-        const int64_t n0 = tile * kKeys;
+        const int n0 = tile * kKeys;
         tile = next_tile(tile + 1);
         load(tile, stage ^ 1);
         device::cp_async_wait<1>();
@@ -79,7 +81,7 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(const _
             for (int n = 0; n < kKeys / 8; ++n)
 #pragma unroll
                 for (int e = 2 * r; e < 2 * r + 2; ++e) {
-                    const int64_t j = n0 + n * 8 + 2 * (lane % 4) + e % 2;
+                    const int j = n0 + n * 8 + 2 * (lane % 4) + e % 2;
                     p[n][e] = a.mask.visible(row[r], j, begin[r]) ? a.mask.score(p[n][e], row[r], j, slope) : kLowest;
                     if constexpr (V::kInfo.normalized) top = fmaxf(top, p[n][e]);
                 }
@@ -111,7 +113,8 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(const _
             sum[r] += __shfl_xor_sync(kAllLanes, sum[r], 1);
             sum[r] += __shfl_xor_sync(kAllLanes, sum[r], 2);
             factor[r] = sum[r] > 0 ? 1.0f / sum[r] : 0.0f;
-            if (lane % 4 == 0 && row[r] < N) a.lse[head * N + row[r]] = state[r].lse + logf(sum[r]);
+            if (lane % 4 == 0 && row[r] < N)
+                a.lse[static_cast<int64_t>(head) * N + row[r]] = state[r].lse + logf(sum[r]);
         }
     }
     store_rows(a.out.head(head, HS), out, m0 + warp_row, N, 0, factor, lane);
@@ -138,8 +141,8 @@ DeviceMask make_mask(const AttentionSpec& spec, std::span<const int32_t> cu_seql
     launch_check("document_bounds");
     return {.first = bounds,
             .end = bounds + N,
-            .window = spec.window,
-            .pinned = spec.pinned,
+            .window = static_cast<int>(std::min(spec.window, N + 1)),
+            .pinned = static_cast<int>(std::min(spec.pinned, N)),
             .scale = static_cast<float>(spec.scale),
             .score_bias = static_cast<float>(spec.score_bias),
             .bias_per_row = spec.bias_kind == ScoreBias::kPerRow,
@@ -161,6 +164,7 @@ void attention_forward(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, Ten
                        std::span<const int32_t> cu_seqlens, const AttentionSpec& spec, const Exec& exec) {
     const int64_t N = q.shape[0], NH = q.shape[1], HS = q.shape[2];
     if (N == 0) return;
+    check(N < INT32_MAX - kTileRows, "attention on CUDA: {} tokens at once", N);
     for (const auto& [tensor, name] : {std::pair{&q, "q"}, {&k, "k"}, {&v, "v"}, {&out, "out"}})
         check_attention_layout(*tensor, name);
     const ForwardArguments arguments{

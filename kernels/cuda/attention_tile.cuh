@@ -22,36 +22,36 @@ struct HeadView {
     T* data;
     int64_t row_stride;
 
-    PLIMSOLL_DEVICE HeadView head(int64_t index, int HS) const { return {data + index * HS, row_stride}; }
-    PLIMSOLL_DEVICE T* row(int64_t n) const { return data + n * row_stride; }
+    PLIMSOLL_DEVICE HeadView head(int index, int HS) const { return {data + index * HS, row_stride}; }
+    PLIMSOLL_DEVICE T* row(int n) const { return data + n * row_stride; }
 };
 
 // The mask and the biases of a spec, and where documents begin and end: first (N), end (N).
 struct DeviceMask {
     const int32_t *first, *end;
-    int64_t window, pinned;  // window 0: all
+    int window, pinned;  // window 0: all
     float scale, score_bias;
     bool bias_per_row, alibi;
     int32_t N, NH;
 
     // The first key query i sees, pinned ones aside. Never falls with i.
-    PLIMSOLL_DEVICE int64_t lowest_key(int64_t i) const {
-        const int64_t begin = first[i];
+    PLIMSOLL_DEVICE int lowest_key(int i) const {
+        const int begin = first[i];
         return window && i - window + 1 > begin ? i - window + 1 : begin;
     }
-    PLIMSOLL_DEVICE bool visible(int64_t i, int64_t j, int64_t begin) const {
+    PLIMSOLL_DEVICE bool visible(int i, int j, int begin) const {
         return j <= i && j >= begin && (window == 0 || i - j < window || j < begin + pinned);
     }
     // Whether some query in [m0, m1) may see some key in [n0, n1).
-    PLIMSOLL_DEVICE bool meets(int64_t m0, int64_t m1, int64_t n0, int64_t n1) const {
+    PLIMSOLL_DEVICE bool meets(int m0, int m1, int n0, int n1) const {
         if (n0 >= m1 || n1 <= first[m0]) return false;
         return n1 > lowest_key(m0) || (pinned > 0 && n0 < first[m1 - 1] + pinned);
     }
     // b of query i for a weighting without normalisation.
-    PLIMSOLL_DEVICE float bias(int64_t i) const {
+    PLIMSOLL_DEVICE float bias(int i) const {
         if (!bias_per_row) return score_bias;
-        const int64_t before = i - first[i] + 1;
-        const int64_t outside = window && before > window ? before - window : 0;
+        const int before = i - first[i] + 1;
+        const int outside = window && before > window ? before - window : 0;
         return -logf(static_cast<float>(before - outside + (pinned < outside ? pinned : outside)));
     }
     // m_h = 2^(-8 (h + 1) / NH), 0 without ALiBi.
@@ -59,7 +59,7 @@ struct DeviceMask {
         return alibi ? exp2f(-8.0f * static_cast<float>(head + 1) / static_cast<float>(NH)) : 0.0f;
     }
     // The score of query i and key j from its dot product.
-    PLIMSOLL_DEVICE float score(float dot, int64_t i, int64_t j, float slope) const {
+    PLIMSOLL_DEVICE float score(float dot, int i, int j, float slope) const {
         return dot * scale - slope * static_cast<float>(i - j);
     }
 };
@@ -77,7 +77,7 @@ struct Tile {
 
     // Starts copying rows [row0, row0 + kRows); those from `N` on become zeros.
     template <int kRows>
-    PLIMSOLL_DEVICE void load(HeadView<const bf16> from, int64_t row0, int64_t N) const {
+    PLIMSOLL_DEVICE void load(HeadView<const bf16> from, int row0, int N) const {
         constexpr int kChunks = HS / 8;
         for (int i = threadIdx.x; i < kRows * kChunks; i += kTileThreads) {
             const int row = i / kChunks, column = i % kChunks * 8;
@@ -102,7 +102,8 @@ struct Tile {
 // sums (16, 8 kColumns) += rows row0 .. + 15 of `a` times the first 8 kColumns rows of `b`, transposed.
 template <int HS, int kColumns>
 PLIMSOLL_DEVICE void multiply_transposed(float (&sums)[kColumns][4], Tile<HS> a, int row0, Tile<HS> b, int lane) {
-#pragma unroll
+    // Unrolled whole, ptxas loads more fragments ahead than there are registers for.
+#pragma unroll(HS > 64 ? 2 : 4)
     for (int k = 0; k < HS; k += 16) {
         uint32_t fragment[4];
         a.load_a(fragment, row0, k, lane);
@@ -138,11 +139,11 @@ PLIMSOLL_DEVICE void multiply_rounded(float (&sums)[kWidth / 8][4], const float 
 
 // Writes this lane's part of a warp's 16 rows, times a factor per row, where the row exists.
 template <int kCount>
-PLIMSOLL_DEVICE void store_rows(HeadView<bf16> to, const float (&sums)[kCount][4], int64_t row0, int64_t N, int first,
+PLIMSOLL_DEVICE void store_rows(HeadView<bf16> to, const float (&sums)[kCount][4], int row0, int N, int first,
                                 const float (&factor)[2], int lane) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-        const int64_t row = row0 + lane / 4 + 8 * r;
+        const int row = row0 + lane / 4 + 8 * r;
         if (row >= N) continue;
         bf16* out = to.row(row) + first + 2 * (lane % 4);
 #pragma unroll

@@ -22,7 +22,7 @@ struct NormPointers {
 
 template <int kVec, bool kResidual, class Out, class Branch>
 __global__ void __launch_bounds__(kRowsPerBlock* kWarp)
-    norm_forward_kernel(NormPointers<Out, Branch> p, int64_t N, int64_t C, float eps) {
+    norm_forward_kernel(const __grid_constant__ NormPointers<Out, Branch> p, int64_t N, int64_t C, float eps) {
     const int64_t n = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + threadIdx.x / kWarp;
     if (n >= N) return;
     const int64_t first = threadIdx.x % kWarp * kVec;

@@ -2,6 +2,7 @@
 #include "kernels/rope.h"
 
 #include <cmath>
+#include <numbers>
 
 #include "kernels/cuda/common.cuh"
 
@@ -11,10 +12,11 @@ namespace {
 constexpr int kMostPairs = 128, kThreads = 128;
 
 struct Frequencies {
-    double at[kMostPairs];  // theta^(-2c / HS)
+    double at[kMostPairs];  // theta^(-2c / HS) / (2 pi): turns per position
 };
 
-// Angles are products in fp64, reduced to a turn there: fp32 has 24 bits, and positions of 10^6 need 20 of them.
+// Angles are products in fp64, counted in turns and reduced there: fp32 has 24 bits, and positions of 10^6 need 20 of
+// them.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     rope_kernel(T* x, const int32_t* positions, const __grid_constant__ Frequencies frequencies, int64_t row_stride,
@@ -23,10 +25,9 @@ __global__ void __launch_bounds__(kThreads)
     const int pairs = HS / 2;
     const int64_t n = blockIdx.x;
     if (static_cast<int>(threadIdx.x) < pairs) {
-        constexpr double kTurn = 6.283185307179586;
-        const double angle = positions[n] * frequencies.at[threadIdx.x];
-        const float reduced = static_cast<float>(angle - kTurn * floor(angle / kTurn + 0.5));
-        rotation[threadIdx.x] = make_float2(cosf(reduced), direction * sinf(reduced));
+        const double turns = positions[n] * frequencies.at[threadIdx.x];
+        const float half_turns = static_cast<float>(2 * (turns - floor(turns + 0.5)));
+        rotation[threadIdx.x] = make_float2(cospif(half_turns), direction * sinpif(half_turns));
     }
     __syncthreads();
     for (int i = threadIdx.x; i < H * pairs; i += kThreads) {
@@ -46,7 +47,8 @@ void rotate(Tensor x, std::span<const int32_t> positions, double theta, float di
     if (N == 0) return;
     Frequencies frequencies;
     for (int64_t c = 0; c < HS / 2; ++c)
-        frequencies.at[c] = std::pow(theta, -2.0 * static_cast<double>(c) / static_cast<double>(HS));
+        frequencies.at[c] =
+            std::pow(theta, -2.0 * static_cast<double>(c) / static_cast<double>(HS)) / (2 * std::numbers::pi);
     dispatch_device_float(x.dtype, [&]<class T>() {
         PLIMSOLL_LAUNCH(rope_kernel<T>, dim3(static_cast<unsigned>(N)), dim3(kThreads), 0, exec.cuda->stream(),
                         x.ptr<T>(), positions.data(), frequencies, x.row_stride, static_cast<int>(H),

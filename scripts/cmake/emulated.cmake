@@ -43,5 +43,10 @@ function(plimsoll_emulated_test name program filter)
     set_tests_properties(${name} PROPERTIES LABELS emulated TIMEOUT 240 ENVIRONMENT OMP_WAIT_POLICY=passive)
 endfunction()
 plimsoll_emulated_test(emulator simt_test "*")
-plimsoll_emulated_test(emulated_attention cuda_emulated_test "*CudaAttention*")
+# Two halves, for two cores.
+foreach(half 0 1)
+    plimsoll_emulated_test(emulated_attention_${half} cuda_emulated_test "*CudaAttention*")
+    set_property(TEST emulated_attention_${half} APPEND PROPERTY
+        ENVIRONMENT "GTEST_TOTAL_SHARDS=2;GTEST_SHARD_INDEX=${half}")
+endforeach()
 plimsoll_emulated_test(emulated_kernels cuda_emulated_test "-*CudaAttention*")

@@ -20,7 +20,7 @@ std::vector<AttentionCase> cases() {
         c.bias_value = -1.5;
         c.HS = 32;
         const auto add = [&](AttentionCase with) { all.push_back(with); };
-        for (const int32_t T : {1, 2, 15, 63, 64, 65, 100, 128, 257}) c.cu_seqlens = {0, T}, add(c);
+        for (const int32_t T : {1, 2, 15, 63, 64, 65, 100, 128, 193, 257}) c.cu_seqlens = {0, T}, add(c);
         c.cu_seqlens = {0, 70};
         for (const int64_t HS : {64, 96, 128, 256}) c.HS = HS, add(c);
         for (const int64_t HS : {64, 96, 128, 256}) c.HS = HS, c.cu_seqlens = {0, 40, 130}, add(c);

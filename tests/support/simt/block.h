@@ -101,7 +101,10 @@ class Block {
 };
 
 // The one block there is: blocks run one after the other.
-Block& block();
+extern Block the_block;
+inline Block& block() {
+    return the_block;
+}
 // Whether a kernel's code is running, and not the emulator or the host: only then are accesses watched.
 extern bool in_kernel;
 // On entry from a kernel: the emulator's own accesses are its own affair.

@@ -12,15 +12,8 @@
 
 namespace simt {
 
-Options& options() {
-    static Options value;
-    return value;
-}
-
-Statistics& statistics() {
-    static Statistics value;
-    return value;
-}
+constinit Options the_options;
+constinit Statistics the_statistics;
 
 std::string Statistics::to_string() const {
     const auto with = [](uint64_t n, const char* name) { return std::to_string(n) + " " + name; };
@@ -31,10 +24,7 @@ std::string Statistics::to_string() const {
 ThreadView* running = nullptr;
 bool in_kernel = false;
 
-Block& block() {
-    static Block value;
-    return value;
-}
+Block the_block;
 
 namespace {
 

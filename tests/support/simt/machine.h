@@ -26,14 +26,20 @@ struct Options {
     bool detect = true;  // watch every access of instrumented kernels; costs about as much time again
     double preempt = 0;  // probability that a watched access lets another thread go first
 };
-Options& options();
+extern constinit Options the_options;
+inline Options& options() {
+    return the_options;
+}
 
 // What has been emulated since the program started: a detector that watches nothing shows here.
 struct Statistics {
     uint64_t launches = 0, blocks = 0, threads = 0, switches = 0, collectives = 0, barriers = 0, accesses = 0;
     std::string to_string() const;
 };
-Statistics& statistics();
+extern constinit Statistics the_statistics;
+inline Statistics& statistics() {
+    return the_statistics;
+}
 
 // ---- for the headers in include/
 // -------------------------------------------------------------------------------------

@@ -163,6 +163,13 @@ T __ldg(const T* address) {
 inline int __popc(unsigned x) {
     return __builtin_popcount(x);
 }
+// sin and cos of pi x.
+inline float sinpif(float x) {
+    return static_cast<float>(std::sin(3.141592653589793 * x));
+}
+inline float cospif(float x) {
+    return static_cast<float>(std::cos(3.141592653589793 * x));
+}
 inline float rsqrtf(float x) {
     return 1.0f / std::sqrt(x);
 }
