@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <memory>
 
+#include "kernels/gpu.h"
 #include "kernels/matmul.h"
 #include "train/bench.h"
 #include "train/commands.h"
@@ -36,14 +37,19 @@ int doctor() {
                 "apt-get install libdnnl-dev, then configure and build again");
     else
         found("matrix products", matmul_backend());
-    if (succeeds("nvidia-smi"))
-        found("NVIDIA GPU", "present; this build has no CUDA backend");
+    if (usable_gpus() > 0)
+        found("NVIDIA GPU", fmt::format("{} of them, used by this build", usable_gpus()));
+    else if (succeeds("nvidia-smi"))
+        found("NVIDIA GPU", has_cuda_backend() ? "present, but its driver is older than this build's CUDA"
+                                               : "present; this build has no CUDA backend (-DPLIMSOLL_CUDA=on)");
     else
         missing("NVIDIA GPU", "training runs on the CPU", "nothing to add");
-    if (succeeds("command -v nvcc"))
-        found("CUDA toolkit", "nvcc is on the PATH; this build has no CUDA backend");
+    if (has_cuda_backend())
+        found("CUDA backend", "built");
+    else if (succeeds("command -v nvcc || test -x /usr/local/cuda/bin/nvcc"))
+        found("CUDA toolkit", "nvcc is there; this build has no CUDA backend (-DPLIMSOLL_CUDA=on)");
     else
-        missing("CUDA toolkit", "not used by this build", "nothing to add");
+        missing("CUDA toolkit", "no CUDA backend", "needed on machines with a GPU only");
     if (succeeds("ldconfig -p | grep -q libnccl"))
         found("NCCL", "present; not used by this build");
     else

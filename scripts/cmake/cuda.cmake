@@ -25,7 +25,8 @@ if(cuda_enabled)
         set(CMAKE_CUDA_ARCHITECTURES 80 90a)
     endif()
     enable_language(CUDA)
-    set(CMAKE_CUDA_STANDARD 20)
+    # CMake 3.25 does not know nvcc 13's C++20: no standard from CMake, the flag itself where sources are compiled.
+    set(CMAKE_CUDA_STANDARD_DEFAULT "")
     find_package(CUDAToolkit REQUIRED)
     message(STATUS "CUDA backend: toolkit ${CUDAToolkit_VERSION}, architectures ${CMAKE_CUDA_ARCHITECTURES}")
 endif()
@@ -35,6 +36,21 @@ function(plimsoll_add_cuda_checks python)
     add_test(NAME cuda_checks COMMAND ${python} scripts/cuda_checks.py)
     set_tests_properties(cuda_checks PROPERTIES LABELS cuda TIMEOUT 300 SKIP_RETURN_CODE 77 RUN_SERIAL ON
         WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+endfunction()
+
+# The tests of the backend on the GPU itself; without the backend they run on the emulated device instead.
+function(plimsoll_add_cuda_tests)
+    file(GLOB sources CONFIGURE_DEPENDS tests/cuda/*_test.cpp)
+    add_executable(cuda_test ${sources} tests/support/device_gpu.cpp tests/simt/conformance.cu)
+    target_include_directories(cuda_test PRIVATE tests)
+    target_compile_definitions(cuda_test PRIVATE PLIMSOLL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+    target_compile_options(cuda_test PRIVATE
+        $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr --expt-extended-lambda>)
+    target_link_libraries(cuda_test PRIVATE plimsoll_model GTest::gtest_main)
+    if(EXISTS /dev/nvidia0)
+        add_test(NAME cuda_on_gpu COMMAND cuda_test --gtest_brief=1)
+        set_tests_properties(cuda_on_gpu PROPERTIES LABELS cuda TIMEOUT 300)
+    endif()
 endfunction()
 
 # Adds the backend to the kernels.
@@ -48,5 +64,5 @@ function(plimsoll_add_cuda)
     target_include_directories(plimsoll_kernels PUBLIC ${PROJECT_SOURCE_DIR}/kernels/cuda/native)
     target_link_libraries(plimsoll_kernels PUBLIC CUDA::cudart CUDA::cublasLt)
     target_compile_options(plimsoll_kernels PRIVATE
-        $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr --expt-extended-lambda>)
+        $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr --expt-extended-lambda>)
 endfunction()

@@ -26,16 +26,17 @@ target_link_libraries(simt_test PRIVATE plimsoll_simt plimsoll_kernels GTest::gt
 # dispatchers then stay in their archive.
 file(GLOB cuda_kernels CONFIGURE_DEPENDS kernels/cuda/*.cu)
 file(GLOB dispatchers CONFIGURE_DEPENDS kernels/dispatch*.cpp)
-plimsoll_emulated_objects(plimsoll_cuda_kernels_emulated ${cuda_kernels})
+plimsoll_emulated_objects(plimsoll_cuda_kernels_emulated ${cuda_kernels} tests/simt/conformance.cu)
 add_library(plimsoll_cuda_emulated OBJECT ${dispatchers} kernels/cuda/context.cpp tests/support/reference_gemm.cpp)
 target_compile_definitions(plimsoll_cuda_emulated PUBLIC PLIMSOLL_CUDA)
 target_compile_options(plimsoll_cuda_emulated PRIVATE -Wall -Wextra)
 target_link_libraries(plimsoll_cuda_emulated PUBLIC plimsoll_simt plimsoll_kernels)
 
 file(GLOB cuda_tests CONFIGURE_DEPENDS tests/cuda/*_test.cpp)
-add_executable(cuda_emulated_test ${cuda_tests} tests/simt/main.cpp tests/support/device_emulated.cpp
+add_executable(cuda_emulated_test ${cuda_tests} tests/simt/context_test.cpp tests/simt/main.cpp tests/support/device_emulated.cpp
     $<TARGET_OBJECTS:plimsoll_cuda_kernels_emulated> $<TARGET_OBJECTS:plimsoll_cuda_emulated>)
 target_include_directories(cuda_emulated_test PRIVATE tests)
+target_compile_definitions(cuda_emulated_test PRIVATE PLIMSOLL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
 target_link_libraries(cuda_emulated_test PRIVATE plimsoll_model plimsoll_simt GTest::gtest)
 
 function(plimsoll_emulated_test name program filter)

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, on a bare machine with nvcc, CMake, Ninja and a C++ compiler: builds, then conformance of
+# the instructions, the tests, and a training run against the CPU's. Leaves the card's settings alone.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/common.sh
+
+stages="conformance test train"
+out=${OUT:-runs/gpu_check}
+dry_run=
+
+usage() {
+    cat <<TEXT
+usage: scripts/gpu_check.sh [--stage NAME]... [--out DIR] [--dry-run]
+
+Builds in build-cuda/ (Release, CUDA on) and runs the stages: $stages.
+  --stage NAME  only this stage; may be given several times
+  --out DIR     where logs and the hardware's answers go (default: \$OUT, else runs/gpu_check)
+  --dry-run     build and print the plan; needs nvcc, but no GPU
+TEXT
+}
+
+chosen=""
+while [ $# -gt 0 ]; do
+    case $1 in
+        --stage | --out)
+            [ -n "${2:-}" ] || { echo "gpu_check: $1 wants a value" >&2; exit 2; }
+            if [ "$1" = --out ]; then out=$2; else
+                case " $stages " in *" $2 "*) chosen="$chosen $2" ;; *) echo "gpu_check: unknown stage '$2'; there are: $stages" >&2; exit 2 ;; esac
+            fi
+            shift
+            ;;
+        --dry-run) dry_run=yes ;;
+        -h | --help) usage; exit 0 ;;
+        *) echo "gpu_check: unknown argument '$1'" >&2; usage >&2; exit 2 ;;
+    esac
+    shift
+done
+[ -n "$chosen" ] || chosen=$stages
+mkdir -p "$out"
+
+step "Build"
+generator=(); ! command -v ninja >/dev/null 2>&1 || generator=(-G Ninja)
+cmake -S . -B build-cuda "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DPLIMSOLL_CUDA=on >"$out/configure.log" 2>&1 ||
+    { tail -20 "$out/configure.log" >&2; exit 1; }
+cmake --build build-cuda --parallel "$(nproc)" --target plimsoll cuda_test >"$out/build.log" 2>&1 ||
+    { tail -40 "$out/build.log" >&2; exit 1; }
+end_step
+
+conformance() { # each instruction on random input; the answers are kept
+    mkdir -p "$out/device"
+    PLIMSOLL_CONFORMANCE_OUT="$out/device" build-cuda/cuda_test --gtest_filter='*Conformance*'
+}
+tests() { build-cuda/cuda_test --gtest_brief=1; }
+train() { # the same 100 steps on the CPU and twice on the GPU
+    for run in cpu gpu gpu_again; do
+        build-cuda/plimsoll train configs/quickstart.toml --fresh --run-dir "$out/train_$run" --set train.max_steps=100 \
+            --set run.device="$([ $run = cpu ] && echo cpu || echo cuda)" --set run.precision=bf16 --set probes.enabled=false
+    done
+    cmp <(sed 's/,"seconds":[^,}]*//' "$out/train_gpu/metrics.jsonl") <(sed 's/,"seconds":[^,}]*//' "$out/train_gpu_again/metrics.jsonl") &&
+        echo "repeat runs: equal to the bit"
+    python3 scripts/compare_runs.py "$out/train_cpu" "$out/train_gpu"
+}
+
+if [ -n "$dry_run" ]; then
+    printf 'built; on a GPU these stages would run:%s, into %s\n' " $chosen" "$out"
+    exit 0
+fi
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$out/gpu.txt"
+status=0
+for stage in $chosen; do
+    step "Stage $stage"
+    [ "$stage" = test ] && run=tests || run=$stage
+    if "$run" >"$out/$stage.log" 2>&1; then result=passed; else result=FAILED status=1; fi
+    tail -25 "$out/$stage.log"
+    printf 'stage %s: %s\n' "$stage" "$result" | tee -a "$out/summary.txt"
+done
+end_step
+exit $status

@@ -1,0 +1,65 @@
+"""The seam between CUDA kernels and the machine: PTX in one file, its twin, and a conformance case for everything."""
+
+import re
+import sys
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+NATIVE = ROOT / "kernels/cuda/native/device.cuh"
+TWIN = ROOT / "tests/support/simt/include/device.cuh"
+CASES = ROOT / "tests/simt/conformance.cu"
+HELPERS = {"shared_pointer"}  # of the native file, used by its instructions only
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import cuda_checks  # noqa: E402
+
+
+def functions(text):
+    """Names defined or declared in namespace plimsoll::device."""
+    body = text[text.index("namespace plimsoll::device"):]
+    return set(re.findall(r"^(?:PLIMSOLL_DEVICE |inline )?(?:float|uint32_t|void) (\w+)\(", body, re.MULTILINE))
+
+
+class Seam(unittest.TestCase):
+    def test_both_files_have_the_same_instructions(self):
+        native = functions(NATIVE.read_text()) - HELPERS
+        self.assertGreater(len(native), 8)
+        self.assertEqual(native, functions(TWIN.read_text()))
+
+    def test_every_instruction_has_a_conformance_case(self):
+        cases = set(" ".join(re.findall(r'^\s*{"([\w ]+)", ', CASES.read_text(), re.MULTILINE)).split())
+        self.assertEqual(functions(NATIVE.read_text()) - HELPERS, cases)
+
+    def test_ptx_and_launches_are_nowhere_else(self):
+        for source in (ROOT / "kernels").rglob("*.cu*"):
+            if source == NATIVE:
+                continue
+            text = source.read_text()
+            for raw in ("asm(", "asm volatile", "<<<", "__shared__", "__cvta"):
+                self.assertNotIn(raw, text, f"{source.relative_to(ROOT)}: use kernels/cuda/native/device.cuh")
+
+
+class Ptxas(unittest.TestCase):
+    LOG = """ptxas info    : Compiling entry function '_Z6kernelv' for 'sm_80'
+ptxas info    : Function properties for _Z6kernelv
+    8 bytes stack frame, 12 bytes spill stores, 16 bytes spill loads
+ptxas info    : Used 40 registers, used 1 barriers, 1024 bytes smem
+ptxas info    : Compiling entry function '_Z5otherv' for 'sm_80'
+ptxas info    : Used 16 registers, used 0 barriers
+"""
+
+    def test_figures_are_read(self):
+        kernels = cuda_checks.kernels_of(self.LOG)
+        self.assertEqual(kernels["_Z6kernelv"], {"registers": 40, "spill": 28, "stack": 8, "shared": 1024})
+        self.assertEqual(kernels["_Z5otherv"]["registers"], 16)
+
+    def test_occupancy_follows_registers_and_shared_memory(self):
+        kernel = {"registers": 255, "shared": 0}
+        self.assertEqual(cuda_checks.blocks_per_multiprocessor(kernel, 128, "90a"), 2)
+        self.assertEqual(cuda_checks.blocks_per_multiprocessor({"registers": 32, "shared": 0}, 256, "80"), 8)
+        self.assertEqual(cuda_checks.blocks_per_multiprocessor({"registers": 32, "shared": 100 << 10}, 256, "80"), 1)
+
+
+if __name__ == "__main__":
+    unittest.main()
