@@ -34,13 +34,10 @@ void cross_entropy_accumulate(const CrossEntropyState& state, Tensor logits, int
 void cross_entropy_finish(Tensor nll, Tensor lse, const CrossEntropyState& state, std::span<const int32_t> targets,
                           const Exec& exec);
 
-// Sums over the scored rows, in fp64, in a fixed order.
-struct CrossEntropySums {
-    double nll = 0;
-    double squared_lse = 0;
-    int64_t scored = 0;
-};
-CrossEntropySums cross_entropy_sums(Tensor nll, Tensor lse, std::span<const int32_t> targets, const Exec& exec);
+// Sums over the scored rows, in a fixed order: sums (3) fp64 = sum of nll, sum of lse^2, number of scored rows. They
+// stay where the op runs, so nobody waits for them before they are wanted.
+void cross_entropy_sums(Tensor sums, Tensor nll, Tensor lse, std::span<const int32_t> targets, Write write,
+                        const Exec& exec);
 
 // Replaces a chunk of logits by the gradient of scale * sum_n loss_n:
 //   dlogit[v] = scale * (softmax[v] (1 + 2 z_loss lse) - [v = target]),  0 where the target is -1.

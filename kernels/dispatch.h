@@ -4,14 +4,19 @@
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/exec.h"
+#include "kernels/trace.h"
 
 #ifdef PLIMSOLL_CUDA
 #include "kernels/cuda/cuda.h"
-// Returns what the op's implementation for exec.device returns: PLIMSOLL_RUN(exec, op(arguments...)).
-#define PLIMSOLL_RUN(exec, call) return (exec).device == Device::kCuda ? cuda::call : cpu::call
+#define PLIMSOLL_CHOOSE(exec, call) (exec).device == Device::kCuda ? cuda::call : cpu::call
 #else
-#define PLIMSOLL_RUN(exec, call) return cpu::call
+#define PLIMSOLL_CHOOSE(exec, call) cpu::call
 #endif
+// Returns what the op's implementation for exec.device returns, in a range with the op's name:
+// PLIMSOLL_RUN(exec, op(arguments...)).
+#define PLIMSOLL_RUN(exec, call)            \
+    const TraceRange range(exec, __func__); \
+    return PLIMSOLL_CHOOSE(exec, call)
 
 namespace plimsoll {
 

@@ -208,12 +208,14 @@ void cross_entropy_finish(Tensor nll, Tensor lse, const CrossEntropyState& state
     PLIMSOLL_RUN(exec, cross_entropy_finish(nll, lse, state, targets, exec));
 }
 
-CrossEntropySums cross_entropy_sums(Tensor nll, Tensor lse, std::span<const int32_t> targets, const Exec& exec) {
+void cross_entropy_sums(Tensor sums, Tensor nll, Tensor lse, std::span<const int32_t> targets, Write write,
+                        const Exec& exec) {
     check_device(exec, "cross_entropy_sums");
     check_wide(nll, "cross_entropy_sums", "nll");
     check_like(nll, nll.dtype, {static_cast<int64_t>(targets.size())}, "cross_entropy_sums", "nll");
     check_like(lse, nll.dtype, nll.shape, "cross_entropy_sums", "lse");
-    PLIMSOLL_RUN(exec, cross_entropy_sums(nll, lse, targets, exec));
+    check_like(sums, DType::kF64, {3}, "cross_entropy_sums", "sums");
+    PLIMSOLL_RUN(exec, cross_entropy_sums(sums, nll, lse, targets, write, exec));
 }
 
 void cross_entropy_gradient(Tensor logits, int64_t v0, Tensor lse, std::span<const int32_t> targets, double scale,

@@ -50,18 +50,33 @@ void set_memory(Device device, void* memory, int value, int64_t bytes) {
     cuda::check_cuda(cudaStreamSynchronize(nullptr), "set_memory");
 }
 
-void copy_tensor(Tensor to, Tensor from, const Exec& exec) {
-    check(to.shape == from.shape && to.dtype == from.dtype && to.contiguous() && from.contiguous(),
-          "copy_tensor: {} {} to {} {}", name_of(from.dtype), from.shape, name_of(to.dtype), to.shape);
-    if (to.device == Device::kCpu && from.device == Device::kCpu) {
-        std::memcpy(to.data, from.data, static_cast<size_t>(to.bytes()));
-        return;
-    }
-    check(exec.cuda, "copy_tensor: no GPU was opened");
-    cuda::check_cuda(
-        cudaMemcpyAsync(to.data, from.data, static_cast<size_t>(to.bytes()), cudaMemcpyDefault, exec.cuda->stream()),
-        "copy_tensor");
-    exec.cuda->synchronize();
+void FreePinned::operator()(void* memory) const {
+    cudaFreeHost(memory);
+}
+
+PinnedMemory allocate_pinned(int64_t bytes, const char* what) {
+    void* memory = nullptr;
+    cuda::check_cuda(cudaMallocHost(&memory, static_cast<size_t>(bytes)), what);
+    return PinnedMemory(memory);
+}
+
+struct Fence::Event {
+    cudaStream_t stream;
+    cudaEvent_t event = nullptr;
+    ~Event() { cudaEventDestroy(event); }
+};
+
+Fence::Fence(const Exec& exec) : event_(std::make_unique<Event>()) {
+    event_->stream = exec.cuda->stream();
+    cuda::check_cuda(cudaEventCreate(&event_->event), "cudaEventCreate");
+}
+
+void Fence::record() {
+    cuda::check_cuda(cudaEventRecord(event_->event, event_->stream), "cudaEventRecord");
+}
+
+void Fence::wait() const {
+    cuda::check_cuda(cudaEventSynchronize(event_->event), "waiting for the GPU");
 }
 
 bool has_cuda_backend() {
@@ -85,7 +100,32 @@ std::string describe_gpu(const cuda::Context& gpu) {
     return fmt::format("{}, sm_{}, {} multiprocessors", gpu.name(), gpu.architecture(), gpu.multiprocessors());
 }
 
+int64_t free_gpu_memory(const Exec& exec) {
+    if (!exec.cuda) return 0;
+    size_t free = 0, total = 0;
+    cuda::check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    return static_cast<int64_t>(free);
+}
+
+int64_t gpu_scratch_bytes(const ScratchSizes& sizes, const Exec& exec) {
+    return exec.cuda ? cuda::workspace_bytes(sizes) + cuda::Context::kLibraryWorkspace : 0;
+}
+
+void reserve_gpu_scratch(const ScratchSizes& sizes, const Exec& exec) {
+    if (exec.cuda) exec.cuda->reserve(cuda::workspace_bytes(sizes));
+}
+
 #else
+
+int64_t free_gpu_memory(const Exec& /*exec*/) {
+    return 0;
+}
+
+int64_t gpu_scratch_bytes(const ScratchSizes& /*sizes*/, const Exec& /*exec*/) {
+    return 0;
+}
+
+void reserve_gpu_scratch(const ScratchSizes& /*sizes*/, const Exec& /*exec*/) {}
 
 bool has_cuda_backend() {
     return false;
@@ -117,12 +157,52 @@ void set_memory(Device /*device*/, void* memory, int value, int64_t bytes) {
     std::memset(memory, value, static_cast<size_t>(bytes));
 }
 
-void copy_tensor(Tensor to, Tensor from, const Exec& /*exec*/) {
-    check(to.shape == from.shape && to.dtype == from.dtype && to.contiguous() && from.contiguous(),
-          "copy_tensor: {} {} to {} {}", name_of(from.dtype), from.shape, name_of(to.dtype), to.shape);
-    std::memcpy(to.data, from.data, static_cast<size_t>(to.bytes()));
+void FreePinned::operator()(void* memory) const {
+    std::free(memory);
 }
 
+PinnedMemory allocate_pinned(int64_t /*bytes*/, const char* what) {
+    check(false, "{}: this build has no CUDA backend", what);
+    return {};
+}
+
+struct Fence::Event {};
+
+Fence::Fence(const Exec& /*exec*/) {
+    check(false, "Fence: this build has no CUDA backend");
+}
+
+void Fence::record() {}
+
+void Fence::wait() const {}
+
 #endif
+
+Fence::~Fence() = default;
+
+void enqueue_copy(Tensor to, Tensor from, [[maybe_unused]] const Exec& exec) {
+    check(to.shape == from.shape && to.dtype == from.dtype && to.contiguous() && from.contiguous(),
+          "copy: {} {} to {} {}", name_of(from.dtype), from.shape, name_of(to.dtype), to.shape);
+    const auto bytes = static_cast<size_t>(to.bytes());
+    if (to.device == Device::kCpu && from.device == Device::kCpu) {
+        std::memcpy(to.data, from.data, bytes);
+        return;
+    }
+    check(has_cuda_backend() && exec.cuda, "copy: no GPU was opened");
+#ifdef PLIMSOLL_CUDA
+    cuda::check_cuda(cudaMemcpyAsync(to.data, from.data, bytes, cudaMemcpyDefault, exec.cuda->stream()), "copy");
+#endif
+}
+
+void wait_for([[maybe_unused]] const Exec& exec) {
+#ifdef PLIMSOLL_CUDA
+    if (exec.cuda) exec.cuda->synchronize();
+#endif
+}
+
+void copy_tensor(Tensor to, Tensor from, const Exec& exec) {
+    enqueue_copy(to, from, exec);
+    wait_for(exec);
+}
 
 }  // namespace plimsoll

@@ -14,6 +14,7 @@
 #endif
 #include <fmt/format.h>
 
+#include <cstdint>
 #include <source_location>
 #include <stdexcept>
 #include <string>
@@ -45,6 +46,11 @@ class Error : public std::runtime_error {
 template <class... Args>
 [[noreturn]] void fail_input(fmt::format_string<Args...> format, Args&&... args) {
     throw Error(ExitCode::kBadInput, fmt::format(format, std::forward<Args>(args)...));
+}
+
+// Throws an Error (78) unless low <= value <= high. `key` names the setting.
+inline void check_range(const char* key, int64_t value, int64_t low, int64_t high) {
+    if (value < low || value > high) fail_input("{} is {}, must lie in {} .. {}", key, value, low, high);
 }
 
 // Throws an Error for a failed read or write (exit code 74). Put strerror(errno) into the message.

@@ -17,4 +17,19 @@ std::shared_ptr<cuda::Context> open_gpu(int index = 0);
 // "NVIDIA H200, sm_90, 132 multiprocessors".
 std::string describe_gpu(const cuda::Context& gpu);
 
+// Bytes of a GPU's memory that nobody has taken; 0 on the CPU.
+int64_t free_gpu_memory(const Exec& exec);
+
+// The sizes that say how much scratch memory the ops of a network need on a GPU.
+struct ScratchSizes {
+    int64_t tokens = 0;      // at once
+    int64_t heads = 0;       // of queries
+    int64_t columns = 0;     // of the widest activation
+    int64_t parameters = 0;  // elements
+};
+// Bytes the CUDA backend takes beside what its caller allocates: scratch of the ops and of cuBLASLt. 0 on the CPU.
+int64_t gpu_scratch_bytes(const ScratchSizes& sizes, const Exec& exec);
+// Allocates them, so that no op finds too little. Not within a step.
+void reserve_gpu_scratch(const ScratchSizes& sizes, const Exec& exec);
+
 }  // namespace plimsoll

@@ -21,7 +21,35 @@ Memory allocate_memory(Device device, int64_t bytes, const char* what);
 // Sets bytes of a device's memory to one value. For start-up, not for steps: it waits for the device.
 void set_memory(Device device, void* memory, int value, int64_t bytes);
 
+// Host memory that a GPU copies from without the help of the CPU. Only with the CUDA backend.
+struct FreePinned {
+    void operator()(void* memory) const;
+};
+using PinnedMemory = std::unique_ptr<void, FreePinned>;
+PinnedMemory allocate_pinned(int64_t bytes, const char* what);
+
 // to = from, two contiguous tensors of one shape and dtype on any devices. Waits for the device's stream.
 void copy_tensor(Tensor to, Tensor from, const Exec& exec);
+// The same in the order of the device's stream, without waiting: host memory must be pinned, and stay as it is until a
+// Fence recorded after the copy was passed.
+void enqueue_copy(Tensor to, Tensor from, const Exec& exec);
+
+// Waits for everything that was submitted; at once on the CPU.
+void wait_for(const Exec& exec);
+
+// A point in the device's stream that a host thread can wait for. Only with the CUDA backend.
+class Fence {
+  public:
+    explicit Fence(const Exec& exec);
+    ~Fence();
+    Fence(const Fence&) = delete;
+    void record();
+    // Until everything that was submitted before record() is done; at once if it was never called.
+    void wait() const;
+
+  private:
+    struct Event;
+    std::unique_ptr<Event> event_;
+};
 
 }  // namespace plimsoll

@@ -1,6 +1,7 @@
 #include "model/activations.h"
 
 #include <algorithm>
+#include <array>
 
 namespace plimsoll {
 namespace {
@@ -15,67 +16,93 @@ bool has_gate(const NetworkConfig& config, int64_t layer) {
     return config.attention.gate_at(layer) != "none";
 }
 
+// The tensors of a block for N tokens, and from which level on each is computed again; rank 0 where the layer has none.
+struct PlannedTensor {
+    Tensor BlockActivations::*tensor;
+    const char* name;
+    Recompute recomputed_from;
+    Shape shape;
+    DType dtype;
+};
+constexpr auto kNever = static_cast<Recompute>(static_cast<int>(Recompute::kBlock) + 1);
+constexpr size_t kActivations = 17;
+
+std::array<PlannedTensor, kActivations> activation_list(const NetworkConfig& config, int64_t layer, int64_t N,
+                                                        Precision precision) {
+    using A = BlockActivations;
+    const ModelConfig& model = config.model;
+    const int64_t C = model.channels, NH = model.heads, NKV = model.key_heads(), HS = model.head_channels(),
+                  F = model.hidden(), up = F ? inputs_per_output(model.activation_kind()) * F : 0;
+    const DType compute = precision.compute, stream = precision.stream();
+    const bool mean = model.norm == "layer", qk_norm = model.qk_norm, mlp = F > 0;
+    const bool lse = is_normalized(config.attention.spec(layer, model).weighting);
+    const auto if_present = [](bool present, Shape shape) { return present ? shape : Shape{}; };
+    const Shape gate = has_gate(config, layer) ? gate_shape(config, layer, N) : Shape{};
+    return {{
+        {&A::x, "x", kNever, {N, C}, stream},
+        {&A::norm1, "norm1", Recompute::kLight, {N, C}, compute},
+        {&A::mean1, "mean1", Recompute::kBlock, if_present(mean, {N}), stream},
+        {&A::rstd1, "rstd1", Recompute::kBlock, {N}, stream},
+        {&A::qkv, "qkv", Recompute::kBlock, {N, NH + 2 * NKV, HS}, compute},
+        {&A::qk_normed, "qk_normed", Recompute::kBlock, if_present(qk_norm, {N, NH + NKV, HS}), compute},
+        {&A::q_rstd, "q_rstd", Recompute::kBlock, if_present(qk_norm, {N, NH}), stream},
+        {&A::k_rstd, "k_rstd", Recompute::kBlock, if_present(qk_norm, {N, NKV}), stream},
+        {&A::gate, "gate", Recompute::kBlock, gate, compute},
+        {&A::y, "y", Recompute::kBlock, {N, NH, HS}, compute},
+        {&A::lse, "lse", Recompute::kBlock, if_present(lse, {NH, N}), stream},
+        {&A::x_mid, "x_mid", Recompute::kBlock, if_present(mlp, {N, C}), stream},
+        {&A::norm2, "norm2", Recompute::kLight, if_present(mlp, {N, C}), compute},
+        {&A::mean2, "mean2", Recompute::kBlock, if_present(mlp && mean, {N}), stream},
+        {&A::rstd2, "rstd2", Recompute::kBlock, if_present(mlp, {N}), stream},
+        {&A::up, "up", Recompute::kBlock, if_present(mlp, {N, up}), compute},
+        {&A::act, "act", Recompute::kLight, if_present(mlp, {N, F}), compute},
+    }};
+}
+
 }  // namespace
 
 Tensor first_rows(Tensor tensor, int64_t n) {
     return tensor ? tensor.slice_rows(0, n) : tensor;
 }
 
-Tensor first_columns(Tensor tensor, int64_t n) {
-    return tensor ? Tensor(tensor.data, tensor.dtype, {tensor.shape[0], n}, tensor.device) : tensor;
+Recompute recompute_of(const std::string& name) {
+    if (name == "none") return Recompute::kNone;
+    if (name == "light") return Recompute::kLight;
+    if (name == "block") return Recompute::kBlock;
+    fail_input("train.recompute = '{}'; wanted none, light or block", name);
 }
 
-BlockActivationPlan::BlockActivationPlan(ArenaPlan& plan, const NetworkConfig& config, int64_t layer, int64_t N,
-                                         Precision precision) {
-    const ModelConfig& model = config.model;
-    const int64_t C = model.channels, NH = model.heads, NKV = model.key_heads(), HS = model.head_channels(),
-                  F = model.hidden();
-    const DType compute = precision.compute, stream = precision.stream();
-    const auto add = [&](const char* name, Shape shape, DType dtype) {
-        return plan.add(fmt::format("blocks.{}.{}", layer, name), shape, dtype);
-    };
-    const bool layer_norm = model.norm == "layer";
-    x_ = add("x", {N, C}, stream);
-    norm1_ = add("norm1", {N, C}, compute);
-    if (layer_norm) mean1_ = add("mean1", {N}, stream);
-    rstd1_ = add("rstd1", {N}, stream);
-    qkv_ = add("qkv", {N, NH + 2 * NKV, HS}, compute);
-    if (model.qk_norm) {
-        qk_normed_ = add("qk_normed", {N, NH + NKV, HS}, compute);
-        q_rstd_ = add("q_rstd", {N, NH}, stream);
-        k_rstd_ = add("k_rstd", {N, NKV}, stream);
+ActivationPlan::ActivationPlan(ArenaPlan& kept, ArenaPlan& shared, const NetworkConfig& config, StageRange stage,
+                               int64_t N, Precision precision, Recompute recompute)
+    : precision_(precision), first_layer_(stage.first_layer), shared_(kActivations) {
+    std::array<PlannedTensor, kActivations> largest{};  // over the layers, of what they share
+    for (int64_t layer = stage.first_layer; layer < stage.last_layer; ++layer) {
+        std::vector<ArenaSlot>& slots = kept_.emplace_back(kActivations);
+        const auto list = activation_list(config, layer, N, precision);
+        for (size_t i = 0; i < kActivations; ++i) {
+            if (list[i].shape.rank() == 0) continue;
+            if (recompute < list[i].recomputed_from)
+                slots[i] = kept.add(fmt::format("blocks.{}.{}", layer, list[i].name), list[i].shape, list[i].dtype);
+            else if (!largest[i].name || largest[i].shape.elements() < list[i].shape.elements())
+                largest[i] = list[i];
+        }
     }
-    if (has_gate(config, layer)) gate_ = add("gate", gate_shape(config, layer, N), compute);
-    y_ = add("y", {N, NH, HS}, compute);
-    if (is_normalized(config.attention.spec(layer, model).weighting)) lse_ = add("lse", {NH, N}, stream);
-    if (F == 0) return;
-    x_mid_ = add("x_mid", {N, C}, stream);
-    norm2_ = add("norm2", {N, C}, compute);
-    if (layer_norm) mean2_ = add("mean2", {N}, stream);
-    rstd2_ = add("rstd2", {N}, stream);
-    up_ = add("up", {N, inputs_per_output(model.activation_kind()) * F}, compute);
-    act_ = add("act", {N, F}, compute);
+    for (size_t i = 0; i < kActivations; ++i)
+        if (largest[i].name)
+            shared_[i] = shared.add(fmt::format("block.{}", largest[i].name), largest[i].shape, largest[i].dtype);
 }
 
-BlockActivations BlockActivationPlan::view(const Arena& arena, int64_t n) const {
-    const auto rows = [&](ArenaSlot slot) { return first_rows(arena[slot], n); };
-    return {.x = rows(x_),
-            .norm1 = rows(norm1_),
-            .mean1 = rows(mean1_),
-            .rstd1 = rows(rstd1_),
-            .qkv = rows(qkv_),
-            .qk_normed = rows(qk_normed_),
-            .q_rstd = rows(q_rstd_),
-            .k_rstd = rows(k_rstd_),
-            .gate = rows(gate_),
-            .y = rows(y_),
-            .lse = first_columns(arena[lse_], n),
-            .x_mid = rows(x_mid_),
-            .norm2 = rows(norm2_),
-            .mean2 = rows(mean2_),
-            .rstd2 = rows(rstd2_),
-            .up = rows(up_),
-            .act = rows(act_)};
+BlockActivations ActivationPlan::view(const Arena& kept, const Arena& shared, const NetworkConfig& config,
+                                      int64_t layer, int64_t n) const {
+    BlockActivations views;
+    const std::vector<ArenaSlot>& slots = kept_[static_cast<size_t>(layer - first_layer_)];
+    const auto list = activation_list(config, layer, n, precision_);
+    for (size_t i = 0; i < kActivations; ++i) {
+        if (list[i].shape.rank() == 0) continue;
+        const Tensor memory = slots[i] ? kept[slots[i]] : shared[shared_[i]];
+        views.*list[i].tensor = Tensor(memory.data, list[i].dtype, list[i].shape, memory.device);
+    }
+    return views;
 }
 
 BlockScratchPlan::BlockScratchPlan(ArenaPlan& plan, const NetworkConfig& config, int64_t N, Precision precision) {
@@ -107,7 +134,7 @@ BlockScratch BlockScratchPlan::view(const Arena& arena, const NetworkConfig& con
     if (has_gate(config, layer)) {
         const Tensor gate = arena[dgate_];
         scratch.gated = rows(gated_);
-        scratch.dgate = Tensor(gate.data, gate.dtype, gate_shape(config, layer, n));
+        scratch.dgate = Tensor(gate.data, gate.dtype, gate_shape(config, layer, n), gate.device);
     }
     return scratch;
 }

@@ -3,6 +3,7 @@
 
 #include "kernels/arena.h"
 #include "model/config.h"
+#include "model/parameters.h"
 
 namespace plimsoll {
 
@@ -42,29 +43,45 @@ struct BlockScratch {
     Tensor dqkv;    // like qkv
 };
 
-// Plans the tensors of BlockActivations for up to N tokens, and yields views of n <= N tokens.
-class BlockActivationPlan {
+// What is computed again in backward instead of kept from forward. The same ops on the same inputs: the bits of a run
+// do not depend on it.
+enum class Recompute : uint8_t {
+    kNone,   // everything is kept
+    kLight,  // the norms' and the activation's outputs: memory-bound ops, about 3C + F of every token's values
+    kBlock,  // everything but the stream that enters a block: another forward
+};
+
+// Throws Error (78) for an unknown name; "none", "light" or "block".
+Recompute recompute_of(const std::string& name);
+
+// Plans the activations of a stage's blocks for up to N tokens: what is kept in one arena per block, what is computed
+// again in another, once for all blocks.
+class ActivationPlan {
   public:
-    BlockActivationPlan(ArenaPlan& plan, const NetworkConfig& config, int64_t layer, int64_t N, Precision precision);
-    BlockActivations view(const Arena& arena, int64_t n) const;
+    ActivationPlan(ArenaPlan& kept, ArenaPlan& shared, const NetworkConfig& config, StageRange stage, int64_t N,
+                   Precision precision, Recompute recompute);
+    // Views for n <= N tokens of one block.
+    BlockActivations view(const Arena& kept, const Arena& shared, const NetworkConfig& config, int64_t layer,
+                          int64_t n) const;
 
   private:
-    ArenaSlot x_, norm1_, mean1_, rstd1_, qkv_, qk_normed_, q_rstd_, k_rstd_, gate_, y_, lse_, x_mid_, norm2_, mean2_,
-        rstd2_, up_, act_;
+    Precision precision_;
+    int64_t first_layer_;
+    std::vector<std::vector<ArenaSlot>> kept_;  // [block][tensor], invalid where shared
+    std::vector<ArenaSlot> shared_;             // [tensor]
 };
 
 class BlockScratchPlan {
   public:
     BlockScratchPlan(ArenaPlan& plan, const NetworkConfig& config, int64_t N, Precision precision);
-    // Views for a block; the shapes of gate and dgate are the layer's.
+    // Views for a block; the shape of dgate is the layer's.
     BlockScratch view(const Arena& arena, const NetworkConfig& config, int64_t layer, int64_t n) const;
 
   private:
     ArenaSlot branch_, gated_, dnorm_, dact_, dy_, dgate_, dqkv_;
 };
 
-// The first n of N tokens of a planned tensor: of (N, ...), or of (NH, N), which becomes a dense (NH, n).
+// The first n of the N tokens of a planned (N, ...).
 Tensor first_rows(Tensor tensor, int64_t n);
-Tensor first_columns(Tensor tensor, int64_t n);
 
 }  // namespace plimsoll

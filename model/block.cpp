@@ -62,7 +62,7 @@ CoreAttentionTensors Block::core_gradients() const {
 
 void Block::forward_pre(std::span<const int32_t> positions, const Exec& exec) {
     const int64_t NH = model_.heads, NKV = model_.key_heads();
-    norm_forward(a_.norm1, a_.mean1, a_.rstd1, a_.x, p_.norm1_gain, p_.norm1_bias, model_.norm_spec(), exec);
+    norm1(exec);
     matmul_forward(flat(a_.qkv), a_.norm1, p_.qkv, p_.qkv_bias, exec);
     if (p_.gate) matmul_forward(flat(a_.gate), a_.norm1, p_.gate, {}, exec);
     Tensor qk = a_.qkv.slice_columns(0, NH + NKV);
@@ -75,17 +75,39 @@ void Block::forward_pre(std::span<const int32_t> positions, const Exec& exec) {
     if (model_.position == "rope") rope_forward(qk, positions, model_.rope_theta, exec);
 }
 
-void Block::forward_post(Tensor x_out, const Exec& exec) {
-    Tensor attended = a_.y;
-    if (p_.gate) gate_forward(attended = s_.gated, a_.y, a_.gate, exec);
-    matmul_forward(s_.branch, flat(attended), p_.out, p_.out_bias, exec);
-    if (!a_.x_mid) return residual_forward(x_out, a_.x, s_.branch, exec);
+Tensor Block::attended(const Exec& exec) const {
+    if (!p_.gate) return a_.y;
+    gate_forward(s_.gated, a_.y, a_.gate, exec);
+    return s_.gated;
+}
+
+void Block::forward_hidden(const Exec& exec) {
+    if (!a_.x_mid) return;
+    matmul_forward(s_.branch, flat(attended(exec)), p_.out, p_.out_bias, exec);
     residual_norm_forward(a_.x_mid, a_.norm2, a_.mean2, a_.rstd2, a_.x, s_.branch, p_.norm2_gain, p_.norm2_bias,
                           model_.norm_spec(), exec);
     matmul_forward(a_.up, a_.norm2, p_.up, p_.up_bias, exec);
     activation_forward(a_.act, a_.up, model_.activation_kind(), exec);
+}
+
+void Block::forward_post(Tensor x_out, const Exec& exec) {
+    if (!a_.x_mid) {
+        matmul_forward(s_.branch, flat(attended(exec)), p_.out, p_.out_bias, exec);
+        return residual_forward(x_out, a_.x, s_.branch, exec);
+    }
+    forward_hidden(exec);
     matmul_forward(s_.branch, a_.act, p_.down, p_.down_bias, exec);
     residual_forward(x_out, a_.x_mid, s_.branch, exec);
+}
+
+void Block::norm1(const Exec& exec) {
+    norm_forward(a_.norm1, a_.mean1, a_.rstd1, a_.x, p_.norm1_gain, p_.norm1_bias, model_.norm_spec(), exec);
+}
+
+void Block::restore_hidden(const Exec& exec) {
+    if (!a_.x_mid) return;
+    norm_forward(a_.norm2, a_.mean2, a_.rstd2, a_.x_mid, p_.norm2_gain, p_.norm2_bias, model_.norm_spec(), exec);
+    activation_forward(a_.act, a_.up, model_.activation_kind(), exec);
 }
 
 // The stream's gradient as the gradient of a branch, in the dtype of matmul operands.
@@ -108,9 +130,7 @@ void Block::backward_post(Tensor dx, Write write, const Exec& exec) {
                       model_.norm_spec(), write, exec);
     }
     const Tensor dbranch = as_operand(dx, exec);
-    Tensor attended = a_.y;
-    if (p_.gate) gate_forward(attended = s_.gated, a_.y, a_.gate, exec);
-    matmul_backward_weight(d_.out, d_.out_bias, dbranch, flat(attended), write, exec);
+    matmul_backward_weight(d_.out, d_.out_bias, dbranch, flat(attended(exec)), write, exec);
     matmul_backward_input(flat(s_.dy), dbranch, p_.out, Write::kOverwrite, exec);
     if (p_.gate) gate_backward(s_.dy, s_.dgate, s_.dy, a_.y, a_.gate, exec);
 }

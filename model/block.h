@@ -37,6 +37,13 @@ class Block {
     // Output projection, residual, feed-forward layer; writes the stream that leaves the block.
     void forward_post(Tensor x_out, const Exec& exec);
 
+    // The parts of forward that backward runs again where their outputs were not kept (Recompute): for kLight norm1
+    // before backward_pre, restore_hidden (norm2 and the activation) before backward_post; for kBlock forward_pre, core
+    // attention and forward_hidden, which is forward_post without its last product and residual.
+    void norm1(const Exec& exec);
+    void restore_hidden(const Exec& exec);
+    void forward_hidden(const Exec& exec);
+
     // Gradients of forward_post's parameters; dx holds the gradient of x_out and becomes that of x through all paths
     // but core attention; the gradient of core attention's output lands in core_gradients().out.
     void backward_post(Tensor dx, Write write, const Exec& exec);
@@ -51,6 +58,7 @@ class Block {
 
   private:
     Tensor as_operand(Tensor dx, const Exec& exec) const;
+    Tensor attended(const Exec& exec) const;
 
     const ModelConfig& model_;
     AttentionSpec spec_;

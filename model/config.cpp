@@ -29,10 +29,6 @@ void check_names(const char* key, const std::vector<std::string>& values,
             fail_input("{}: '{}' is not legal; wanted one of {}", key, value, fmt::join(legal, ", "));
 }
 
-void check_range(const char* key, int64_t value, int64_t low, int64_t high) {
-    if (value < low || value > high) fail_input("{} is {}, must lie in {} .. {}", key, value, low, high);
-}
-
 }  // namespace
 
 NormSpec ModelConfig::norm_spec() const {

@@ -1,8 +1,10 @@
 #include "model/lm_head.h"
 
 #include <algorithm>
+#include <array>
 
 #include "kernels/matmul.h"
+#include "kernels/memory.h"
 #include "kernels/norm.h"
 #include "kernels/residual.h"
 
@@ -57,8 +59,8 @@ Tensor LmHead::logits_chunk(const LmHeadTensors& t, int64_t v0, int64_t columns,
     return logits;
 }
 
-LossSums LmHead::forward(const LmHeadTensors& t, std::span<const int32_t> targets, DType logits_dtype,
-                         const Exec& exec) const {
+void LmHead::forward(const LmHeadTensors& t, std::span<const int32_t> targets, DType logits_dtype, Write write,
+                     const Exec& exec) const {
     const int64_t n = t.x.shape[0], step = chunk_columns(n, logits_dtype);
     norm_forward(t.normed, t.mean, t.rstd, t.x, t.norm_gain, t.norm_bias, model_.norm_spec(), exec);
     cross_entropy_begin(t.state, exec);
@@ -67,8 +69,13 @@ LossSums LmHead::forward(const LmHeadTensors& t, std::span<const int32_t> target
         cross_entropy_accumulate(t.state, logits, v0, targets, exec);
     }
     cross_entropy_finish(t.nll, t.lse, t.state, targets, exec);
-    const CrossEntropySums sums = cross_entropy_sums(t.nll, t.lse, targets, exec);
-    return {.nll = sums.nll, .z = z_loss_ * sums.squared_lse, .scored = sums.scored};
+    cross_entropy_sums(t.sums, t.nll, t.lse, targets, write, exec);
+}
+
+LossSums LmHead::loss(const LmHeadTensors& t, const Exec& exec) const {
+    std::array<double, 3> sums{};
+    copy_tensor(Tensor(sums.data(), DType::kF64, {3}), t.sums, exec);
+    return {.nll = sums[0], .z = z_loss_ * sums[1], .scored = static_cast<int64_t>(sums[2])};
 }
 
 void LmHead::backward(Tensor dx, const LmHeadTensors& t, std::span<const int32_t> targets, double scale, Write write,

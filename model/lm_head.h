@@ -7,7 +7,7 @@
 
 namespace plimsoll {
 
-// Sums over the scored positions of a micro batch. The loss per position is nll + z_loss * lse^2.
+// Sums over scored positions. The loss per position is nll + z_loss * lse^2.
 struct LossSums {
     double nll = 0;  // nats
     double z = 0;    // z_loss * lse^2
@@ -23,6 +23,7 @@ struct LmHeadTensors {
     Tensor mean, rstd;                       // (n)
     CrossEntropyState state;
     Tensor nll, lse;  // (n)
+    Tensor sums;      // (3) fp64, cross_entropy_sums
     Tensor logits;    // the buffer of one chunk, as bytes in rows of the stream's dtype
 };
 
@@ -33,9 +34,12 @@ class LmHead {
 
     LmHeadTensors view(const Arena& activations, const Arena& scratch, int64_t n) const;
 
-    // Negative log-likelihood of each target into t.nll, and the sums. `logits_dtype`: what logits are rounded to.
-    LossSums forward(const LmHeadTensors& t, std::span<const int32_t> targets, DType logits_dtype,
-                     const Exec& exec) const;
+    // Negative log-likelihood of each target into t.nll; their sums into t.sums, as `write` says. `logits_dtype`: what
+    // logits are rounded to.
+    void forward(const LmHeadTensors& t, std::span<const int32_t> targets, DType logits_dtype, Write write,
+                 const Exec& exec) const;
+    // t.sums, for the host. Waits for the device.
+    LossSums loss(const LmHeadTensors& t, const Exec& exec) const;
     // Gradient of scale * sum of losses: t.dweight and the norm's as `write` says; dx (n, C) is overwritten. Follows a
     // forward with logits in the compute dtype.
     void backward(Tensor dx, const LmHeadTensors& t, std::span<const int32_t> targets, double scale, Write write,

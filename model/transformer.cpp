@@ -2,6 +2,7 @@
 
 #include "kernels/embedding.h"
 #include "kernels/residual.h"
+#include "kernels/trace.h"
 
 namespace plimsoll {
 namespace {
@@ -13,12 +14,15 @@ const NetworkConfig& validated(const NetworkConfig& config) {
 
 }  // namespace
 
-Transformer::Transformer(const NetworkConfig& config, StageRange stage, int64_t N, Precision precision)
+Transformer::Transformer(const NetworkConfig& config, StageRange stage, int64_t N, Precision precision,
+                         Recompute recompute)
     : config_(validated(config)),
       stage_(stage),
       N_(N),
       precision_(precision),
+      recompute_(recompute),
       table_(config_, stage),
+      block_plan_(plan_.activations, plan_.scratch, config_, stage, N, precision, recompute),
       scratch_plan_(plan_.scratch, config_, N, precision),
       head_(plan_.activations, plan_.scratch, config_, N, precision) {
     const int64_t elements = table_.buffer_elements();
@@ -27,8 +31,7 @@ Transformer::Transformer(const NetworkConfig& config, StageRange stage, int64_t 
     if (precision.compute != stream)
         working_slot_ = plan_.parameters.add("working copy", {elements}, precision.compute);
     gradient_slot_ = plan_.gradients.add("gradients", {elements}, stream);
-    for (int64_t layer = stage.first_layer; layer < stage.last_layer; ++layer)
-        block_plans_.emplace_back(plan_.activations, config_, layer, N, precision);
+    loss_slot_ = plan_.gradients.add("loss sums", {3}, DType::kF64);  // summed over micro batches like gradients
     last_x_slot_ = plan_.activations.add("x", {N, config_.model.channels}, stream);
     dx_slot_ = plan_.scratch.add("dx", {N, config_.model.channels}, stream);
 }
@@ -57,19 +60,33 @@ void Transformer::refresh_working(const Exec& exec) {
 Block Transformer::block(int64_t layer, int64_t n) {
     const auto index = static_cast<size_t>(layer - stage_.first_layer);
     return Block(config_, layer, block_parameters_[index], block_gradients_[index],
-                 block_plans_[index].view(activations_, n), scratch_plan_.view(scratch_, config_, layer, n));
+                 block_plan_.view(activations_, scratch_, config_, layer, n),
+                 scratch_plan_.view(scratch_, config_, layer, n));
 }
 
 Tensor Transformer::stream_after(int64_t layer, int64_t n) const {
-    const size_t next = static_cast<size_t>(layer + 1 - stage_.first_layer);
-    if (next < block_plans_.size()) return block_plans_[next].view(activations_, n).x;
+    if (layer + 1 < stage_.last_layer) return block_plan_.view(activations_, scratch_, config_, layer + 1, n).x;
     return first_rows(activations_[last_x_slot_], n);
+}
+
+void Transformer::forward_hidden(Block& block, CoreAttention& core, const ModelInput& input, const Exec& exec) {
+    block.forward_pre(input.positions, exec);
+    core.forward(block.core_tensors(), input.cu_seqlens, block.spec(), exec);
+    block.forward_hidden(exec);
+}
+
+Block Transformer::block(CoreAttention& core, const ModelInput& input, int64_t layer, const Exec& exec) {
+    Block here = block(layer, static_cast<int64_t>(input.tokens.size()));
+    if (recompute_ == Recompute::kBlock) forward_hidden(here, core, input, exec);
+    if (recompute_ == Recompute::kLight) here.norm1(exec), here.restore_hidden(exec);
+    return here;
 }
 
 LmHeadTensors Transformer::head(int64_t n) const {
     LmHeadTensors t = head_.view(activations_, scratch_, n);
     const auto get = [&](const char* name, Tensor buffer) { return table_.view(buffer, table_.find(name)); };
     const char* weight = config_.model.tied ? "wte.weight" : "lm_head.weight";
+    t.sums = gradients_[loss_slot_];
     t.x = first_rows(activations_[last_x_slot_], n);
     t.norm_gain = get("final_norm.gain", parameters()), t.norm_bias = get("final_norm.bias", parameters());
     t.weight = get(weight, working() ? working() : parameters());
@@ -78,7 +95,8 @@ LmHeadTensors Transformer::head(int64_t n) const {
     return t;
 }
 
-LossSums Transformer::forward(CoreAttention& core, const ModelInput& input, DType logits_dtype, const Exec& exec) {
+void Transformer::forward(CoreAttention& core, const ModelInput& input, DType logits_dtype, Write write,
+                          const Exec& exec) {
     const int64_t n = static_cast<int64_t>(input.tokens.size());
     check(n <= N_, "micro batch of {} tokens; memory was planned for {}", n, N_);
     check(input.targets.size() == input.tokens.size(), "{} targets for {} tokens", input.targets.size(), n);
@@ -86,20 +104,22 @@ LossSums Transformer::forward(CoreAttention& core, const ModelInput& input, DTyp
     embedding_forward(stream_after(stage_.first_layer - 1, n), input.tokens, input.positions, get("wte.weight"),
                       get("wpe.weight"), exec);
     for (int64_t layer = stage_.first_layer; layer < stage_.last_layer; ++layer) {
+        const TraceRange range(exec, "forward block", layer);
         Block here = block(layer, n);
         here.forward_pre(input.positions, exec);
         core.forward(here.core_tensors(), input.cu_seqlens, here.spec(), exec);
         here.forward_post(stream_after(layer, n), exec);
     }
-    return head_.forward(head(n), input.targets, logits_dtype, exec);
+    head_.forward(head(n), input.targets, logits_dtype, write, exec);
 }
 
-LossSums Transformer::forward(CoreAttention& core, const ModelInput& input, const Exec& exec) {
-    return forward(core, input, precision_.compute, exec);
+void Transformer::forward(CoreAttention& core, const ModelInput& input, Write write, const Exec& exec) {
+    forward(core, input, precision_.compute, write, exec);
 }
 
 LossSums Transformer::evaluate(CoreAttention& core, const ModelInput& input, const Exec& exec) {
-    return forward(core, input, precision_.stream(), exec);
+    forward(core, input, precision_.stream(), Write::kOverwrite, exec);
+    return loss(exec);
 }
 
 void Transformer::backward(CoreAttention& core, const ModelInput& input, Write write,
@@ -110,9 +130,13 @@ void Transformer::backward(CoreAttention& core, const ModelInput& input, Write w
     head_.backward(dx, head(n), input.targets, 1.0, write, exec);
     on_ready(config_.model.layers);
     for (int64_t layer = stage_.last_layer; layer-- > stage_.first_layer;) {
+        const TraceRange range(exec, "backward block", layer);
         Block here = block(layer, n);
+        if (recompute_ == Recompute::kBlock) forward_hidden(here, core, input, exec);
+        if (recompute_ == Recompute::kLight) here.restore_hidden(exec);
         here.backward_post(dx, write, exec);
         core.backward(here.core_gradients(), here.core_tensors(), input.cu_seqlens, here.spec(), write, exec);
+        if (recompute_ == Recompute::kLight) here.norm1(exec);
         here.backward_pre(dx, input.positions, write, exec);
         on_ready(layer);
     }

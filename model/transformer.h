@@ -27,7 +27,8 @@ class Transformer {
   public:
     // Plans for micro batches of up to N tokens, and allocates nothing. Throws Error (78) for an impossible
     // configuration.
-    Transformer(const NetworkConfig& config, StageRange stage, int64_t N, Precision precision);
+    Transformer(const NetworkConfig& config, StageRange stage, int64_t N, Precision precision,
+                Recompute recompute = Recompute::kNone);
     // Allocates the arenas. Parameters are zero until initialize() or a checkpoint fills them.
     void allocate(Device device = Device::kCpu);
 
@@ -43,17 +44,21 @@ class Transformer {
     // Rounds the masters to the working copy: after initialize() or a load; optimizers keep it up to date.
     void refresh_working(const Exec& exec);
 
-    // Sums of the loss over the micro batch. Needs a whole network (embedding and head).
-    LossSums forward(CoreAttention& core, const ModelInput& input, const Exec& exec);
-    // The same with logits rounded to fp32, for evaluation; backward() may not follow.
+    // A micro batch forward; its loss is written to the sums that loss() returns, or added to them. Needs a whole
+    // network (embedding and head). Does not wait for the device.
+    void forward(CoreAttention& core, const ModelInput& input, Write write, const Exec& exec);
+    // Sums of the loss over the micro batches since one was written. Waits for the device.
+    LossSums loss(const Exec& exec) const { return head_.loss(head(1), exec); }
+    // The loss of one micro batch with logits rounded to fp32, for evaluation; backward() may not follow.
     LossSums evaluate(CoreAttention& core, const ModelInput& input, const Exec& exec);
     // Gradients of the sum (not mean) of losses of the last forward(), written or added. `on_ready(layer)` is called
     // when the gradients of a block (or of what comes before, -1, and after, L) are complete in this micro batch.
     void backward(CoreAttention& core, const ModelInput& input, Write write,
                   const std::function<void(int64_t)>& on_ready, const Exec& exec);
 
-    // After forward() or evaluate() of n tokens, for probes and evaluation:
-    Block block(int64_t layer, int64_t n);
+    // After forward() or evaluate() of `input`, for probes and evaluation: a block with all its activations, until the
+    // next is asked for.
+    Block block(CoreAttention& core, const ModelInput& input, int64_t layer, const Exec& exec);
     // (n, C) the stream after block `layer`; layer = -1 is the embedding's output.
     Tensor stream_after(int64_t layer, int64_t n) const;
     Tensor nll(int64_t n) const { return head(n).nll; }  // (n)
@@ -61,16 +66,20 @@ class Transformer {
 
   private:
     LmHeadTensors head(int64_t n) const;
-    LossSums forward(CoreAttention& core, const ModelInput& input, DType logits_dtype, const Exec& exec);
+    Block block(int64_t layer, int64_t n);
+    // forward_pre, core attention and forward_hidden of a block.
+    void forward_hidden(Block& block, CoreAttention& core, const ModelInput& input, const Exec& exec);
+    void forward(CoreAttention& core, const ModelInput& input, DType logits_dtype, Write write, const Exec& exec);
 
     NetworkConfig config_;
     StageRange stage_;
     int64_t N_;
     Precision precision_;
+    Recompute recompute_;
     ParameterTable table_;
     ModelPlan plan_;
-    ArenaSlot parameter_slot_, working_slot_, gradient_slot_, last_x_slot_, dx_slot_;
-    std::vector<BlockActivationPlan> block_plans_;
+    ArenaSlot parameter_slot_, working_slot_, gradient_slot_, loss_slot_, last_x_slot_, dx_slot_;
+    ActivationPlan block_plan_;
     BlockScratchPlan scratch_plan_;
     LmHead head_;
     Arena parameters_, gradients_, activations_, scratch_;

@@ -10,6 +10,7 @@ namespace plimsoll {
 struct BenchOptions {
     std::string step;  // a shape's name: time whole steps of it only
     std::string precision = "auto";
+    std::string device = "auto";
     int64_t steps = 5;
     int64_t threads = 0;      // 0 = all
     int64_t micro_batch = 0;  // rows; 0 = the shape's own
@@ -20,8 +21,5 @@ struct BenchOptions {
 std::string bench_shapes();
 // Prints a table, or one JSON object with --json. Returns the process's exit status.
 int bench(const BenchOptions& options);
-
-// Floating-point operations per second of a product (1024, C) x (C, 4C): the best of a few.
-double matmul_flops_per_second(DType dtype, int64_t C, int threads);
 
 }  // namespace plimsoll

@@ -50,6 +50,8 @@ void add_training_commands(CLI::App& app, const std::string& command_line, int& 
             ->check(CLI::IsMember({"never", "auto"}));
         command->add_flag("--fresh", *fresh, "delete the run that is in the directory and start again");
         command->add_flag("--dry-run", *dry_run, "check the configuration and the data, print the plan, train nothing");
+        const auto profile = std::make_shared<std::string>();
+        command->add_option("--profile", *profile, "steps A:B whose trace is written to RUN/profile.json");
         command->add_flag("--overfit-batch", options->overfit_batch,
                           "read the first batch in every step: the loss must go to 0");
         command->callback([=, &status] {
@@ -58,6 +60,7 @@ void add_training_commands(CLI::App& app, const std::string& command_line, int& 
                 status = print_plan(config);
                 return;
             }
+            if (!profile->empty()) options->profile = parse_step_range(*profile);
             options->resume = *fresh ? Resume::kFresh : *resume == "auto" ? Resume::kAuto : Resume::kNever;
             status = static_cast<int>(Trainer(config, *options).train());
         });

@@ -248,10 +248,6 @@ void check_at_least(const char* key, double value, double low) {
     if (value < low) fail_input("{} is {}, must be at least {}", key, value, low);
 }
 
-void check_count(const char* key, int64_t value, int64_t low, int64_t high) {
-    if (value < low || value > high) fail_input("{} is {}, must lie in {} .. {}", key, value, low, high);
-}
-
 }  // namespace
 
 std::string ConfigField::toml() const {
@@ -291,22 +287,22 @@ void RunConfig::validate() const {
     NetworkConfig{model, attention, loss, 0}.validate();
     data.validate();
     constexpr int64_t kMany = 1'000'000'000'000'000;  // no product or sum of two sizes below runs over
-    check_count("run.seed", run.seed, 0, INT64_MAX);
-    check_count("run.threads", run.threads, 0, 4096);
-    check_count("train.micro_batch", train.micro_batch, 1, 1 << 20);
-    check_count("train.batch_tokens", train.batch_tokens, 0, kMany);
-    check_count("train.max_steps", train.max_steps, 0, kMany);
-    check_count("train.max_tokens", train.max_tokens, 0, kMany);
-    check_count("train.eval_every", train.eval_every, 0, kMany);
-    check_count("train.eval_samples", train.eval_samples, 0, kMany);
-    check_count("train.save_every", train.save_every, 0, kMany);
-    check_count("train.keep", train.keep, 1, kMany);
-    check_count("train.log_every", train.log_every, 1, kMany);
-    check_count("train.shared_placeholders", train.shared_placeholders, 0, model.context - 2);
-    check_count("schedule.warmup_steps", schedule.warmup_steps, 0, kMany);
-    check_count("probes.tokens", probes.tokens, 0, kMany);
-    check_count("probes.samples", probes.samples, 1, 1 << 20);
-    check_count("probes.map_tokens", probes.map_tokens, 1, kMany);
+    check_range("run.seed", run.seed, 0, INT64_MAX);
+    check_range("run.threads", run.threads, 0, 4096);
+    check_range("train.micro_batch", train.micro_batch, 1, 1 << 20);
+    check_range("train.batch_tokens", train.batch_tokens, 0, kMany);
+    check_range("train.max_steps", train.max_steps, 0, kMany);
+    check_range("train.max_tokens", train.max_tokens, 0, kMany);
+    check_range("train.eval_every", train.eval_every, 0, kMany);
+    check_range("train.eval_samples", train.eval_samples, 0, kMany);
+    check_range("train.save_every", train.save_every, 0, kMany);
+    check_range("train.keep", train.keep, 1, kMany);
+    check_range("train.log_every", train.log_every, 1, kMany);
+    check_range("train.shared_placeholders", train.shared_placeholders, 0, model.context - 2);
+    check_range("schedule.warmup_steps", schedule.warmup_steps, 0, kMany);
+    check_range("probes.tokens", probes.tokens, 0, kMany);
+    check_range("probes.samples", probes.samples, 1, 1 << 20);
+    check_range("probes.map_tokens", probes.map_tokens, 1, kMany);
     check_at_least("train.clip", train.clip, 0);
     check_at_least("optimizer.lr", optimizer.lr, 0);
     check_at_least("optimizer.eps", optimizer.eps, 0);

@@ -1,6 +1,7 @@
 // A run's configuration: every section, read from TOML, overridden from the command line, saved resolved.
 #pragma once
 
+#include <algorithm>
 #include <initializer_list>
 #include <string>
 #include <string_view>
@@ -21,6 +22,8 @@ struct RunSection {
     int64_t threads = 0;
     std::string device = "auto";
     std::string precision = "auto";
+    bool measure_peak = true;
+    bool graphs = true;
 
     template <class Self, class Visitor>
     static void visit(Self& self, Visitor&& v) {
@@ -34,11 +37,15 @@ struct RunSection {
         v.choice("precision", self.precision, {"auto", "fp32", "bf16"},
                  "matmul operands and activations; auto = bf16 on a GPU and where the CPU computes in it (AMX; AMD's "
                  "AVX512_BF16)");
+        v.field("measure_peak", self.measure_peak,
+                "on a GPU: multiply some large matrices at the start, and say how near the card's data sheet that is");
+        v.field("graphs", self.graphs, "on a GPU: submit micro batches as CUDA graphs. Never changes results");
     }
 };
 
 struct TrainSection {
     int64_t micro_batch = 8;
+    std::string recompute = "none";
     int64_t batch_tokens = 0;
     int64_t max_steps = 0;
     int64_t max_tokens = 0;
@@ -54,6 +61,9 @@ struct TrainSection {
     static void visit(Self& self, Visitor&& v) {
         v.field("micro_batch", self.micro_batch,
                 "rows of model.context tokens computed at once; sets the memory needed");
+        v.choice("recompute", self.recompute, {"none", "light", "block"},
+                 "what backward computes again instead of keeping: nothing; norms and activations (little time); whole "
+                 "blocks (a third more time, memory almost independent of depth). Never changes results");
         v.field("batch_tokens", self.batch_tokens,
                 "tokens per optimizer step, a multiple of micro_batch x context; 0 = one micro batch");
         v.field("max_steps", self.max_steps, "optimizer steps; 0 = from max_tokens");
@@ -135,6 +145,10 @@ struct RunConfig {
     int64_t tokens_per_micro_batch() const { return train.micro_batch * model.context; }
     int64_t batch_tokens() const { return train.batch_tokens ? train.batch_tokens : tokens_per_micro_batch(); }
     int64_t micro_batches() const { return batch_tokens() / tokens_per_micro_batch(); }
+    // Positions of a row that carry targets in every run compared.
+    int64_t scored_tokens() const {
+        return model.context - std::max(attention.placeholders, train.shared_placeholders);
+    }
     int64_t max_steps() const;
     std::string directory() const;
 };

@@ -1,13 +1,11 @@
-// The device a run trains on, batches in its memory, and host copies of what lies there.
+// The device a run trains on, and host copies of what lies there.
 #pragma once
 
 #include <memory>
 #include <string>
 
-#include "data/batch.h"
 #include "kernels/gpu.h"
 #include "kernels/memory.h"
-#include "model/transformer.h"
 
 namespace plimsoll {
 
@@ -23,21 +21,6 @@ class RunDevice {
   private:
     std::shared_ptr<cuda::Context> gpu_;
     Exec exec_;
-};
-
-// A micro batch where the device can read it.
-class DeviceBatch {
-  public:
-    // For up to `tokens` tokens. Allocates on a GPU, nothing on the CPU.
-    DeviceBatch(int64_t tokens, const Exec& exec);
-    // On the CPU views of the batch itself, on a GPU of a copy: valid while the batch lives and until the next call.
-    ModelInput put(const ModelInput& host);
-    ModelInput put(const Batch& batch);
-
-  private:
-    int64_t capacity_;
-    Exec exec_;
-    Memory memory_;
 };
 
 // The same values in host memory: the tensor itself on the CPU, else a copy.

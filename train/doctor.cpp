@@ -37,8 +37,8 @@ int doctor() {
                 "apt-get install libdnnl-dev, then configure and build again");
     else
         found("matrix products", matmul_backend());
-    if (usable_gpus() > 0)
-        found("NVIDIA GPU", fmt::format("{} of them, used by this build", usable_gpus()));
+    if (const int gpus = usable_gpus(); gpus > 0)
+        found("NVIDIA GPU", fmt::format("{} of them, used by this build", gpus));
     else if (succeeds("nvidia-smi"))
         found("NVIDIA GPU", has_cuda_backend() ? "present, but its driver is older than this build's CUDA"
                                                : "present; this build has no CUDA backend (-DPLIMSOLL_CUDA=on)");
@@ -75,6 +75,8 @@ void add_machine_commands(CLI::App& app, int& status) {
     command->add_option("--step", options->step, "time whole steps of one shape only: " + bench_shapes());
     command->add_option("--precision", options->precision, "auto, fp32 or bf16")
         ->check(CLI::IsMember({"auto", "fp32", "bf16"}));
+    command->add_option("--device", options->device, "auto, cpu or cuda")
+        ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
     command->add_option("--steps", options->steps, "timed steps; the best counts")->check(CLI::PositiveNumber);
     command->add_option("--threads", options->threads, "CPU threads; 0 = all")->check(CLI::NonNegativeNumber);
     command->add_option("--micro-batch", options->micro_batch, "rows computed at once; 0 = the shape's own")

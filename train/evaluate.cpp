@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "train/device.h"
+#include "train/feed.h"
+
 namespace plimsoll {
 namespace {
 
@@ -48,15 +51,15 @@ Evaluation evaluate(Transformer& model, CoreAttention& core, const Loader& valid
     check(total > 0, "no validation rows to evaluate on");
     LossSums sums;
     RiskSums risks;
-    DeviceBatch on_device(std::min(rows, total) * validation.tokens_per_row(), exec);
+    BatchFeed feed(validation, std::min(rows, total), exec);
     for (int64_t first = 0; first < total; first += rows) {
-        const Batch batch = validation.load(first, std::min(rows, total - first));
-        const LossSums batch_sums = model.evaluate(core, on_device.put(batch), exec);
+        const ModelInput input = feed.next(first, std::min(rows, total - first));
+        const LossSums batch_sums = model.evaluate(core, input, exec);
         sums.nll += batch_sums.nll;
         sums.scored += batch_sums.scored;
         if (validation.bigram_backcopy())
-            risks.add(*validation.bigram_backcopy(), batch,
-                      HostCopy(model.logits(static_cast<int64_t>(batch.tokens.size()), exec), exec).tensor());
+            risks.add(*validation.bigram_backcopy(), feed.batch(),
+                      HostCopy(model.logits(static_cast<int64_t>(input.tokens.size()), exec), exec).tensor());
     }
     Evaluation result{.loss = sums.scored ? sums.nll / static_cast<double>(sums.scored) : 0,
                       .scored = sums.scored,

@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "data/loader.h"
-#include "train/device.h"
+#include "model/transformer.h"
 
 namespace plimsoll {
 

@@ -2,12 +2,17 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "data/loader.h"
+#include "kernels/gpu.h"
 #include "kernels/matmul.h"
 #include "model/flops.h"
-#include "train/bench.h"
+#include "train/device.h"
+#include "train/feed.h"
 #include "train/log.h"
 #include "train/machine.h"
+#include "train/speed.h"
 
 namespace plimsoll {
 namespace {
@@ -18,14 +23,16 @@ struct Planned {
     Transformer model;
     Optimizer optimizer;
     Planned(const RunConfig& config, const NetworkConfig& network, int64_t rows, Precision precision)
-        : model(network, StageRange::whole(config.model), rows * config.model.context, precision),
+        : model(network, StageRange::whole(config.model), rows * config.model.context, precision,
+                recompute_of(config.train.recompute)),
           optimizer(config.optimizer, model.table(), precision) {}
     std::vector<const ArenaPlan*> arenas() const {
         const ModelPlan& plan = model.plan();
         return {&plan.parameters, &plan.gradients, &optimizer.plan(), &plan.activations, &plan.scratch};
     }
-    int64_t bytes() const {
-        int64_t total = 0;
+    int64_t bytes(int64_t tokens, const Exec& exec) const {
+        int64_t total =
+            exec.cuda ? gpu_scratch_bytes(scratch_sizes(model, tokens), exec) + BatchFeed::device_bytes(tokens) : 0;
         for (const ArenaPlan* arena : arenas()) total += arena->bytes();
         return total;
     }
@@ -33,9 +40,22 @@ struct Planned {
 
 }  // namespace
 
-MemoryPlan plan_memory(const RunConfig& config, const NetworkConfig& network, Precision precision) {
-    const auto bytes_for = [&](int64_t rows) { return Planned(config, network, rows, precision).bytes(); };
-    MemoryPlan plan{.bytes = bytes_for(config.train.micro_batch), .available = available_memory()};
+ScratchSizes scratch_sizes(const Transformer& model, int64_t tokens) {
+    const ModelConfig& m = model.config().model;
+    const int64_t qkv = (m.heads + 2 * m.key_heads()) * m.head_channels();
+    return {.tokens = tokens,
+            .heads = m.heads,
+            .columns = std::max({m.channels, qkv, 2 * m.hidden()}),
+            .parameters = model.table().buffer_elements()};
+}
+
+MemoryPlan plan_memory(const RunConfig& config, const NetworkConfig& network, Precision precision, const Exec& exec) {
+    const auto bytes_for = [&](int64_t rows) {
+        return Planned(config, network, rows, precision).bytes(rows * config.model.context, exec);
+    };
+    const int64_t taken = gpu_scratch_bytes({}, exec);  // when the GPU was opened
+    MemoryPlan plan{.bytes = bytes_for(config.train.micro_batch),
+                    .available = exec.cuda ? free_gpu_memory(exec) + taken : available_memory()};
     // Memory is linear in rows but for the bounded buffer of logits: double, then halve the step.
     int64_t fits = 0, step = 1;
     while (step < (int64_t{1} << 24) && bytes_for(fits + step) <= plan.available) fits += step, step *= 2;
@@ -62,7 +82,10 @@ int print_plan(const RunConfig& config) {
                        .shared_placeholders = 0,
                        .seed = static_cast<uint64_t>(config.run.seed)});
     const NetworkConfig network{config.model, config.attention, config.loss, data.vocab_size()};
-    const Precision precision{compute_dtype(config.run.precision)};
+    const RunDevice device(config.run.device,
+                           config.run.threads ? static_cast<int>(config.run.threads) : usable_threads());
+    const Exec& exec = device.exec();
+    const Precision precision{compute_dtype(config.run.precision, exec.device)};
     const Planned planned(config, network, config.train.micro_batch, precision);
     for (const ArenaPlan* arena : planned.arenas()) {
         fmt::print("{} ({:.1f} MiB)\n", arena->name(), arena->mib());
@@ -76,10 +99,9 @@ int print_plan(const RunConfig& config) {
     }
     const double flops = flops_per_token(network), step_flops = flops * static_cast<double>(config.batch_tokens());
     // Measured here: a product of the model's own shape says what this machine reaches.
-    const double rate =
-        matmul_flops_per_second(precision.compute, config.model.channels,
-                                config.run.threads ? static_cast<int>(config.run.threads) : usable_threads());
-    const MemoryPlan memory = plan_memory(config, network, precision);
+    const double rate = matmul_flops_per_second(precision.compute, device.is_gpu() ? 8192 : 1024,
+                                                4 * config.model.channels, config.model.channels, exec);
+    const MemoryPlan memory = plan_memory(config, network, precision, exec);
     fmt::print("\nparameters           {} ({} without embeddings)\n", planned.model.table().count(),
                planned.model.table().count_non_embedding());
     fmt::print("FLOPs per token      {:.4g} (forward and backward)\n", flops);
@@ -88,6 +110,11 @@ int print_plan(const RunConfig& config) {
     fmt::print("expected time        {} per step, {} for {} steps, at the {:.0f} GFLOP/s a {} product reaches here\n",
                duration(step_flops / rate), duration(step_flops / rate * static_cast<double>(config.max_steps())),
                config.max_steps(), rate / 1e9, name_of(precision.compute));
+    if (device.is_gpu())
+        fmt::print("scratch of the GPU   {:.1f} MiB\n",
+                   static_cast<double>(
+                       gpu_scratch_bytes(scratch_sizes(planned.model, config.tokens_per_micro_batch()), exec)) /
+                       kMiB);
     fmt::print("memory               {:.1f} MiB of {:.1f} MiB available\n", static_cast<double>(memory.bytes) / kMiB,
                static_cast<double>(memory.available) / kMiB);
     fmt::print("largest micro batch  {} rows\n", memory.largest_micro_batch);

@@ -3,19 +3,24 @@
 
 #include <string>
 
+#include "kernels/gpu.h"
 #include "train/optimizer.h"
 
 namespace plimsoll {
 
 struct MemoryPlan {
-    int64_t bytes = 0;                // all arenas together
-    int64_t available = 0;            // on this machine now
+    int64_t bytes = 0;                // all arenas together, and what a GPU's ops and libraries take
+    int64_t available = 0;            // on this machine or GPU now
     int64_t largest_micro_batch = 0;  // rows that would fit; 0 = none
     bool fits() const { return bytes <= available; }
 };
 
-// Memory for the configuration and the largest micro batch that fits. Needs the vocabulary size of the data.
-MemoryPlan plan_memory(const RunConfig& config, const NetworkConfig& network, Precision precision);
+// Memory for the configuration and the largest micro batch that fits. Needs the vocabulary size of the data. Asked
+// before the arenas are allocated.
+MemoryPlan plan_memory(const RunConfig& config, const NetworkConfig& network, Precision precision, const Exec& exec);
+
+// What a GPU's ops need beside the arenas, for this network and micro batch.
+ScratchSizes scratch_sizes(const Transformer& model, int64_t tokens);
 
 // One line per arena.
 std::string arena_table(const Transformer& model, const Optimizer& optimizer);

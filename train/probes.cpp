@@ -109,7 +109,7 @@ json Probes::measure(Transformer& model, CoreAttention& core, const Exec& exec) 
                     layers.add(name, layer + 1, 0, value);
             }
         for (int64_t layer = 0; layer < L; ++layer) {
-            const Block block = model.block(layer, n);
+            const Block block = model.block(core, input, layer, exec);
             const LayerProbe probe(block, model, layer, is_trigger_, input, exec);
             for (const HeadMeasurement& m : probe.measure(exec))
                 for (const auto& [name, value] : m.values) heads.add(name, layer, m.head, value);
@@ -120,12 +120,11 @@ json Probes::measure(Transformer& model, CoreAttention& core, const Exec& exec) 
 
 json Probes::attention_maps(Transformer& model, CoreAttention& core, const Loader& validation, const Exec& exec) const {
     const ModelInput input = forward_group(model, core, 0, exec);
-    const auto n = static_cast<int64_t>(input.tokens.size());
     const int64_t length = std::min<int64_t>(config_.map_tokens, input.cu_seqlens[1]);
     json labels = json::array(), maps = json::array();
     for (int64_t t = 0; t < length; ++t) labels.push_back(validation.label(input.tokens[static_cast<size_t>(t)]));
     for (int64_t layer = 0; layer < network_.model.layers; ++layer) {
-        const Block block = model.block(layer, n);
+        const Block block = model.block(core, input, layer, exec);
         json by_head = json::array();
         for (int64_t head = 0; head < network_.model.heads; ++head) {
             const HeadWeights weights(block, layer, network_, head, 0, length);

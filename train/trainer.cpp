@@ -1,25 +1,20 @@
 #include "train/trainer.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "data/file.h"
-#include "kernels/matmul.h"
-#include "model/flops.h"
+#include "kernels/gpu.h"
 #include "train/machine.h"
 #include "train/plan.h"
 #include "train/signals.h"
+#include "train/timing.h"
 
 namespace plimsoll {
 namespace {
 
 using nlohmann::json;
-
-double now() {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 LoaderOptions training_options(const RunConfig& config) {
     return {.T = config.model.context,
@@ -42,11 +37,6 @@ const RunConfig& validated(const RunConfig& config) {
 
 int threads_for(const RunConfig& config) {
     return config.run.threads ? static_cast<int>(config.run.threads) : usable_threads();
-}
-
-// Positions of a row that carry targets in every run compared.
-int64_t scored_tokens(const RunConfig& config) {
-    return config.model.context - std::max(config.attention.placeholders, config.train.shared_placeholders);
 }
 
 std::string data_hash(const Loader& data) {
@@ -85,17 +75,12 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options)
       directory_(config, options.resume),
       log_(directory_.file("log.txt")),
       checkpointer_(directory_.path()),
-      model_(network_, StageRange::whole(config.model), config.tokens_per_micro_batch(), precision_),
+      model_(network_, StageRange::whole(config.model), config.tokens_per_micro_batch(), precision_,
+             recompute_of(config.train.recompute)),
       optimizer_(config.optimizer, model_.table(), precision_),
-      on_device_(config.tokens_per_micro_batch(), exec_) {
-    const MemoryPlan memory = plan_memory(config_, network_, precision_);
-    if (!device_.is_gpu() && !memory.fits())
-        fail_input(
-            "this run needs {:.0f} MiB, {:.0f} MiB are available; the largest train.micro_batch that fits is {} "
-            "(plimsoll "
-            "plan CONFIG lists what takes how much)",
-            static_cast<double>(memory.bytes) / (1 << 20), static_cast<double>(memory.available) / (1 << 20),
-            memory.largest_micro_batch);
+      feed_(data_, config.train.micro_batch, exec_),
+      speed_(exec_) {
+    check_memory();
     if (data_.samples_available() >= 0) {
         const int64_t steps = data_.samples_available() / (config_.train.micro_batch * config_.micro_batches());
         if (steps == 0)
@@ -103,6 +88,7 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options)
                        data_.samples_available(), config_.train.micro_batch * config_.micro_batches());
         max_steps_ = std::min(max_steps_, steps);
     }
+    reserve_gpu_scratch(scratch_sizes(model_, config_.tokens_per_micro_batch()), exec_);
     model_.allocate(exec_.device);
     optimizer_.allocate(exec_.device);
     initialize(model_.parameters(), model_.table(), static_cast<uint64_t>(config_.run.seed), exec_);
@@ -112,6 +98,16 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options)
     model_.refresh_working(exec_);
     if (validation_ && config_.probes.enabled)
         probes_ = std::make_unique<Probes>(config_.probes, network_, *validation_, config_.train.micro_batch);
+}
+
+void Trainer::check_memory() {
+    const MemoryPlan memory = plan_memory(config_, network_, precision_, exec_);
+    if (memory.fits()) return;
+    fail_input(
+        "this run needs {:.0f} MiB, {:.0f} MiB are available; the largest train.micro_batch that fits is {} (plimsoll "
+        "plan CONFIG lists what takes how much)",
+        static_cast<double>(memory.bytes) / (1 << 20), static_cast<double>(memory.available) / (1 << 20),
+        memory.largest_micro_batch);
 }
 
 std::vector<Tensor> Trainer::state_buffers() const {
@@ -136,8 +132,9 @@ Transformer& Trainer::probed_model() {
     if (!device_.is_gpu()) return model_;
     const Exec host{.threads = exec_.threads};
     if (!host_model_) {
-        host_model_ = std::make_unique<Transformer>(network_, StageRange::whole(config_.model),
-                                                    config_.tokens_per_micro_batch(), precision_);
+        host_model_ =
+            std::make_unique<Transformer>(network_, StageRange::whole(config_.model), config_.tokens_per_micro_batch(),
+                                          precision_, recompute_of(config_.train.recompute));
         host_model_->allocate();
     }
     copy_tensor(host_model_->parameters(), model_.parameters(), exec_);
@@ -182,52 +179,27 @@ void Trainer::resume_from_checkpoint() {
     for (const char* name : {"metrics.jsonl", "evals.jsonl", "probes.jsonl"}) directory_.truncate_after(name, -1);
 }
 
-void Trainer::print_settings() {
-    const RunConfig& c = config_;
-    const auto row = [&](const char* name, const std::string& value) { log_.line("  {:<14} {}", name, value); };
-    log_.line("plimsoll {}", version_text());
-    row("run", fmt::format("{} / {}, seed {}, in {}", c.run.name, c.run.variant, c.run.seed, directory_.path()));
-    row("machine", fmt::format("{}, {} threads, {}", cpu_name(), exec_.threads, matmul_backend()));
-    if (device_.is_gpu()) row("device", device_.describe());
-    const bool slow = !device_.is_gpu() && precision_.compute == DType::kBF16 && !matmul_bf16_is_fast();
-    row("precision",
-        fmt::format("{}{}", name_of(precision_.compute),
-                    slow ? " (slower than fp32 here: this CPU does not compute in bf16; results are right)" : ""));
-    row("model", fmt::format("{}: {} layers, C {}, {}/{} heads of {}, F {}, {}, {} norm, positions {}{}{}",
-                             c.model.name, c.model.layers, c.model.channels, c.model.heads, c.model.key_heads(),
-                             c.model.head_channels(), c.model.hidden(), c.model.activation, c.model.norm,
-                             c.model.position, c.model.tied ? ", tied" : "", c.model.qk_norm ? ", QK-norm" : ""));
-    row("attention",
-        fmt::format("{}; extra column {}; gate {}; window {}; {} placeholders", fmt::join(c.attention.weighting, ", "),
-                    fmt::join(c.attention.extra_column, ", "), fmt::join(c.attention.gate, ", "),
-                    fmt::join(c.attention.window, ", "), c.attention.placeholders));
-    if (c.attention.placeholders) row("", "placeholder positions carry no target; losses are over real targets only");
-    row("parameters", fmt::format("{} ({} without embeddings), {:.3g} FLOPs per token", model_.table().count(),
-                                  model_.table().count_non_embedding(), flops_per_token(network_)));
-    row("data", data_.describe());
-    row("batch", fmt::format("{} tokens = {} x {} rows of {}", c.batch_tokens(), c.micro_batches(), c.train.micro_batch,
-                             c.model.context));
-    row("steps", fmt::format("{}, {} tokens", max_steps_, max_steps_ * c.batch_tokens()));
-    row("optimizer", fmt::format("{} lr {} {}, warmup {}, decay {} of {}, clip {}", c.optimizer.kind, c.optimizer.lr,
-                                 c.schedule.kind, c.schedule.warmup_steps, c.optimizer.weight_decay, c.optimizer.decay,
-                                 c.train.clip));
-    log_.write(arena_table(model_, optimizer_));
-}
-
 StepResult Trainer::train_step() {
     const int64_t rows = config_.train.micro_batch, micro_batches = config_.micro_batches();
     const int64_t first = options_.overfit_batch ? 0 : state_.samples;
-    LossSums sums;
     StepResult result;
     for (int64_t m = 0; m < micro_batches; ++m) {
-        const Batch batch = data_.load(first + m * rows, rows);
-        const ModelInput input = on_device_.put(batch);
-        const LossSums part = model_.forward(core_, input, exec_);
-        model_.backward(
-            core_, input, m == 0 ? Write::kOverwrite : Write::kAccumulate, [](int64_t) {}, exec_);
-        sums.nll += part.nll, sums.z += part.z, sums.scored += part.scored;
-        result.tokens += static_cast<int64_t>(batch.tokens.size());
+        const TraceRange range(exec_, "micro batch", m);
+        const ModelInput input = feed_.next(first + m * rows, rows);
+        const Write write = m == 0 ? Write::kOverwrite : Write::kAccumulate;
+        const auto forward_and_backward = [&] {
+            model_.forward(core_, input, write, exec_);
+            model_.backward(
+                core_, input, write, [](int64_t) {}, exec_);
+        };
+        if (config_.run.graphs)
+            (m == 0 ? first_micro_batch_ : next_micro_batch_).run(exec_, forward_and_backward);
+        else
+            forward_and_backward();
+        result.tokens += static_cast<int64_t>(input.tokens.size());
     }
+    const TraceRange range(exec_, "update");
+    const LossSums sums = model_.loss(exec_);
     const double mean = 1.0 / static_cast<double>(std::max<int64_t>(1, sums.scored));
     result.loss = (sums.nll + sums.z) * mean;
     result.norm = gradient_norm(model_, exec_) * mean;
@@ -247,8 +219,23 @@ StepResult Trainer::train_step() {
     return result;
 }
 
+// Listens while the steps of --profile run, and writes what it heard after the last of them.
+void Trainer::profile_next_step(bool there_is_one) {
+    const bool wanted = there_is_one && options_.profile.contains(state_.step + 1);
+    if (wanted && !profile_) {
+        profile_ = std::make_unique<Profile>(exec_);
+        exec_.tracer = profile_.get();
+    }
+    if (wanted || !profile_) return;
+    exec_.tracer = nullptr;
+    write_file_atomically(directory_.file("profile.json"), {profile_->chrome_trace()});
+    profile_.reset();
+    log_.line("steps {} to {} traced in {} (open it in ui.perfetto.dev or chrome://tracing)", options_.profile.first,
+              state_.step, directory_.file("profile.json"));
+}
+
 double Trainer::elapsed() const {
-    return state_.seconds + (now() - started_);
+    return state_.seconds + (now_seconds() - started_);
 }
 
 void Trainer::check_initial_loss(const Evaluation& evaluation) {
@@ -267,7 +254,7 @@ void Trainer::evaluate_and_keep(bool last) {
     if (!validation_ || !due || last_evaluated_ == state_.step) return;
     last_evaluated_ = state_.step;
     const Evaluation e = evaluate(model_, core_, *validation_, config_.train.eval_samples, config_.train.micro_batch,
-                                  scored_tokens(config_), exec_);
+                                  config_.scored_tokens(), exec_);
     directory_.append("evals.jsonl", {{"step", state_.step},
                                       {"tokens", state_.tokens},
                                       {"seconds", elapsed()},
@@ -297,7 +284,7 @@ void Trainer::probe(bool last) {
         if (probe_seconds_ + last_probe_seconds_ > config_.probes.max_share * expected) return;
     }
     last_probed_ = state_.step;
-    const double start = now();
+    const double start = now_seconds();
     Transformer& model = probed_model();
     const Exec host{.threads = exec_.threads};
     json line = probes_->measure(model, core_, host);
@@ -309,74 +296,19 @@ void Trainer::probe(bool last) {
         maps["step"] = state_.step;
         directory_.write_json("attention_maps.json", maps);
     }
-    last_probe_seconds_ = now() - start;
+    last_probe_seconds_ = now_seconds() - start;
     probe_seconds_ += last_probe_seconds_;
 }
 
 void Trainer::save() {
+    if (last_saved_ == state_.step) return;
+    last_saved_ = state_.step;
     TrainingState state = state_;
     state.seconds = elapsed();
-    const double start = now();
+    const double start = now_seconds();
     const HostCopies host(state_buffers(), exec_);
     const std::string folder = checkpointer_.save(state, checkpoint_tensors(host.tensors), config_.train.keep);
-    log_.line("saved {} in {:.1f} s", folder, now() - start);
-}
-
-void Trainer::write_run_json(const char* status) {
-    json vocab;
-    if (network_.total_vocab() <= 512)
-        for (int32_t id = 0; id < network_.total_vocab(); ++id) vocab.push_back(data_.label(id));
-    json oracle;
-    if (const BigramBackcopy* task = data_.bigram_backcopy())
-        oracle = {{"bigram_risk", task->floors(scored_tokens(config_)).bigram}, {"copy_risk", 0.0}};
-    const double per_step = steps_here_ ? train_seconds_ / static_cast<double>(steps_here_) : 0;
-    const json build = build_info();
-    directory_.write_json(
-        "run.json", {{"name", config_.run.name},
-                     {"variant", config_.run.variant},
-                     {"command", options_.command},
-                     {"commit", build.at("commit")},
-                     {"build", build},
-                     {"cpu", cpu_name()},
-                     {"threads", exec_.threads},
-                     {"precision", name_of(precision_.compute)},
-                     {"seed", config_.run.seed},
-                     {"data_hash", state_.data_hash},
-                     {"data", data_.describe()},
-                     {"params", model_.table().count()},
-                     {"params_non_embedding", model_.table().count_non_embedding()},
-                     {"flops_per_token", flops_per_token(network_)},
-                     {"qk_norm", config_.model.qk_norm},
-                     {"placeholders", config_.attention.placeholders},
-                     {"steps", state_.step},
-                     {"max_steps", max_steps_},
-                     {"tokens_per_second", per_step > 0 ? static_cast<double>(config_.batch_tokens()) / per_step : 0},
-                     {"ms_per_step", 1e3 * per_step},
-                     {"seconds", elapsed()},
-                     {"probe_seconds", probe_seconds_},
-                     {"status", status},
-                     {"oracle", oracle},
-                     {"vocab", vocab},
-                     {"layers", config_.model.layers},
-                     {"heads", config_.model.heads},
-                     {"context", config_.model.context}});
-}
-
-void Trainer::report_step(const StepResult& r, double step_seconds) {
-    directory_.append("metrics.jsonl", {{"step", state_.step},
-                                        {"loss", r.loss},
-                                        {"norm", r.norm},
-                                        {"lr", r.lr},
-                                        {"tokens", state_.tokens},
-                                        {"seconds", elapsed()}});
-    const double per_step = train_seconds_ / static_cast<double>(steps_here_);
-    const double share = static_cast<double>(state_.step) / static_cast<double>(max_steps_);
-    const bool on_screen = state_.step % config_.train.log_every == 0 || state_.step == 1 || state_.step == max_steps_;
-    log_.progress(
-        fmt::format("step {}/{} loss {:.4f} norm {:.3f} lr {:.2e} {:.1f} ms {:.0f} tokens/s ETA {}", state_.step,
-                    max_steps_, r.loss, r.norm, r.lr, 1e3 * step_seconds, static_cast<double>(r.tokens) / step_seconds,
-                    duration(per_step * static_cast<double>(max_steps_ - state_.step))),
-        share, on_screen);
+    log_.line("saved {} in {:.1f} s", folder, now_seconds() - start);
 }
 
 ExitCode Trainer::train() {
@@ -384,7 +316,8 @@ ExitCode Trainer::train() {
         log_.line("{}: already finished at step {}; --fresh starts again", directory_.path(), state_.step);
         return ExitCode::kOk;
     }
-    started_ = now();
+    started_ = now_seconds();
+    if (config_.run.measure_peak) speed_.measure(precision_.compute, exec_);
     print_settings();
     write_run_json("running");
     // A resume starts after the step it was saved at: what was measured there is on disk.
@@ -393,19 +326,22 @@ ExitCode Trainer::train() {
         evaluate_and_keep(false);
         probe(false);
         if (stop_requested()) {
+            profile_next_step(false);
             save();
             write_run_json("stopped");
             log_.line("stopped by a signal after step {}; the same command with --resume auto goes on", state_.step);
             return ExitCode::kSavedOnSignal;
         }
-        const double start = now();
+        profile_next_step(true);
+        const double start = now_seconds();
         const StepResult result = train_step();
-        const double seconds = now() - start;
+        const double seconds = now_seconds() - start;
         train_seconds_ += seconds;
         ++steps_here_;
         report_step(result, seconds);
         if (config_.train.save_every && state_.step % config_.train.save_every == 0 && state_.step < max_steps_) save();
     }
+    profile_next_step(false);
     evaluate_and_keep(true);
     probe(true);
     save();

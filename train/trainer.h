@@ -4,18 +4,24 @@
 #include <memory>
 
 #include "data/loader.h"
+#include "kernels/replay.h"
 #include "train/checkpoint.h"
+#include "train/device.h"
 #include "train/evaluate.h"
+#include "train/feed.h"
 #include "train/log.h"
 #include "train/optimizer.h"
 #include "train/probes.h"
+#include "train/profile.h"
 #include "train/run_directory.h"
+#include "train/speed.h"
 
 namespace plimsoll {
 
 struct TrainOptions {
     Resume resume = Resume::kNever;
     bool overfit_batch = false;  // every step reads the first batch: the loss must go to 0
+    StepRange profile;           // steps whose trace is written to profile.json
     std::string command;         // as typed, for run.json
 };
 
@@ -37,18 +43,23 @@ class Trainer {
 
     // One update from the samples after the last; visible for tests.
     StepResult train_step();
+    int64_t step() const { return state_.step; }
     Transformer& model() { return model_; }
     Optimizer& optimizer() { return optimizer_; }
 
   private:
+    // What the run says about itself: trainer_report.cpp.
     void print_settings();
+    void write_run_json(const char* status);
+    void report_step(const StepResult& result, double step_seconds);
+
+    void check_memory();
     void resume_from_checkpoint();
     void check_initial_loss(const Evaluation& evaluation);
     void evaluate_and_keep(bool last);
     void probe(bool last);
     void save();
-    void write_run_json(const char* status);
-    void report_step(const StepResult& result, double step_seconds);
+    void profile_next_step(bool there_is_one);
     double elapsed() const;
     // Every tensor of a checkpoint, in the given flat buffers (parameters, then the optimizer's).
     std::vector<CheckpointTensor> checkpoint_tensors(const std::vector<Tensor>& buffers) const;
@@ -70,13 +81,16 @@ class Trainer {
     Transformer model_;
     Optimizer optimizer_;
     LocalCoreAttention core_;
-    DeviceBatch on_device_;
+    BatchFeed feed_;
+    Replay first_micro_batch_, next_micro_batch_;
+    SpeedOfLight speed_;
+    std::unique_ptr<Profile> profile_;
     std::unique_ptr<Transformer> host_model_;  // of a GPU run: what the probes read
     std::unique_ptr<Probes> probes_;
     TrainingState state_;
     bool finished_ = false;        // by an earlier call
     int64_t last_evaluated_ = -1;  // step
-    int64_t last_probed_ = -1;
+    int64_t last_probed_ = -1, last_saved_ = -1;
     double started_ = 0;        // clock when state_.seconds was last taken
     double train_seconds_ = 0;  // in steps, this process
     int64_t steps_here_ = 0;    // of this process

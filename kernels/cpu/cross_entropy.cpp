@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "kernels/cpu/cpu.h"
@@ -101,19 +102,20 @@ void cross_entropy_finish(Tensor nll, Tensor lse, const CrossEntropyState& state
     nll.dtype == DType::kF64 ? run.operator()<double>() : run.operator()<float>();
 }
 
-CrossEntropySums cross_entropy_sums(Tensor nll, Tensor lse, std::span<const int32_t> targets,
-                                    const Exec& /*exec: N elements do not repay threads*/) {
-    CrossEntropySums sums;
+void cross_entropy_sums(Tensor sums, Tensor nll, Tensor lse, std::span<const int32_t> targets, Write write,
+                        const Exec& /*exec: N elements do not repay threads*/) {
+    double* out = sums.ptr<double>();
+    std::array<double, 3> here{};
     const auto add = [&]<class R>(std::span<R> nlls, std::span<R> lses) {
         for (size_t n = 0; n < targets.size(); ++n) {
             if (targets[n] < 0) continue;
-            ++sums.scored;
-            sums.nll += static_cast<double>(nlls[n]);
-            sums.squared_lse += static_cast<double>(lses[n]) * static_cast<double>(lses[n]);
+            here[0] += static_cast<double>(nlls[n]);
+            here[1] += static_cast<double>(lses[n]) * static_cast<double>(lses[n]);
+            here[2] += 1;
         }
     };
     nll.dtype == DType::kF64 ? add(nll.span<double>(), lse.span<double>()) : add(nll.span<float>(), lse.span<float>());
-    return sums;
+    for (size_t i = 0; i < here.size(); ++i) out[i] = write == Write::kAccumulate ? out[i] + here[i] : here[i];
 }
 
 void cross_entropy_gradient(Tensor logits, int64_t v0, Tensor lse, std::span<const int32_t> targets, double scale,

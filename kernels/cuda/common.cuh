@@ -56,6 +56,10 @@ struct DeviceMath {
     PLIMSOLL_DEVICE static float exp(float x) { return device::exp2_approx(x * 1.4426950408889634f); }
 };
 
+PLIMSOLL_DEVICE float sigmoid(float x) {
+    return 1.0f / (1.0f + DeviceMath::exp(-x));
+}
+
 // How many blocks of `per_block` cover `count`.
 inline unsigned blocks_for(int64_t count, int64_t per_block) {
     return static_cast<unsigned>((count + per_block - 1) / per_block);
@@ -78,6 +82,15 @@ inline bool fours(int64_t C, std::initializer_list<const Tensor*> tensors) {
     for (const Tensor* t : tensors)
         if (reinterpret_cast<uintptr_t>(t->data) % 16 || t->row_stride % 4) return false;
     return true;
+}
+
+// Calls f<4>() or, where rows do not allow it, f<1>(): elements per thread.
+template <class F>
+void by_vectors(bool vectors, F&& f) {
+    if (vectors)
+        f.template operator()<4>();
+    else
+        f.template operator()<1>();
 }
 
 // Calls f<T>() for fp32 or bf16, the dtypes of this backend.

@@ -1,10 +1,14 @@
 #include "kernels/cuda/context.h"
 
+#include <algorithm>
+
+#include "kernels/global_norm.h"
+
 namespace plimsoll::cuda {
 namespace {
 
 constexpr int kOldestArchitecture = 80;
-constexpr int64_t kFirstWorkspace = int64_t{32} << 20;
+constexpr int64_t kSmallestWorkspace = int64_t{32} << 20;
 
 const char* hint_for(cudaError_t error) {
     switch (error) {
@@ -47,6 +51,16 @@ void* allocate(int64_t bytes, const char* what) {
     return data;
 }
 
+int64_t workspace_bytes(const ScratchSizes& s) {
+    return std::max({
+        kSmallestWorkspace,
+        (2 + s.heads) * s.tokens * size_of(DType::kI32),        // attention_backward
+        (3 * s.tokens + 1024) * size_of(DType::kI32),           // embedding_backward
+        kRowRanges * s.columns * size_of(DType::kF32),          // row_sums
+        (s.parameters / kNormBlock + 2) * size_of(DType::kF64)  // sum_of_squares
+    });
+}
+
 Context::Context(int index) {
     int driver = 0, runtime = 0, devices = 0;
     check_cuda(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
@@ -66,7 +80,8 @@ Context::Context(int index) {
     if (architecture_ < kOldestArchitecture)
         fail_input("GPU '{}' is sm_{}, plimsoll's kernels need sm_{} (Ampere) or later", name_, architecture_,
                    kOldestArchitecture);
-    reserve(kFirstWorkspace);
+    reserve(kSmallestWorkspace);
+    library_workspace_ = DeviceMemory(kLibraryWorkspace, "workspace of cuBLASLt");
     check_cuda(cudaStreamCreate(&stream_), "cudaStreamCreate");
 }
 
@@ -81,7 +96,7 @@ void Context::reserve(int64_t bytes) {
     workspace_size_ = bytes;
 }
 
-void* Context::workspace_bytes(int64_t bytes) const {
+void* Context::take_workspace(int64_t bytes) const {
     check(bytes <= workspace_size_, "an op wants {} bytes of CUDA workspace, {} were reserved", bytes, workspace_size_);
     return workspace_.data();
 }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "kernels/exec.h"
+#include "kernels/gpu.h"
 
 namespace plimsoll::cuda {
 
@@ -31,6 +32,12 @@ class DeviceMemory {
     std::unique_ptr<void, Free> data_;
 };
 
+// Sums over rows are made in this many ranges, then range by range: part of the numerics, so a constant.
+inline constexpr int kRowRanges = 128;
+
+// What the ops of a network of these sizes need of the context's workspace.
+int64_t workspace_bytes(const ScratchSizes& sizes);
+
 class Context {
   public:
     // Opens device `index`. Throws Error (78), one line each, if there is no driver, the driver is older than the
@@ -44,10 +51,14 @@ class Context {
     // aligned. Throws Error if the context has less: see reserve().
     template <class T>
     T* workspace(int64_t count) const {
-        return static_cast<T*>(workspace_bytes(count * static_cast<int64_t>(sizeof(T))));
+        return static_cast<T*>(take_workspace(count * static_cast<int64_t>(sizeof(T))));
     }
     // Makes the workspace at least this large. Not within a step.
     void reserve(int64_t bytes);
+
+    // Scratch memory of cuBLASLt: kLibraryWorkspace bytes.
+    static constexpr int64_t kLibraryWorkspace = int64_t{32} << 20;  // what NVIDIA recommends for Hopper
+    void* library_workspace() const { return library_workspace_.data(); }
 
     int multiprocessors() const { return multiprocessors_; }
     int architecture() const { return architecture_; }  // 80, 90 ...
@@ -57,12 +68,12 @@ class Context {
     void synchronize() const;
 
   private:
-    void* workspace_bytes(int64_t bytes) const;
+    void* take_workspace(int64_t bytes) const;
 
     std::string name_;
     int multiprocessors_ = 0, architecture_ = 0;
     cudaStream_t stream_ = nullptr;
-    DeviceMemory workspace_;
+    DeviceMemory workspace_, library_workspace_;
     int64_t workspace_size_ = 0;
 };
 

@@ -67,22 +67,20 @@ __global__ void finish_kernel(float* nll, float* lse, const float* max, const fl
     nll[n] = targets[n] < 0 ? 0.0f : (max[n] - target_logit[n]) + log_sum;
 }
 
-// CrossEntropySums without initial values, which shared memory cannot have.
 struct ThreadSums {
-    double nll, squared_lse;
-    int64_t scored;
+    double nll, squared_lse, scored;
 };
 
 // One block: each thread adds up every kThreads-th row, then thread 0 adds the threads' sums in order.
 __global__ void __launch_bounds__(kThreads)
-    sums_kernel(CrossEntropySums* out, const float* nll, const float* lse, const int32_t* targets, int64_t N) {
+    sums_kernel(double* out, const float* nll, const float* lse, const int32_t* targets, int64_t N, bool add) {
     PLIMSOLL_SHARED(ThreadSums, sums, [kThreads]);
     ThreadSums mine{0, 0, 0};
     for (int64_t n = threadIdx.x; n < N; n += kThreads) {
         if (targets[n] < 0) continue;
-        ++mine.scored;
         mine.nll += nll[n];
         mine.squared_lse += static_cast<double>(lse[n]) * lse[n];
+        mine.scored += 1;
     }
     sums[threadIdx.x] = mine;
     __syncthreads();
@@ -92,7 +90,9 @@ __global__ void __launch_bounds__(kThreads)
         mine.squared_lse += sums[t].squared_lse;
         mine.scored += sums[t].scored;
     }
-    *out = {.nll = mine.nll, .squared_lse = mine.squared_lse, .scored = mine.scored};
+    out[0] = add ? out[0] + mine.nll : mine.nll;
+    out[1] = add ? out[1] + mine.squared_lse : mine.squared_lse;
+    out[2] = add ? out[2] + mine.scored : mine.scored;
 }
 
 template <int kVec, class T>
@@ -147,16 +147,11 @@ void cross_entropy_finish(Tensor nll, Tensor lse, const CrossEntropyState& state
     launch_check("cross_entropy_finish");
 }
 
-CrossEntropySums cross_entropy_sums(Tensor nll, Tensor lse, std::span<const int32_t> targets, const Exec& exec) {
-    CrossEntropySums sums;
-    CrossEntropySums* result = exec.cuda->workspace<CrossEntropySums>(1);
-    PLIMSOLL_LAUNCH(sums_kernel, dim3(1), dim3(kThreads), 0, exec.cuda->stream(), result, nll.ptr<float>(),
-                    lse.ptr<float>(), targets.data(), nll.elements());
+void cross_entropy_sums(Tensor sums, Tensor nll, Tensor lse, std::span<const int32_t> targets, Write write,
+                        const Exec& exec) {
+    PLIMSOLL_LAUNCH(sums_kernel, dim3(1), dim3(kThreads), 0, exec.cuda->stream(), sums.ptr<double>(), nll.ptr<float>(),
+                    lse.ptr<float>(), targets.data(), nll.elements(), write == Write::kAccumulate);
     launch_check("cross_entropy_sums");
-    check_cuda(cudaMemcpyAsync(&sums, result, sizeof sums, cudaMemcpyDeviceToHost, exec.cuda->stream()),
-               "cross_entropy_sums");
-    exec.cuda->synchronize();
-    return sums;
 }
 
 void cross_entropy_gradient(Tensor logits, int64_t v0, Tensor lse, std::span<const int32_t> targets, double scale,
@@ -165,14 +160,11 @@ void cross_entropy_gradient(Tensor logits, int64_t v0, Tensor lse, std::span<con
     if (N == 0) return;
     const dim3 grid(static_cast<unsigned>(N)), block(kThreads);
     dispatch_device_float(logits.dtype, [&]<class T>() {
-        if (fours(Vc, {&logits}))
-            PLIMSOLL_LAUNCH((gradient_kernel<4, T>), grid, block, 0, exec.cuda->stream(), logits.ptr<T>(),
+        by_vectors(fours(Vc, {&logits}), [&]<int kVec>() {
+            PLIMSOLL_LAUNCH((gradient_kernel<kVec, T>), grid, block, 0, exec.cuda->stream(), logits.ptr<T>(),
                             logits.row_stride, Vc, v0, lse.ptr<float>(), targets.data(), static_cast<float>(scale),
                             static_cast<float>(z_loss));
-        else
-            PLIMSOLL_LAUNCH((gradient_kernel<1, T>), grid, block, 0, exec.cuda->stream(), logits.ptr<T>(),
-                            logits.row_stride, Vc, v0, lse.ptr<float>(), targets.data(), static_cast<float>(scale),
-                            static_cast<float>(z_loss));
+        });
         launch_check("cross_entropy_gradient");
     });
 }

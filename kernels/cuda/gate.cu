@@ -7,10 +7,6 @@ namespace {
 
 constexpr int kHeadsPerBlock = 4;
 
-PLIMSOLL_DEVICE float sigmoid(float x) {
-    return 1.0f / (1.0f + DeviceMath::exp(-x));
-}
-
 template <bool kPerHead, class T>
 __global__ void __launch_bounds__(kHeadsPerBlock* kWarp)
     gate_forward_kernel(T* out, const T* y, const T* z, int64_t heads, int64_t HS) {

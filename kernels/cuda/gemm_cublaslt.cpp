@@ -9,7 +9,7 @@
 namespace plimsoll::cuda {
 namespace {
 
-constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what NVIDIA recommends for Hopper
+constexpr auto kWorkspaceBytes = static_cast<size_t>(Context::kLibraryWorkspace);
 
 void check_blas(cublasStatus_t status, const char* what) {
     check(status == CUBLAS_STATUS_SUCCESS, "cuBLASLt, {}: {}", what, cublasLtGetStatusString(status));
@@ -59,11 +59,11 @@ using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, boo
 
 class Library {
   public:
-    Library() : workspace_(kWorkspaceBytes) { check_blas(cublasLtCreate(&handle_), "start"); }
+    Library() { check_blas(cublasLtCreate(&handle_), "start"); }
     ~Library() { cublasLtDestroy(handle_); }
     Library(const Library&) = delete;
 
-    void multiply(Matrix c, Matrix a, Matrix b, bool accumulate, const void* bias, cudaStream_t stream) {
+    void multiply(Matrix c, Matrix a, Matrix b, bool accumulate, const void* bias, const Context& context) {
         const Side left(b), right(a);
         const Key key{c.rows,      c.columns,    a.columns, left.leading, right.leading, c.row,
                       left.turned, right.turned, a.dtype,   c.dtype,      accumulate,    bias != nullptr};
@@ -74,7 +74,7 @@ class Library {
         const float one = 1, beta = accumulate ? 1.0f : 0.0f;
         check_blas(cublasLtMatmul(handle_, plan.operation.get(), &one, b.data, plan.left.get(), a.data,
                                   plan.right.get(), &beta, c.data, plan.result.get(), c.data, plan.result.get(),
-                                  &plan.algorithm, workspace_.data(), kWorkspaceBytes, stream),
+                                  &plan.algorithm, context.library_workspace(), kWorkspaceBytes, context.stream()),
                    "matmul");
     }
 
@@ -117,7 +117,6 @@ class Library {
     }
 
     cublasLtHandle_t handle_ = nullptr;
-    DeviceMemory workspace_;
     std::map<Key, Plan> plans_;
 };
 
@@ -125,7 +124,7 @@ class Library {
 
 void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const void* bias, const Exec& exec) {
     static Library library;  // one device per process
-    library.multiply(c, a, b, accumulate, bias, exec.cuda->stream());
+    library.multiply(c, a, b, accumulate, bias, *exec.cuda);
 }
 
 }  // namespace plimsoll::cuda

@@ -18,16 +18,6 @@ void product(Matrix c, Matrix a, Matrix b, Write write, const void* bias, const 
                    "matmul");
 }
 
-// An element of (N, C) with a row stride.
-template <class T>
-struct StridedElement {
-    const T* values;
-    int64_t row_stride;
-    PLIMSOLL_DEVICE float operator()(int64_t n, int64_t c) const {
-        return static_cast<float>(values[n * row_stride + c]);
-    }
-};
-
 }  // namespace
 
 // cuBLASLt adds a bias of the output's dtype: for a bf16 output the bias is rounded to it first.
@@ -49,8 +39,8 @@ void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x,
     product(matrix(dweight), transposed(matrix(dout)), matrix(x), write, nullptr, exec);
     if (!dbias) return;
     dispatch_device_float(dout.dtype, [&]<class T>() {
-        row_sums(dbias.ptr<float>(), StridedElement<T>{dout.ptr<T>(), dout.row_stride}, dout.shape[0], dout.shape[1],
-                 write, exec);
+        row_sums(dbias.ptr<float>(), Element<T>{dout.ptr<T>(), dout.row_stride}, dout.shape[0], dout.shape[1], write,
+                 exec);
     });
 }
 

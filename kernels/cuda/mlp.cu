@@ -8,10 +8,6 @@ namespace {
 
 constexpr int kThreads = 256;
 
-PLIMSOLL_DEVICE float sigmoid(float x) {
-    return 1.0f / (1.0f + DeviceMath::exp(-x));
-}
-
 struct Relu {
     PLIMSOLL_DEVICE static float value(float x) { return x > 0 ? x : 0.0f; }
     PLIMSOLL_DEVICE static float slope(float x) { return x > 0 ? 1.0f : 0.0f; }
@@ -77,24 +73,15 @@ __global__ void __launch_bounds__(kThreads)
     store<T, kVec>(dx + at + F, dup);
 }
 
-// Calls f<kVec>(blocks) with 4 elements per thread where rows allow it.
-template <class F>
-void by_vectors(bool vectors, int64_t count, F&& f) {
-    if (count == 0) return;
-    if (vectors)
-        f.template operator()<4>(dim3(blocks_for(count, 4 * kThreads)));
-    else
-        f.template operator()<1>(dim3(blocks_for(count, kThreads)));
-    launch_check("activation");
-}
-
 }  // namespace
 
 void activation_forward(Tensor out, Tensor x, Activation kind, const Exec& exec) {
     const int64_t N = out.shape[0], F = out.shape[1];
     const cudaStream_t stream = exec.cuda->stream();
+    if (N * F == 0) return;
     dispatch_device_float(x.dtype, [&]<class T>() {
-        by_vectors(fours(F, {&out, &x}), N * F, [&]<int kVec>(dim3 grid) {
+        by_vectors(fours(F, {&out, &x}), [&]<int kVec>() {
+            const dim3 grid(blocks_for(N * F, kVec * kThreads));
             T* to = out.ptr<T>();
             const T* from = x.ptr<T>();
             if (kind == Activation::kSwiglu)
@@ -104,14 +91,17 @@ void activation_forward(Tensor out, Tensor x, Activation kind, const Exec& exec)
             else
                 PLIMSOLL_LAUNCH((forward_kernel<kVec, Relu, T>), grid, dim3(kThreads), 0, stream, to, from, N * F);
         });
+        launch_check("activation");
     });
 }
 
 void activation_backward(Tensor dx, Tensor dout, Tensor x, Activation kind, const Exec& exec) {
     const int64_t N = dout.shape[0], F = dout.shape[1];
     const cudaStream_t stream = exec.cuda->stream();
+    if (N * F == 0) return;
     dispatch_device_float(x.dtype, [&]<class T>() {
-        by_vectors(fours(F, {&dx, &dout, &x}), N * F, [&]<int kVec>(dim3 grid) {
+        by_vectors(fours(F, {&dx, &dout, &x}), [&]<int kVec>() {
+            const dim3 grid(blocks_for(N * F, kVec * kThreads));
             T* to = dx.ptr<T>();
             const T *d = dout.ptr<T>(), *from = x.ptr<T>();
             if (kind == Activation::kSwiglu)
@@ -121,6 +111,7 @@ void activation_backward(Tensor dx, Tensor dout, Tensor x, Activation kind, cons
             else
                 PLIMSOLL_LAUNCH((backward_kernel<kVec, Relu, T>), grid, dim3(kThreads), 0, stream, to, d, from, N * F);
         });
+        launch_check("activation");
     });
 }
 

@@ -118,12 +118,10 @@ void launch_forward(const NormPointers<Out, Branch>& p, int64_t N, int64_t C, do
                     const Exec& exec) {
     const dim3 grid(blocks_for(N, kRowsPerBlock)), block(kRowsPerBlock * kWarp);
     if (N == 0) return;
-    if (vectors)
-        PLIMSOLL_LAUNCH((norm_forward_kernel<4, kResidual, Out, Branch>), grid, block, 0, exec.cuda->stream(), p, N, C,
-                        static_cast<float>(eps));
-    else
-        PLIMSOLL_LAUNCH((norm_forward_kernel<1, kResidual, Out, Branch>), grid, block, 0, exec.cuda->stream(), p, N, C,
-                        static_cast<float>(eps));
+    by_vectors(vectors, [&]<int kVec>() {
+        PLIMSOLL_LAUNCH((norm_forward_kernel<kVec, kResidual, Out, Branch>), grid, block, 0, exec.cuda->stream(), p, N,
+                        C, static_cast<float>(eps));
+    });
     launch_check("norm_forward");
 }
 
@@ -160,12 +158,10 @@ void norm_backward(Tensor dx, Tensor dgain, Tensor dbias, Tensor dout, Tensor x,
         const float *xs = x.ptr<float>(), *means = optional<float>(mean), *rstds = rstd.ptr<float>();
         if (N > 0) {
             const dim3 grid(blocks_for(N, kRowsPerBlock)), block(kRowsPerBlock * kWarp);
-            if (fours(C, {&dx, &dout, &x, &gain}))
-                PLIMSOLL_LAUNCH((norm_backward_kernel<4, Out>), grid, block, 0, exec.cuda->stream(), dx.ptr<float>(), d,
-                                xs, gain.ptr<float>(), means, rstds, N, C);
-            else
-                PLIMSOLL_LAUNCH((norm_backward_kernel<1, Out>), grid, block, 0, exec.cuda->stream(), dx.ptr<float>(), d,
-                                xs, gain.ptr<float>(), means, rstds, N, C);
+            by_vectors(fours(C, {&dx, &dout, &x, &gain}), [&]<int kVec>() {
+                PLIMSOLL_LAUNCH((norm_backward_kernel<kVec, Out>), grid, block, 0, exec.cuda->stream(), dx.ptr<float>(),
+                                d, xs, gain.ptr<float>(), means, rstds, N, C);
+            });
             launch_check("norm_backward");
         }
         row_sums(dgain.ptr<float>(), GainTerm<Out>{d, xs, means, rstds, C}, N, C, write, exec);

@@ -31,12 +31,10 @@ void residual_forward(Tensor out, Tensor x, Tensor branch, const Exec& exec) {
     const int64_t count = x.elements();
     if (count == 0) return;
     dispatch_device_float(branch.dtype, [&]<class Branch>() {
-        if (fours(count, {&out, &x, &branch}))
-            PLIMSOLL_LAUNCH((residual_kernel<4, Branch>), dim3(blocks_for(count, 4 * kThreads)), dim3(kThreads), 0,
-                            exec.cuda->stream(), out.ptr<float>(), x.ptr<float>(), branch.ptr<Branch>(), count);
-        else
-            PLIMSOLL_LAUNCH((residual_kernel<1, Branch>), dim3(blocks_for(count, kThreads)), dim3(kThreads), 0,
-                            exec.cuda->stream(), out.ptr<float>(), x.ptr<float>(), branch.ptr<Branch>(), count);
+        by_vectors(fours(count, {&out, &x, &branch}), [&]<int kVec>() {
+            PLIMSOLL_LAUNCH((residual_kernel<kVec, Branch>), dim3(blocks_for(count, kVec * kThreads)), dim3(kThreads),
+                            0, exec.cuda->stream(), out.ptr<float>(), x.ptr<float>(), branch.ptr<Branch>(), count);
+        });
         launch_check("residual_forward");
     });
 }
@@ -46,12 +44,10 @@ void convert(Tensor out, Tensor x, const Exec& exec) {
     if (count == 0) return;
     dispatch_device_float(out.dtype, [&]<class To>() {
         dispatch_device_float(x.dtype, [&]<class From>() {
-            if (fours(count, {&out, &x}))
-                PLIMSOLL_LAUNCH((convert_kernel<4, To, From>), dim3(blocks_for(count, 4 * kThreads)), dim3(kThreads), 0,
-                                exec.cuda->stream(), out.ptr<To>(), x.ptr<From>(), count);
-            else
-                PLIMSOLL_LAUNCH((convert_kernel<1, To, From>), dim3(blocks_for(count, kThreads)), dim3(kThreads), 0,
-                                exec.cuda->stream(), out.ptr<To>(), x.ptr<From>(), count);
+            by_vectors(fours(count, {&out, &x}), [&]<int kVec>() {
+                PLIMSOLL_LAUNCH((convert_kernel<kVec, To, From>), dim3(blocks_for(count, kVec * kThreads)),
+                                dim3(kThreads), 0, exec.cuda->stream(), out.ptr<To>(), x.ptr<From>(), count);
+            });
             launch_check("convert");
         });
     });

@@ -5,8 +5,6 @@
 
 namespace plimsoll::cuda {
 
-// Rows are summed in this many ranges, then range by range: part of the numerics, so a constant.
-inline constexpr int kRowRanges = 128;
 inline constexpr int kRowSumColumns = 32, kRowSumRows = 8;  // of a block
 
 // partial[range][c] = sum of term(n, c) over the range's rows: 8 interleaved sums, folded in order.
@@ -47,12 +45,14 @@ void row_sums(Result* out, Term term, int64_t N, int64_t C, Write write, const E
     launch_check("row_sums");
 }
 
-// The element itself, of a contiguous (N, C).
+// The element itself, of (N, C) with a row stride.
 template <class T>
 struct Element {
     const T* values;
-    int64_t C;
-    PLIMSOLL_DEVICE float operator()(int64_t n, int64_t c) const { return static_cast<float>(values[n * C + c]); }
+    int64_t row_stride;
+    PLIMSOLL_DEVICE float operator()(int64_t n, int64_t c) const {
+        return static_cast<float>(values[n * row_stride + c]);
+    }
 };
 
 }  // namespace plimsoll::cuda

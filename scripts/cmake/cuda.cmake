@@ -46,7 +46,7 @@ function(plimsoll_add_cuda_tests)
     target_compile_definitions(cuda_test PRIVATE PLIMSOLL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
     target_compile_options(cuda_test PRIVATE
         $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr --expt-extended-lambda>)
-    target_link_libraries(cuda_test PRIVATE plimsoll_model GTest::gtest_main)
+    target_link_libraries(cuda_test PRIVATE plimsoll_train GTest::gtest_main)
     if(EXISTS /dev/nvidia0)
         add_test(NAME cuda_on_gpu COMMAND cuda_test --gtest_brief=1)
         set_tests_properties(cuda_on_gpu PROPERTIES LABELS cuda TIMEOUT 300)

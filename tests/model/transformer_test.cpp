@@ -265,6 +265,36 @@ TEST(Transformer, MemoryGrowsWithTokensAndParametersDoNot) {
     EXPECT_LT(narrow.activations.bytes(), wide.activations.bytes());
 }
 
+// What is computed again has the same bits, in backward and for the probes, and takes less memory the more it is.
+TEST(Transformer, RecomputeChangesMemoryAndNoBit) {
+    NetworkConfig gated = tiny_llama(), plain = tiny_llama();
+    gated.attention.gate = {"headwise", "elementwise"}, gated.attention.weighting = {"sigmoid", "softmax"};
+    plain.model.activation = "none";
+    for (const NetworkConfig& config : {tiny_llama(), tiny_gpt2(), gated, plain})
+        for (const DType compute : {DType::kF32, DType::kBF16}) {
+            const TinyBatch batch(config, 2, true);
+            TinyModel kept(config, batch.n(), compute);
+            const double loss = kept.run(batch);
+            int64_t bytes = kept.model.plan().activations.bytes() + 1;
+            for (const Recompute level : {Recompute::kNone, Recompute::kLight, Recompute::kBlock}) {
+                TinyModel again(config, batch.n(), compute, 2, level);
+                EXPECT_EQ(again.run(batch), loss);
+                EXPECT_TRUE(same_bits(copied<float>(kept.model.gradients()), copied<float>(again.model.gradients())));
+                EXPECT_LT(again.model.plan().activations.bytes(), bytes);
+                bytes = again.model.plan().activations.bytes();
+                kept.loss(batch), again.loss(batch);
+                for (int64_t layer = 0; layer < config.model.layers; ++layer) {
+                    const Block a = kept.model.block(kept.core, batch.input(), layer, kept.exec),
+                                b = again.model.block(again.core, batch.input(), layer, again.exec);
+                    for (const auto tensor : {&BlockActivations::norm1, &BlockActivations::y, &BlockActivations::act})
+                        if (const Tensor wanted = a.activations().*tensor)
+                            EXPECT_EQ(0, std::memcmp(wanted.data, (b.activations().*tensor).data,
+                                                     static_cast<size_t>(wanted.bytes())));
+                }
+            }
+        }
+}
+
 // A smaller micro batch than planned uses the front of the same memory and computes the same.
 TEST(Transformer, FewerTokensThanPlannedChangeNothing) {
     for (const NetworkConfig& config : {tiny_llama(), tiny_gpt2()}) {

@@ -19,9 +19,7 @@ void store(const Matrix& m, int64_t i, int64_t j, double value) {
         static_cast<float*>(m.data)[at] = static_cast<float>(value);
 }
 
-}  // namespace
-
-void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const void* bias, const Exec& /*exec*/) {
+void multiply(Matrix c, Matrix a, Matrix b, bool accumulate, const void* bias) {
     for (const Matrix* m : {&c, &a, &b})
         simt::check_device_range(
             m->data,
@@ -38,6 +36,12 @@ void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const void* bias, const
         simt::mark_written(static_cast<char*>(c.data) + i * c.row * size_of(c.dtype),
                            static_cast<size_t>(c.columns * size_of(c.dtype)));
     }
+}
+
+}  // namespace
+
+void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const void* bias, const Exec& exec) {
+    simt::submit(exec.cuda->stream(), [=] { multiply(c, a, b, accumulate, bias); });
 }
 
 }  // namespace plimsoll::cuda

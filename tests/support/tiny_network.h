@@ -52,15 +52,17 @@ struct TinyModel {
     Transformer model;
     LocalCoreAttention core;
 
-    TinyModel(const NetworkConfig& config, int64_t N, DType compute, int threads = 2)
+    TinyModel(const NetworkConfig& config, int64_t N, DType compute, int threads = 2,
+              Recompute recompute = Recompute::kNone)
         : exec{.device = Device::kCpu, .threads = threads},
-          model(config, StageRange::whole(config.model), N, Precision{compute}) {
+          model(config, StageRange::whole(config.model), N, Precision{compute}, recompute) {
         model.allocate();
         initialize(model.parameters(), model.table(), 3, exec);
         model.refresh_working(exec);
     }
     double loss(const TinyBatch& batch) {
-        const LossSums sums = model.forward(core, batch.input(), exec);
+        model.forward(core, batch.input(), Write::kOverwrite, exec);
+        const LossSums sums = model.loss(exec);
         return sums.nll + sums.z;
     }
     double run(const TinyBatch& batch, Write write = Write::kOverwrite) {

@@ -34,7 +34,6 @@ struct Thread {
     std::vector<AsyncCopy> copies;  // oldest first
     std::vector<unsigned> groups;   // sizes of committed groups, oldest first
     unsigned uncommitted = 0;
-    unsigned polls = 0;  // calls of wait_politely()
 };
 
 // Lanes of one warp on their way into one collective.

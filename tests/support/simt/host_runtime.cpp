@@ -4,12 +4,19 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <stdexcept>
 #include <utility>
+#include <vector>
 
 #include "simt/memory.h"
 
-struct EmulatedStream {};
+struct EmulatedGraph {
+    std::vector<std::function<void()>> work;
+};
+struct EmulatedStream {
+    std::unique_ptr<EmulatedGraph> captured;  // while the stream is captured
+};
 struct EmulatedEvent {
     std::chrono::steady_clock::time_point time;
 };
@@ -43,6 +50,9 @@ cudaError_t planned(const char* name) {
     return record(error);
 }
 
+// How many streams this thread captures (cudaStreamCaptureModeThreadLocal): meanwhile it may not wait or allocate.
+thread_local int captures = 0;
+
 cudaError_t with_device(const char* name) {
     if (const cudaError_t error = planned(name)) return error;
     const HostState& host = host_state();
@@ -62,10 +72,24 @@ void fail_call(const char* name, cudaError_t error, int skip) {
     failures()[name] = {error, skip};
 }
 
+void submit(cudaStream_t stream, std::function<void()> work) {
+    if (stream && stream->captured)
+        stream->captured->work.push_back(std::move(work));
+    else
+        work();
+}
+
 // A launch that cannot run is an error of the runtime; one that goes wrong while it runs is the emulator's to report.
-void launch_or_record_error(const Launch& request) {
+void submit_launch(cudaStream_t stream, const Launch& request) {
     if (with_device("launch") != cudaSuccess) return;
-    launch(request);
+    const auto* bytes = static_cast<const std::byte*>(request.arguments);
+    std::vector<std::byte> arguments(bytes, bytes + request.argument_bytes);
+    submit(stream, [request, arguments = std::move(arguments)] {
+        Launch mine = request;
+        std::vector<std::byte> copy = arguments;  // a kernel may change its parameters
+        mine.arguments = copy.data();
+        launch(mine);
+    });
 }
 
 }  // namespace simt
@@ -73,8 +97,17 @@ void launch_or_record_error(const Launch& request) {
 using simt::record;
 using simt::with_device;
 
+namespace {
+
+cudaError_t outside_capture(const char* name) {
+    if (const cudaError_t error = with_device(name)) return error;
+    return simt::captures ? record(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+}
+
+}  // namespace
+
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
-    if (const cudaError_t error = with_device("cudaMalloc")) return error;
+    if (const cudaError_t error = outside_capture("cudaMalloc")) return error;
     try {
         *pointer = simt::device_allocate(bytes);
         return cudaSuccess;
@@ -84,13 +117,13 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
 }
 
 cudaError_t cudaFree(void* pointer) {
-    if (const cudaError_t error = with_device("cudaFree")) return error;
+    if (const cudaError_t error = outside_capture("cudaFree")) return error;
     simt::device_free(pointer);
     return cudaSuccess;
 }
 
 cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
-    if (const cudaError_t error = with_device("cudaMallocHost")) return error;
+    if (const cudaError_t error = outside_capture("cudaMallocHost")) return error;
     *pointer = std::malloc(bytes);
     return *pointer ? cudaSuccess : record(cudaErrorMemoryAllocation);
 }
@@ -100,7 +133,7 @@ cudaError_t cudaFreeHost(void* pointer) {
     return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
     if (const cudaError_t error = with_device("cudaMemcpyAsync")) return error;
     if (bytes == 0) return cudaSuccess;
     const bool to_device = simt::is_device_address(to), from_device = simt::is_device_address(from);
@@ -110,16 +143,20 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
         return record(cudaErrorInvalidValue);
     if (to_device) simt::check_device_range(to, bytes, "cudaMemcpyAsync");
     if (from_device) simt::check_device_range(from, bytes, "cudaMemcpyAsync");
-    std::memmove(to, from, bytes);
-    if (to_device) simt::mark_written(to, bytes);
+    simt::submit(stream, [=] {
+        std::memmove(to, from, bytes);
+        if (to_device) simt::mark_written(to, bytes);
+    });
     return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
+cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
     if (const cudaError_t error = with_device("cudaMemsetAsync")) return error;
     simt::check_device_range(to, bytes, "cudaMemsetAsync");
-    std::memset(to, value, bytes);
-    simt::mark_written(to, bytes);
+    simt::submit(stream, [=] {
+        std::memset(to, value, bytes);
+        simt::mark_written(to, bytes);
+    });
     return cudaSuccess;
 }
 
@@ -142,12 +179,51 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t) {
-    return with_device("cudaStreamSynchronize");
+    return outside_capture("cudaStreamSynchronize");
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t event, unsigned) {
     if (const cudaError_t error = with_device("cudaStreamWaitEvent")) return error;
     return event ? cudaSuccess : record(cudaErrorInvalidValue);
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+    if (const cudaError_t error = with_device("cudaStreamBeginCapture")) return error;
+    if (!stream || stream->captured) return record(cudaErrorInvalidValue);
+    stream->captured = std::make_unique<EmulatedGraph>();
+    ++simt::captures;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+    if (const cudaError_t error = with_device("cudaStreamEndCapture")) return error;
+    if (!stream->captured) return record(cudaErrorInvalidValue);
+    *graph = stream->captured.release();
+    --simt::captures;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+    if (const cudaError_t error = with_device("cudaGraphInstantiate")) return error;
+    *executable = new EmulatedGraph(*graph);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t) {
+    if (const cudaError_t error = with_device("cudaGraphLaunch")) return error;
+    for (const std::function<void()>& work : executable->work) work();
+    ++simt::host_state().graph_launches;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    delete graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+    delete executable;
+    return cudaSuccess;
 }
 
 cudaError_t cudaEventCreate(cudaEvent_t* event) {
@@ -168,7 +244,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t) {
-    return with_device("cudaEventSynchronize");
+    return outside_capture("cudaEventSynchronize");
 }
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
@@ -177,7 +253,7 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEve
 }
 
 cudaError_t cudaDeviceSynchronize() {
-    return with_device("cudaDeviceSynchronize");
+    return outside_capture("cudaDeviceSynchronize");
 }
 
 cudaError_t cudaGetDeviceCount(int* count) {
@@ -271,6 +347,8 @@ const char* cudaGetErrorName(cudaError_t error) {
             return "cudaErrorIllegalAddress";
         case cudaErrorLaunchFailure:
             return "cudaErrorLaunchFailure";
+        case cudaErrorStreamCaptureUnsupported:
+            return "cudaErrorStreamCaptureUnsupported";
     }
     return "unknown error";
 }

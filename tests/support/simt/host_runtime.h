@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <tuple>
 
 #include "simt/machine.h"
@@ -25,6 +26,12 @@ enum cudaError_t {
     cudaErrorNoKernelImageForDevice = 209,
     cudaErrorIllegalAddress = 700,
     cudaErrorLaunchFailure = 719,
+    cudaErrorStreamCaptureUnsupported = 900,
+};
+enum cudaStreamCaptureMode {
+    cudaStreamCaptureModeGlobal,
+    cudaStreamCaptureModeThreadLocal,
+    cudaStreamCaptureModeRelaxed
 };
 enum cudaMemcpyKind {
     cudaMemcpyHostToHost,
@@ -42,6 +49,8 @@ enum cudaDeviceAttr {
 };
 using cudaStream_t = struct EmulatedStream*;
 using cudaEvent_t = struct EmulatedEvent*;
+using cudaGraph_t = struct EmulatedGraph*;
+using cudaGraphExec_t = struct EmulatedGraph*;
 
 struct cudaDeviceProp {
     char name[256];
@@ -61,6 +70,12 @@ cudaError_t cudaStreamCreate(cudaStream_t* stream);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags = 0);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
 cudaError_t cudaEventCreate(cudaEvent_t* event);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
@@ -90,34 +105,38 @@ namespace simt {
 struct HostState {
     int devices = 1, driver_version = 13000, runtime_version = 13000;
     int major = 9, minor = 0, multiprocessors = 132;
+    int open_ranges = 0;  // NVTX
+    int graph_launches = 0;
 };
 HostState& host_state();
 
 // The next call of `name` (such as "cudaMalloc") after `skip` others returns `error`.
 void fail_call(const char* name, cudaError_t error, int skip = 0);
 
-void launch_or_record_error(const Launch& launch);
+// Runs work that was submitted to a stream, or records it while the stream is captured into a graph.
+void submit(cudaStream_t stream, std::function<void()> work);
+void submit_launch(cudaStream_t stream, const Launch& launch);
 
 // Arguments are copied, as a real launch copies them, and converted to the kernel's parameter types.
 template <class... Parameters, class... Arguments>
 void launch_kernel(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
-                   cudaStream_t /*stream*/, Arguments&&... arguments) {
+                   cudaStream_t stream, Arguments&&... arguments) {
     struct Call {
         void (*kernel)(Parameters...);
         std::tuple<Parameters...> arguments;
     } call{kernel, std::tuple<Parameters...>(static_cast<Parameters>(arguments)...)};
-    launch_or_record_error({.name = name,
-                            .key = reinterpret_cast<const void*>(kernel),
-                            .grid = {grid.x, grid.y, grid.z},
-                            .block = {block.x, block.y, block.z},
-                            .dynamic_shared_bytes = shared_bytes,
-                            .body =
-                                [](void* p) {
-                                    auto& c = *static_cast<Call*>(p);
-                                    std::apply(c.kernel, c.arguments);
-                                },
-                            .arguments = &call,
-                            .argument_bytes = sizeof call});
+    submit_launch(stream, {.name = name,
+                           .key = reinterpret_cast<const void*>(kernel),
+                           .grid = {grid.x, grid.y, grid.z},
+                           .block = {block.x, block.y, block.z},
+                           .dynamic_shared_bytes = shared_bytes,
+                           .body =
+                               [](void* p) {
+                                   auto& c = *static_cast<Call*>(p);
+                                   std::apply(c.kernel, c.arguments);
+                               },
+                           .arguments = &call,
+                           .argument_bytes = sizeof call});
 }
 
 }  // namespace simt

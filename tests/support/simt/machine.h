@@ -76,15 +76,9 @@ void barrier(int id, int threads, int site);
 // Counts towards the barrier without waiting.
 void barrier_arrive(int id, int threads);
 
-// Lets another thread go first: for loops that wait on memory. Throws after very many calls without progress.
-void wait_politely();
-
 uint8_t* dynamic_shared();
 // The block's copy of a __shared__ variable identified by `key`, filled with 0xff when a block starts.
 void* shared_variable(const void* key, size_t bytes, size_t alignment);
-// Where shared memory begins, and the 32-bit address of something in it.
-uint8_t* shared_base();
-uint32_t shared_address(const void* pointer);
 
 // Most dynamic shared memory a kernel may ask for: 48 KiB unless raised (cudaFuncAttributeMaxDynamicSharedMemorySize).
 void allow_dynamic_shared(const void* kernel, size_t bytes);

@@ -111,23 +111,8 @@ void sync_after_exit(Thread& thread) {
         if (!barrier.wanted && complete(barrier)) release(barrier);
 }
 
-void wait_politely() {
-    const EnterEmulator enter;
-    Thread& thread = block().current();
-    if (++thread.polls > 1'000'000) block().fail("waits for memory that never changes");
-    block().yield();
-}
-
-uint8_t* shared_base() {
-    return block().shared_begin();
-}
-
 uint8_t* dynamic_shared() {
     return block().shared_begin();
-}
-
-uint32_t shared_address(const void* pointer) {
-    return static_cast<uint32_t>(static_cast<const uint8_t*>(pointer) - block().shared_begin());
 }
 
 void* shared_variable(const void* key, size_t bytes, size_t alignment) {

@@ -1,0 +1,67 @@
+// Whole runs on the device: against the CPU, with and without CUDA graphs, and what a user reads when they cannot go
+// on.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "support/small_run.h"
+
+namespace plimsoll {
+namespace {
+
+// The same ops on the same values: bit for bit the same run, however they were submitted and whatever was kept.
+TEST(CudaTrainer, GraphsAndRecomputeChangeNoBit) {
+    const TemporaryFolder dir;
+    const Trained graphs = train_some(small_run(dir, "graphs", "cuda"));
+    for (const std::string level : {"none", "light", "block"}) {
+        RunConfig config = small_run(dir, level, "cuda");
+        config.run.graphs = false, config.train.recompute = level;
+        const Trained other = train_some(config);
+        EXPECT_EQ(graphs.losses, other.losses) << level;
+        EXPECT_EQ(graphs.norms, other.norms) << level;
+        EXPECT_TRUE(same_bits(graphs.parameters, other.parameters)) << level;
+    }
+    for (const std::string& report : device_reports()) ADD_FAILURE() << report;
+}
+
+// bf16 rounds differently in a different order; five steps keep the loss to half a percent.
+TEST(CudaTrainer, FollowsTheCpu) {
+    const TemporaryFolder dir;
+    const Trained cpu = train_some(small_run(dir, "cpu", "cpu")), gpu = train_some(small_run(dir, "gpu", "cuda"));
+    for (size_t i = 0; i < cpu.losses.size(); ++i) {
+        EXPECT_NEAR(gpu.losses[i], cpu.losses[i], 5e-3 * cpu.losses[i]) << i;
+        EXPECT_NEAR(gpu.norms[i], cpu.norms[i], 5e-2 * cpu.norms[i]) << i;
+    }
+    EXPECT_LT(gpu.losses.back(), gpu.losses.front());
+}
+
+// From the first line to the last checkpoint: evaluation, probes, a trace, and going on where the run stopped.
+TEST(CudaTrainer, AWholeRunAndItsResume) {
+    const TemporaryFolder dir;
+    RunConfig config = small_run(dir, "whole", "cuda");
+    config.train.max_steps = 3;
+    Trainer(config, {.profile = {2, 2}}).train();
+    for (const char* file : {"metrics.jsonl", "evals.jsonl", "probes.jsonl", "attention_maps.json", "profile.json"})
+        EXPECT_TRUE(std::filesystem::exists(config.run.dir + "/" + file)) << file;
+    config.train.max_steps = 5;
+    Trainer more(config, {.resume = Resume::kAuto});
+    EXPECT_EQ(more.step(), 3);
+    const StepResult fourth = more.train_step();
+    EXPECT_EQ(fourth.loss, train_some(small_run(dir, "straight", "cuda")).losses[3]);
+}
+
+TEST(CudaTrainer, SaysWhyItCannotGoOn) {
+    const TemporaryFolder dir;
+    RunConfig wild = small_run(dir, "wild", "cuda");
+    wild.optimizer.lr = 1e30, wild.train.clip = 0;
+    expect_error(ExitCode::kInternal, {"not updated. Lower optimizer.lr"}, [&] { train_some(wild); });
+    RunConfig odd = small_run(dir, "odd", "cuda");
+    odd.model.head_size = 48;
+    expect_error(ExitCode::kBadInput, {"wanted 32, 64, 96, 128 or 256"}, [&] { train_some(odd); });
+    RunConfig wide = small_run(dir, "wide", "cuda");
+    wide.run.precision = "fp32";
+    expect_error(ExitCode::kBadInput, {"run.precision"}, [&] { train_some(wide); });
+}
+
+}  // namespace
+}  // namespace plimsoll

@@ -1,0 +1,39 @@
+// What a run plans is what it takes. Emulated only: the device counts its allocations.
+#include <gtest/gtest.h>
+
+#include "simt/host_runtime.h"
+#include "simt/memory.h"
+#include "support/small_run.h"
+#include "train/plan.h"
+
+namespace plimsoll {
+namespace {
+
+TEST(CudaMemoryPlan, PlannedIsAllocatedBeforeStepZeroAndNothingAfter) {
+    const TemporaryFolder dir;
+    for (const std::string recompute : {"none", "block"}) {
+        const RunConfig config = small_run(dir, recompute, "cuda");
+        const auto before = static_cast<int64_t>(simt::device_memory_in_use());
+        Trainer trainer(config, {});
+        const auto taken = static_cast<int64_t>(simt::device_memory_in_use()) - before;
+        const NetworkConfig& network = trainer.model().config();
+        EXPECT_EQ(plan_memory(config, network, trainer.model().precision(), on_gpu()).bytes, taken);
+        const int graphs = simt::host_state().graph_launches;
+        for (int step = 0; step < 3; ++step) trainer.train_step();
+        EXPECT_EQ(simt::host_state().graph_launches - graphs, 2 * 2);  // both micro batches, from the second step on
+        EXPECT_EQ(static_cast<int64_t>(simt::device_memory_in_use()) - before, taken);
+    }
+}
+
+TEST(CudaMemoryPlan, ARunThatDoesNotFitSaysSoBeforeItStarts) {
+    const TemporaryFolder dir;
+    const size_t all = simt::device_memory_bytes();
+    simt::device_memory_bytes() = simt::device_memory_in_use() + (size_t{66} << 20);
+    RunConfig config = small_run(dir, "large", "cuda");
+    config.train.micro_batch = 512, config.train.batch_tokens = 0;
+    expect_error(ExitCode::kBadInput, {"the largest train.micro_batch that fits is"}, [&] { Trainer(config, {}); });
+    simt::device_memory_bytes() = all;
+}
+
+}  // namespace
+}  // namespace plimsoll

@@ -1,0 +1,61 @@
+// What `plimsoll bench` is made of: operands on any device, kernels, whole steps.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/arena.h"
+#include "model/transformer.h"
+
+namespace plimsoll {
+
+// Tensors with random contents in one arena.
+class BenchOperands {
+  public:
+    explicit BenchOperands(const Exec& exec) : exec_(exec) {}
+    ArenaSlot add(Shape shape, DType dtype) { return plan_.add("operand", shape, dtype); }
+    void allocate();
+    Tensor operator[](ArenaSlot slot) const { return arena_[slot]; }
+
+  private:
+    Exec exec_;
+    ArenaPlan plan_{"bench"};
+    Arena arena_;
+};
+
+// Ids where ops read them.
+class BenchIds {
+  public:
+    BenchIds(const std::vector<int32_t>& values, const Exec& exec);
+    operator std::span<const int32_t>() const { return {static_cast<const int32_t*>(memory_.get()), count_}; }
+
+  private:
+    size_t count_;
+    Memory memory_;
+};
+
+// One kernel's time, best seconds of a call, with the arithmetic and the memory traffic it cannot do without.
+struct KernelTime {
+    std::string name, shape;
+    double seconds, flops, bytes;
+};
+// One per kernel, at the sizes of a GPT-2 124M step: 4 rows of 256 tokens, on a GPU 32 of 1024.
+std::vector<KernelTime> time_kernels(DType dtype, const Exec& exec);
+
+// Bytes per second of a large elementwise pass (two reads, one write): what memory gives.
+double memory_bytes_per_second(const Exec& exec);
+
+struct StepShape {
+    const char* name;
+    NetworkConfig network;
+    int64_t B;            // rows per step
+    int64_t micro_batch;  // rows at once: what is fastest here, small enough for activations to stay in cache
+    bool gpu = false;     // of a size for GPUs
+};
+// Shapes measured against PyTorch by scripts/bench/torch_peer.py.
+std::vector<StepShape> step_shapes();
+// Whole training steps of a shape: forward, backward, global norm, AdamW. Best milliseconds.
+double step_milliseconds(const StepShape& shape, DType dtype, int64_t steps, int64_t rows, const Exec& exec);
+
+}  // namespace plimsoll

@@ -1,0 +1,47 @@
+// A trace of some steps: when each op and each larger part began and ended, on the CPU and on the GPU.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/trace.h"
+
+namespace plimsoll {
+
+// Steps first .. last, both included, counted from 1.
+struct StepRange {
+    int64_t first = 0;
+    int64_t last = 0;
+    bool contains(int64_t step) const { return first <= step && step <= last; }
+};
+
+// "A:B" or "A". Throws Error (78) for anything else.
+StepRange parse_step_range(const std::string& text);
+
+// Records ranges while it is set as Exec::tracer. One thread.
+class Profile : public Tracer {
+  public:
+    explicit Profile(const Exec& exec);
+
+    void begin(const char* name, int64_t index) override;
+    void end() override;
+    // The ranges in the Trace Event Format that chrome://tracing and ui.perfetto.dev read: process 1 the host, process
+    // 2, on a GPU, the stream. Waits for the device.
+    std::string chrome_trace() const;
+
+  private:
+    struct Range {
+        const char* name;
+        int64_t index;
+        double begin, end;          // seconds since the profile began
+        size_t gpu_begin, gpu_end;  // marks
+    };
+
+    double start_;
+    std::optional<GpuClock> gpu_;
+    std::vector<Range> ranges_;
+    std::vector<size_t> open_;  // indices into ranges_, outermost first
+};
+
+}  // namespace plimsoll

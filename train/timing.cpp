@@ -1,0 +1,29 @@
+#include "train/timing.h"
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+
+#include "kernels/memory.h"
+
+namespace plimsoll {
+
+double now_seconds() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double best_seconds(const std::function<void()>& work, int repeats, const Exec& exec) {
+    const int calls = exec.device == Device::kCuda ? 10 : 1;
+    work();
+    wait_for(exec);
+    double best = std::numeric_limits<double>::infinity();
+    for (int i = 0; i < repeats; ++i) {
+        const double start = now_seconds();
+        for (int j = 0; j < calls; ++j) work();
+        wait_for(exec);
+        best = std::min(best, (now_seconds() - start) / calls);
+    }
+    return best;
+}
+
+}  // namespace plimsoll

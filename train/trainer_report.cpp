@@ -1,0 +1,111 @@
+// What a run says about itself: the settings at its start, a line per step, run.json.
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "kernels/matmul.h"
+#include "model/flops.h"
+#include "train/machine.h"
+#include "train/plan.h"
+#include "train/trainer.h"
+
+namespace plimsoll {
+
+using nlohmann::json;
+
+void Trainer::print_settings() {
+    const RunConfig& c = config_;
+    const auto row = [&](const char* name, const std::string& value) { log_.line("  {:<14} {}", name, value); };
+    log_.line("plimsoll {}", version_text());
+    row("run", fmt::format("{} / {}, seed {}, in {}", c.run.name, c.run.variant, c.run.seed, directory_.path()));
+    row("machine", fmt::format("{}, {} threads, {}", cpu_name(), exec_.threads, matmul_backend()));
+    if (device_.is_gpu()) row("device", device_.describe());
+    if (const std::string speed = speed_.describe(); !speed.empty()) row("peak", speed);
+    const bool slow = !device_.is_gpu() && precision_.compute == DType::kBF16 && !matmul_bf16_is_fast();
+    row("precision",
+        fmt::format("{}{}", name_of(precision_.compute),
+                    slow ? " (slower than fp32 here: this CPU does not compute in bf16; results are right)" : ""));
+    row("model", fmt::format("{}: {} layers, C {}, {}/{} heads of {}, F {}, {}, {} norm, positions {}{}{}",
+                             c.model.name, c.model.layers, c.model.channels, c.model.heads, c.model.key_heads(),
+                             c.model.head_channels(), c.model.hidden(), c.model.activation, c.model.norm,
+                             c.model.position, c.model.tied ? ", tied" : "", c.model.qk_norm ? ", QK-norm" : ""));
+    row("attention",
+        fmt::format("{}; extra column {}; gate {}; window {}; {} placeholders", fmt::join(c.attention.weighting, ", "),
+                    fmt::join(c.attention.extra_column, ", "), fmt::join(c.attention.gate, ", "),
+                    fmt::join(c.attention.window, ", "), c.attention.placeholders));
+    if (c.attention.placeholders) row("", "placeholder positions carry no target; losses are over real targets only");
+    row("parameters", fmt::format("{} ({} without embeddings), {:.3g} FLOPs per token", model_.table().count(),
+                                  model_.table().count_non_embedding(), flops_per_token(network_)));
+    row("data", data_.describe());
+    row("batch", fmt::format("{} tokens = {} x {} rows of {}", c.batch_tokens(), c.micro_batches(), c.train.micro_batch,
+                             c.model.context));
+    row("steps", fmt::format("{}, {} tokens", max_steps_, max_steps_ * c.batch_tokens()));
+    row("optimizer", fmt::format("{} lr {} {}, warmup {}, decay {} of {}, clip {}", c.optimizer.kind, c.optimizer.lr,
+                                 c.schedule.kind, c.schedule.warmup_steps, c.optimizer.weight_decay, c.optimizer.decay,
+                                 c.train.clip));
+    log_.write(arena_table(model_, optimizer_));
+}
+
+void Trainer::write_run_json(const char* status) {
+    json vocab;
+    if (network_.total_vocab() <= 512)
+        for (int32_t id = 0; id < network_.total_vocab(); ++id) vocab.push_back(data_.label(id));
+    json oracle;
+    if (const BigramBackcopy* task = data_.bigram_backcopy())
+        oracle = {{"bigram_risk", task->floors(config_.scored_tokens()).bigram}, {"copy_risk", 0.0}};
+    const auto number = [](std::optional<double> value) { return value ? json(*value) : json(); };
+    const double per_step = steps_here_ ? train_seconds_ / static_cast<double>(steps_here_) : 0;
+    const json build = build_info();
+    directory_.write_json(
+        "run.json", {{"name", config_.run.name},
+                     {"variant", config_.run.variant},
+                     {"command", options_.command},
+                     {"commit", build.at("commit")},
+                     {"build", build},
+                     {"cpu", cpu_name()},
+                     {"threads", exec_.threads},
+                     {"device", device_.describe()},
+                     {"card_tflops", number(speed_.card())},
+                     {"measured_peak_tflops", number(speed_.measured())},
+                     {"precision", name_of(precision_.compute)},
+                     {"seed", config_.run.seed},
+                     {"data_hash", state_.data_hash},
+                     {"data", data_.describe()},
+                     {"params", model_.table().count()},
+                     {"params_non_embedding", model_.table().count_non_embedding()},
+                     {"flops_per_token", flops_per_token(network_)},
+                     {"qk_norm", config_.model.qk_norm},
+                     {"placeholders", config_.attention.placeholders},
+                     {"steps", state_.step},
+                     {"max_steps", max_steps_},
+                     {"tokens_per_second", per_step > 0 ? static_cast<double>(config_.batch_tokens()) / per_step : 0},
+                     {"ms_per_step", 1e3 * per_step},
+                     {"seconds", elapsed()},
+                     {"probe_seconds", probe_seconds_},
+                     {"status", status},
+                     {"oracle", oracle},
+                     {"vocab", vocab},
+                     {"layers", config_.model.layers},
+                     {"heads", config_.model.heads},
+                     {"context", config_.model.context}});
+}
+
+void Trainer::report_step(const StepResult& r, double step_seconds) {
+    directory_.append("metrics.jsonl", {{"step", state_.step},
+                                        {"loss", r.loss},
+                                        {"norm", r.norm},
+                                        {"lr", r.lr},
+                                        {"tokens", state_.tokens},
+                                        {"seconds", elapsed()}});
+    const double per_step = train_seconds_ / static_cast<double>(steps_here_);
+    const double share = static_cast<double>(state_.step) / static_cast<double>(max_steps_);
+    const double tokens_per_second = static_cast<double>(r.tokens) / step_seconds;
+    const std::string utilization = speed_.utilization(flops_per_token(network_) * tokens_per_second);
+    const bool on_screen = state_.step % config_.train.log_every == 0 || state_.step == 1 || state_.step == max_steps_;
+    log_.progress(fmt::format("step {}/{} loss {:.4f} norm {:.3f} lr {:.2e} {:.1f} ms {:.0f} tokens/s{} ETA {}",
+                              state_.step, max_steps_, r.loss, r.norm, r.lr, 1e3 * step_seconds, tokens_per_second,
+                              utilization.empty() ? "" : " " + utilization,
+                              duration(per_step * static_cast<double>(max_steps_ - state_.step))),
+                  share, on_screen);
+}
+
+}  // namespace plimsoll
