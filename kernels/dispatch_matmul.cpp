@@ -23,6 +23,12 @@ void check_bias(const char* op, Tensor bias, Tensor out) {
           "{}: bias {} in {} for {} columns", op, bias.shape, name_of(bias.dtype), out.shape[1]);
 }
 
+void check_activation(const char* op, Tensor act, Tensor up, Activation kind) {
+    check(act.shape == Shape{up.shape[0], up.shape[1] / inputs_per_output(kind)} && act.dtype == up.dtype &&
+              act.contiguous() && up.contiguous(),
+          "{}: {} outputs from {} inputs", op, act.shape, up.shape);
+}
+
 }  // namespace
 
 void matmul_forward(Tensor out, Tensor x, Tensor weight, Tensor bias, const Exec& exec) {
@@ -31,6 +37,27 @@ void matmul_forward(Tensor out, Tensor x, Tensor weight, Tensor bias, const Exec
     check_dtypes("matmul_forward", out, x, weight);
     check_bias("matmul_forward", bias, out);
     PLIMSOLL_RUN(exec, matmul_forward(out, x, weight, bias, exec));
+}
+
+void matmul_activation_forward(Tensor act, Tensor up, Tensor x, Tensor weight, Tensor bias, Activation kind,
+                               const Exec& exec) {
+    check_device(exec, "matmul_activation_forward");
+    check_matmul("matmul_activation_forward", up, x, weight);
+    check_dtypes("matmul_activation_forward", up, x, weight);
+    check_bias("matmul_activation_forward", bias, up);
+    check_activation("matmul_activation_forward", act, up, kind);
+    PLIMSOLL_RUN(exec, matmul_activation_forward(act, up, x, weight, bias, kind, exec));
+}
+
+void matmul_activation_backward(Tensor dup, Tensor dact, Tensor dout, Tensor weight, Tensor up, Activation kind,
+                                const Exec& exec) {
+    check_device(exec, "matmul_activation_backward");
+    check_matmul("matmul_activation_backward", dout, dact, weight);
+    check_dtypes("matmul_activation_backward", dact, dout, weight);
+    check_activation("matmul_activation_backward", dact, up, kind);
+    check(dup.shape == up.shape && dup.dtype == up.dtype, "matmul_activation_backward: dup {} for up {}", dup.shape,
+          up.shape);
+    PLIMSOLL_RUN(exec, matmul_activation_backward(dup, dact, dout, weight, up, kind, exec));
 }
 
 void matmul_backward_input(Tensor dx, Tensor dout, Tensor weight, Write write, const Exec& exec) {

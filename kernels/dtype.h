@@ -28,6 +28,16 @@ struct bf16 {
 };
 static_assert(sizeof(bf16) == 2);
 
+// Rounds up with the probability of the part that is cut off, by the low 16 bits of `random`: the mean over many draws
+// is the value. Not finite values round as always.
+PLIMSOLL_HD inline bf16 round_stochastically(float value, uint32_t random) {
+    const uint32_t u = std::bit_cast<uint32_t>(value);
+    if ((u & 0x7f800000u) == 0x7f800000u) return bf16(value);
+    bf16 rounded;
+    rounded.bits = static_cast<uint16_t>((u + (random & 0xffffu)) >> 16);
+    return rounded;
+}
+
 constexpr int64_t size_of(DType dtype) {
     switch (dtype) {
         case DType::kF32:

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "kernels/exec.h"
+#include "kernels/mlp.h"
 
 namespace plimsoll {
 
@@ -15,6 +16,16 @@ namespace plimsoll {
 // out (N, O) = x (N, I) weight (O, I)^T + bias (O).  bias may be absent; it has the dtype sums are kept in.
 // Throws Error if shapes or dtypes disagree.
 void matmul_forward(Tensor out, Tensor x, Tensor weight, Tensor bias, const Exec& exec);
+
+// up = x weight^T + bias as above, act = f(up): a product and what follows it, as one op where the library has it
+// (cuBLASLt: GELU in bf16). act (N, F), up (N, F) or (N, 2F) for kSwiglu.
+void matmul_activation_forward(Tensor act, Tensor up, Tensor x, Tensor weight, Tensor bias, Activation kind,
+                               const Exec& exec);
+
+// The way back, from the product behind the activation: dact = dout weight, dup = dact f'(up). weight (O, F) is that of
+// the next layer, dout (N, O) its output's gradient. dup may be up's memory, or, if it has the same shape, dact's.
+void matmul_activation_backward(Tensor dup, Tensor dact, Tensor dout, Tensor weight, Tensor up, Activation kind,
+                                const Exec& exec);
 
 // dx (N, I) = dout (N, O) weight (O, I), written or added.
 void matmul_backward_input(Tensor dx, Tensor dout, Tensor weight, Write write, const Exec& exec);

@@ -22,7 +22,7 @@ constexpr int64_t inputs_per_output(Activation kind) {
 // in the dtype sums are kept in (tanh and exp to a few ulp of it).
 void activation_forward(Tensor out, Tensor x, Activation kind, const Exec& exec);
 
-// dx (like x) = dout f'(x). dx may be x's own memory.
+// dx (like x) = dout f'(x). dx may be x's own memory, or dout's if they have one shape.
 void activation_backward(Tensor dx, Tensor dout, Tensor x, Activation kind, const Exec& exec);
 
 }  // namespace plimsoll

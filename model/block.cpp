@@ -86,8 +86,7 @@ void Block::forward_hidden(const Exec& exec) {
     matmul_forward(s_.branch, flat(attended(exec)), p_.out, p_.out_bias, exec);
     residual_norm_forward(a_.x_mid, a_.norm2, a_.mean2, a_.rstd2, a_.x, s_.branch, p_.norm2_gain, p_.norm2_bias,
                           model_.norm_spec(), exec);
-    matmul_forward(a_.up, a_.norm2, p_.up, p_.up_bias, exec);
-    activation_forward(a_.act, a_.up, model_.activation_kind(), exec);
+    matmul_activation_forward(a_.act, a_.up, a_.norm2, p_.up, p_.up_bias, model_.activation_kind(), exec);
 }
 
 void Block::forward_post(Tensor x_out, const Exec& exec) {
@@ -120,10 +119,10 @@ Tensor Block::as_operand(Tensor dx, const Exec& exec) const {
 void Block::backward_post(Tensor dx, Write write, const Exec& exec) {
     if (a_.x_mid) {
         const Tensor dbranch = as_operand(dx, exec);
-        const Tensor dup = a_.up;
+        const Activation kind = model_.activation_kind();
+        const Tensor dup = inputs_per_output(kind) == 1 ? s_.dact : a_.up;
         matmul_backward_weight(d_.down, d_.down_bias, dbranch, a_.act, write, exec);
-        matmul_backward_input(s_.dact, dbranch, p_.down, Write::kOverwrite, exec);
-        activation_backward(dup, s_.dact, a_.up, model_.activation_kind(), exec);
+        matmul_activation_backward(dup, s_.dact, dbranch, p_.down, a_.up, kind, exec);
         matmul_backward_weight(d_.up, d_.up_bias, dup, a_.norm2, write, exec);
         matmul_backward_input(s_.dnorm, dup, p_.up, Write::kOverwrite, exec);
         norm_backward(dx, d_.norm2_gain, d_.norm2_bias, s_.dnorm, a_.x_mid, p_.norm2_gain, a_.mean2, a_.rstd2,

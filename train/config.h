@@ -88,6 +88,7 @@ struct OptimizerSection {
     double weight_decay = 0.1;
     std::string decay = "matrices";
     double momentum = 0.9;
+    std::string rounding = "nearest";
 
     template <class Self, class Visitor>
     static void visit(Self& self, Visitor&& v) {
@@ -100,6 +101,8 @@ struct OptimizerSection {
         v.choice("decay", self.decay, {"matrices", "all"},
                  "what decays: linear weights and embeddings, or everything but sink logits");
         v.field("momentum", self.momentum, "SGD: momentum");
+        v.choice("rounding", self.rounding, {"nearest", "stochastic"},
+                 "of the bf16 copy of the parameters that products read; stochastic: by chance, right on average");
     }
 };
 

@@ -7,8 +7,8 @@
 
 namespace plimsoll {
 
-Optimizer::Optimizer(const OptimizerSection& config, const ParameterTable& table, Precision precision)
-    : config_(config), table_(table) {
+Optimizer::Optimizer(const OptimizerSection& config, const ParameterTable& table, Precision precision, uint64_t seed)
+    : config_(config), table_(table), seed_(seed) {
     const int64_t elements = table.buffer_elements();
     first_ = plan_.add(config.kind == "sgd" ? "momentum" : "m", {elements}, precision.stream());
     if (config.kind != "sgd") second_ = plan_.add("v", {elements}, precision.stream());
@@ -37,13 +37,17 @@ void Optimizer::step(Transformer& model, double lr, double gradient_scale, int64
         const int64_t begin = entries[i].offset,
                       end = next < entries.size() ? entries[next].offset : table_.buffer_elements();
         const auto span = [&](Tensor buffer) { return flat(buffer, begin, end); };
+        WorkingRounding rounding{.stochastic = {}, .first = begin};
+        if (config_.rounding == "stochastic")
+            rounding.stochastic.emplace(seed_, "rounding", "", static_cast<uint64_t>(step));
         if (config_.kind == "sgd")
             sgd_step(span(model.parameters()), span(arena_[first_]), span(model.gradients()), span(model.working()),
                      {.lr = lr,
                       .momentum = config_.momentum,
                       .weight_decay = decay,
                       .gradient_scale = gradient_scale,
-                      .step = step},
+                      .step = step,
+                      .rounding = rounding},
                      exec);
         else
             adamw_step(span(model.parameters()), span(arena_[first_]), span(arena_[second_]), span(model.gradients()),
@@ -54,7 +58,8 @@ void Optimizer::step(Transformer& model, double lr, double gradient_scale, int64
                         .eps = config_.eps,
                         .weight_decay = decay,
                         .gradient_scale = gradient_scale,
-                        .step = step},
+                        .step = step,
+                        .rounding = rounding},
                        exec);
         i = next;
     }

@@ -9,8 +9,9 @@ namespace plimsoll {
 
 class Optimizer {
   public:
-    // Plans the state (AdamW: first and second moment, SGD: momentum) and allocates nothing.
-    Optimizer(const OptimizerSection& config, const ParameterTable& table, Precision precision);
+    // Plans the state (AdamW: first and second moment, SGD: momentum) and allocates nothing. `seed`: of stochastic
+    // rounding.
+    Optimizer(const OptimizerSection& config, const ParameterTable& table, Precision precision, uint64_t seed = 0);
     void allocate(Device device = Device::kCpu);
     const ArenaPlan& plan() const { return plan_; }
 
@@ -26,6 +27,7 @@ class Optimizer {
 
     OptimizerSection config_;
     const ParameterTable& table_;
+    uint64_t seed_;
     ArenaPlan plan_{"optimizer state"};
     ArenaSlot first_, second_;
     Arena arena_;

@@ -77,7 +77,7 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options)
       checkpointer_(directory_.path()),
       model_(network_, StageRange::whole(config.model), config.tokens_per_micro_batch(), precision_,
              recompute_of(config.train.recompute)),
-      optimizer_(config.optimizer, model_.table(), precision_),
+      optimizer_(config.optimizer, model_.table(), precision_, static_cast<uint64_t>(config.run.seed)),
       feed_(data_, config.train.micro_batch, exec_),
       speed_(exec_) {
     check_memory();

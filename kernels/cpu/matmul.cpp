@@ -50,6 +50,18 @@ void matmul_forward(Tensor out, Tensor x, Tensor weight, Tensor bias, const Exec
     product(matrix(out), matrix(x), transposed(matrix(weight)), Write::kOverwrite, bias, exec);
 }
 
+void matmul_activation_forward(Tensor act, Tensor up, Tensor x, Tensor weight, Tensor bias, Activation kind,
+                               const Exec& exec) {
+    cpu::matmul_forward(up, x, weight, bias, exec);
+    cpu::activation_forward(act, up, kind, exec);
+}
+
+void matmul_activation_backward(Tensor dup, Tensor dact, Tensor dout, Tensor weight, Tensor up, Activation kind,
+                                const Exec& exec) {
+    cpu::matmul_backward_input(dact, dout, weight, Write::kOverwrite, exec);
+    cpu::activation_backward(dup, dact, up, kind, exec);
+}
+
 void matmul_backward_input(Tensor dx, Tensor dout, Tensor weight, Write write, const Exec& exec) {
     product(matrix(dx), matrix(dout), matrix(weight), write, {}, exec);
 }
@@ -68,7 +80,11 @@ void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x,
 
 namespace plimsoll {
 
-std::string matmul_backend() { return cpu::gemm_library(); }
-bool matmul_bf16_is_fast() { return cpu::gemm_bf16_is_fast(); }
+std::string matmul_backend() {
+    return cpu::gemm_library();
+}
+bool matmul_bf16_is_fast() {
+    return cpu::gemm_bf16_is_fast();
+}
 
 }  // namespace plimsoll

@@ -12,9 +12,13 @@ constexpr int64_t kBlock = 16384;
 
 // Writes the working copy of a unit just updated, which is still in cache.
 template <class R>
-void write_working(bf16* working, const R* param, int64_t count) {
+void write_working(bf16* working, const R* param, int64_t begin, int64_t end, const WorkingRounding& rounding) {
+    if (rounding.stochastic) {
+        for (int64_t i = begin; i < end; ++i) working[i] = rounding(static_cast<float>(param[i]), i);
+        return;
+    }
 #pragma omp simd
-    for (int64_t i = 0; i < count; ++i) store(working[i], static_cast<float>(param[i]));
+    for (int64_t i = begin; i < end; ++i) store(working[i], static_cast<float>(param[i]));
 }
 
 template <class R>
@@ -38,7 +42,7 @@ void adamw(R* param, R* m, R* v, const R* grad, bf16* working, int64_t count, co
             v[i] = square;
             param[i] = param[i] * decay - step_size * mean / (std::sqrt(square) * root_correction + eps);
         }
-        if (working) write_working(working + begin, param + begin, end - begin);
+        if (working) write_working(working, param, begin, end, spec.rounding);
     }
 }
 
@@ -56,7 +60,7 @@ void sgd(R* param, R* buffer, const R* grad, bf16* working, int64_t count, const
             buffer[i] = momentum * buffer[i] + (scale * grad[i] + decay * param[i]);
             param[i] -= lr * buffer[i];
         }
-        if (working) write_working(working + begin, param + begin, end - begin);
+        if (working) write_working(working, param, begin, end, spec.rounding);
     }
 }
 

@@ -16,7 +16,8 @@ struct AdamWFactors {
 };
 
 __global__ void __launch_bounds__(kThreads)
-    adamw_kernel(float* param, float* m, float* v, const float* grad, bf16* working, int64_t count, AdamWFactors f) {
+    adamw_kernel(float* param, float* m, float* v, const float* grad, bf16* working, int64_t count, AdamWFactors f,
+                 WorkingRounding rounding) {
     const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
     if (i >= count) return;
     const float g = f.scale * grad[i];
@@ -26,12 +27,12 @@ __global__ void __launch_bounds__(kThreads)
     v[i] = square;
     const float updated = param[i] * f.decay - f.step_size * mean / (sqrtf(square) * f.root_correction + f.eps);
     param[i] = updated;
-    if (working) working[i] = static_cast<bf16>(updated);
+    if (working) working[i] = rounding(updated, i);
 }
 
 __global__ void __launch_bounds__(kThreads)
     sgd_kernel(float* param, float* buffer, const float* grad, bf16* working, int64_t count, float scale, float decay,
-               float momentum, float lr, bool first) {
+               float momentum, float lr, bool first, WorkingRounding rounding) {
     const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
     if (i >= count) return;
     const float g = scale * grad[i] + decay * param[i];
@@ -39,7 +40,7 @@ __global__ void __launch_bounds__(kThreads)
     buffer[i] = velocity;
     const float updated = param[i] - lr * velocity;
     param[i] = updated;
-    if (working) working[i] = static_cast<bf16>(updated);
+    if (working) working[i] = rounding(updated, i);
 }
 
 }  // namespace
@@ -62,7 +63,7 @@ void adamw_step(Tensor param, Tensor m, Tensor v, Tensor grad, Tensor working, c
     };
     PLIMSOLL_LAUNCH(adamw_kernel, dim3(blocks_for(count, kThreads)), dim3(kThreads), 0, exec.cuda->stream(),
                     param.ptr<float>(), m.ptr<float>(), v.ptr<float>(), grad.ptr<float>(), optional<bf16>(working),
-                    count, factors);
+                    count, factors, spec.rounding);
     launch_check("adamw_step");
 }
 
@@ -72,7 +73,7 @@ void sgd_step(Tensor param, Tensor buffer, Tensor grad, Tensor working, const Sg
     PLIMSOLL_LAUNCH(sgd_kernel, dim3(blocks_for(count, kThreads)), dim3(kThreads), 0, exec.cuda->stream(),
                     param.ptr<float>(), buffer.ptr<float>(), grad.ptr<float>(), optional<bf16>(working), count,
                     static_cast<float>(spec.gradient_scale), static_cast<float>(spec.weight_decay),
-                    static_cast<float>(spec.momentum), static_cast<float>(spec.lr), spec.step == 1);
+                    static_cast<float>(spec.momentum), static_cast<float>(spec.lr), spec.step == 1, spec.rounding);
     launch_check("sgd_step");
 }
 

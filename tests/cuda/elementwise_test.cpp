@@ -181,6 +181,34 @@ TEST(CudaOptimizer, StepsMatchTheCpuInFp64) {
     }
 }
 
+// Nothing to update: the working copies are the parameters, rounded by the same random numbers, and so the same bits.
+TEST(CudaOptimizer, RoundsStochasticallyLikeTheCpu) {
+    constexpr int64_t kCount = 333;
+    Input<float> param(kCount, "param");
+    std::vector<float> zeros(kCount), m(kCount), v(kCount), buffer(kCount), p = param.rounded;
+    std::vector<bf16> adamw(kCount), sgd(kCount);
+    const WorkingRounding rounding{.stochastic = RandomStream(3, "rounding"), .first = 50};
+    const auto update = [&](Tensor p1, Tensor m1, Tensor v1, Tensor g, Tensor b, Tensor w1, Tensor w2, const Exec& e) {
+        adamw_step(p1, m1, v1, g, w1, {.rounding = rounding}, e);
+        sgd_step(p1, b, g, w2, {.rounding = rounding}, e);
+    };
+    const Shape shape{kCount};
+    update(view(p, shape), view(m, shape), view(v, shape), view(zeros, shape), view(buffer, shape), view(adamw, shape),
+           view(sgd, shape), {});
+    const auto seen = under_every_schedule<bf16>([&] {
+        const OnDevice<float> on_p(param.rounded), on_m(zeros), on_v(zeros), on_g(zeros), on_b(zeros);
+        const OnDevice<bf16> one(filled<bf16>(kCount)), two(filled<bf16>(kCount));
+        update(on_p.tensor(shape), on_m.tensor(shape), on_v.tensor(shape), on_g.tensor(shape), on_b.tensor(shape),
+               one.tensor(shape), two.tensor(shape), on_gpu());
+        std::vector<bf16> both = one.values();
+        append(both, two.values());
+        return both;
+    });
+    append(adamw, sgd);
+    EXPECT_TRUE(same_bits(seen, adamw));
+    EXPECT_TRUE(same_bits(slice(seen, 0, kCount), slice(seen, kCount, kCount)));
+}
+
 TEST(CudaGlobalNorm, MatchesTheCpu) {
     for (const int64_t count : {int64_t{1}, int64_t{1000}, kNormBlock + 3}) {
         Input<float> x(count, "x");

@@ -48,6 +48,55 @@ TYPED_TEST(CudaMatmul, ProductsMatchTheCpuInFp64) {
     }
 }
 
+// With the activation behind the product, and the bias gradient beside it: what cuBLASLt's epilogues compute.
+TYPED_TEST(CudaMatmul, ProductsWithActivationsMatchTheCpuInFp64) {
+    using T = TypeParam;
+    constexpr int64_t N = 9, I = 16, F = 24, O = 8;
+    for (const Activation kind : {Activation::kGelu, Activation::kRelu, Activation::kSwiglu}) {
+        const int64_t U = inputs_per_output(kind) * F;
+        Input<T> x(N * I, "x"), weight(U * I, "w", 0.3), down(O * F, "down"), dout(N * O, "dout");
+        const auto acts = static_cast<size_t>(N * F), ups = static_cast<size_t>(N * U),
+                   weights = static_cast<size_t>(U * I), u = static_cast<size_t>(U);
+        std::vector<double> act(acts), up(ups), dact(acts), dup(ups), dweight(weights), dbias(u);
+        std::vector<double> bias = widened(normals<T>(U, "bias"));
+        matmul_activation_forward(view(act, {N, F}), view(up, {N, U}), x.cpu({N, I}), weight.cpu({U, I}),
+                                  view(bias, {U}), kind, {});
+        matmul_activation_backward(view(dup, {N, U}), view(dact, {N, F}), dout.cpu({N, O}), down.cpu({O, F}),
+                                   view(up, {N, U}), kind, {});
+        matmul_backward_weight(view(dweight, {U, I}), view(dbias, {U}), view(dup, {N, U}), x.cpu({N, I}),
+                               Write::kOverwrite, {});
+        const OnDevice<T> on_x(x.rounded), on_weight(weight.rounded), on_down(down.rounded), on_dout(dout.rounded);
+        const OnDevice<float> on_bias(std::vector<float>(bias.begin(), bias.end()));
+        // In bf16 up, dact and what is made of them are each rounded, by 2^-9 of themselves.
+        const auto near = [](const std::vector<T>& seen, const std::vector<double>& wanted) {
+            const double rounding = std::is_same_v<T, float> ? 1e-5 : 1e-2;
+            for (size_t i = 0; i < wanted.size(); ++i)
+                EXPECT_NEAR(static_cast<float>(seen[i]), wanted[i], rounding * (1 + std::abs(wanted[i]))) << i;
+        };
+        under_every_schedule<float>([&] {
+            const OnDevice<T> to_act(filled<T>(acts)), to_up(filled<T>(ups)), to_dact(filled<T>(acts));
+            const OnDevice<T> apart(filled<T>(ups));
+            const Tensor to_dup = kind == Activation::kSwiglu ? to_up.tensor({N, U}) : apart.tensor({N, U});
+            const OnDevice<float> to_weight(filled<float>(weights, 7.0f)), to_bias(filled<float>(u, 7.0f));
+            matmul_activation_forward(to_act.tensor({N, F}), to_up.tensor({N, U}), on_x.tensor({N, I}),
+                                      on_weight.tensor({U, I}), on_bias.tensor({U}), kind, on_gpu());
+            expect_close(to_up.values(), up, 200, "up", 10);
+            near(to_act.values(), act);
+            matmul_activation_backward(to_dup, to_dact.tensor({N, F}), on_dout.tensor({N, O}), on_down.tensor({O, F}),
+                                       to_up.tensor({N, U}), kind, on_gpu());
+            matmul_backward_weight(to_weight.tensor({U, I}), to_bias.tensor({U}), to_dup, on_x.tensor({N, I}),
+                                   Write::kOverwrite, on_gpu());
+            near(kind == Activation::kSwiglu ? to_up.values() : apart.values(), dup);
+            std::vector<float> results = to_weight.values();
+            append(results, to_bias.values());
+            const double unit = std::is_same_v<T, float> ? 1e-5 : 2e-2;  // of sums of N rounded products
+            for (size_t i = 0; i < weights; ++i) EXPECT_NEAR(results[i], dweight[i], unit * 10) << i;
+            for (size_t i = 0; i < u; ++i) EXPECT_NEAR(results[weights + i], dbias[i], unit * 10) << i;
+            return results;
+        });
+    }
+}
+
 TEST(CudaMatmulEdges, NoRowsGiveAGradientOfZero) {
     const OnDevice<float> dweight(filled<float>(6, 3.0f)), dbias(filled<float>(2, 3.0f)), some({1.0f});
     const Tensor x(some.data(), DType::kF32, {0, 3}, Device::kCuda),

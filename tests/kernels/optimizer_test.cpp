@@ -1,6 +1,7 @@
 // AdamW and SGD against the algorithms of PyTorch's documentation, element by element in double; the sum of squares.
 #include "kernels/optimizer.h"
 
+#include <cmath>
 #include <limits>
 
 #include "kernels/global_norm.h"
@@ -68,6 +69,34 @@ TYPED_TEST(OptimizerTest, AdamWFollowsPyTorch) {
         for (size_t i = 0; i < theta.size(); ++i)
             EXPECT_EQ(state.working[i].bits, bf16(static_cast<float>(state.param[i])).bits) << i;
     }
+}
+
+// Without a learning rate an update only rounds: to one of the two bf16 neighbours, by chance, and right on average.
+TEST(StochasticRounding, IsRightOnAverageAndDependsOnNoCut) {
+    constexpr int64_t kCount = 20000, kCut = 777;
+    constexpr float kValue = 1.0f + 0.3f / 128;  // 0.3 of the way from 1 to the next bf16
+    std::vector<float> param(kCount, kValue), m(param.size()), v(param.size()), grad(param.size());
+    std::vector<bf16> whole(param.size()), cut(param.size()), other(param.size());
+    const auto round = [&](std::vector<bf16>& to, int64_t begin, int64_t end, uint64_t step, int threads) {
+        const auto part = [&](auto& values) { return view(values, {kCount}).slice_rows(begin, end - begin); };
+        AdamWSpec spec;
+        spec.rounding = {.stochastic = RandomStream(7, "rounding", "", step), .first = begin};
+        adamw_step(part(param), part(m), part(v), part(grad), part(to), spec, {.threads = threads});
+    };
+    round(whole, 0, kCount, 1, 1);
+    round(cut, 0, kCut, 1, 2), round(cut, kCut, kCount, 1, 3);
+    round(other, 0, kCount, 2, 1);
+    double up = 0;
+    for (size_t i = 0; i < whole.size(); ++i) {
+        const float rounded = whole[i];
+        EXPECT_TRUE(rounded == 1.0f || rounded == 1.0f + 1.0f / 128) << rounded;
+        up += rounded > 1 ? 1.0 / kCount : 0.0;
+        EXPECT_EQ(whole[i].bits, cut[i].bits) << i;
+    }
+    EXPECT_NEAR(up, 0.3, 0.015);  // 4.6 standard deviations of 20,000 draws
+    EXPECT_FALSE(same_bits(whole, other));
+    EXPECT_TRUE(std::isinf(static_cast<float>(round_stochastically(std::numeric_limits<float>::infinity(), ~0u))));
+    EXPECT_TRUE(std::isnan(static_cast<float>(round_stochastically(std::nanf(""), ~0u))));
 }
 
 // torch.optim.SGD: g <- g + lambda theta; b = g at t = 1, else mu b + g; theta <- theta - gamma b.
