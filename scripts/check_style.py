@@ -16,7 +16,7 @@ HEADERS = {".h", ".hpp", ".cuh"}
 TEXT = CPP | {".py", ".sh", ".sbatch", ".cmake", ".md", ".toml", ".yml", ".yaml"}
 DATA_FOLDERS = ("tests/golden/",)  # written by scripts, measured in bytes rather than lines
 TOP = ("train", "model", "kernels", "dist", "data", "configs", "scripts", "tests", ".ci")
-SKIPPED = re.compile(r"^(build[^/]*|runs|\.git|\.venv|report)$|^__pycache__$")
+SKIPPED = re.compile(r"^(build[^/]*|runs|\.git|\.venv|\.deps|report)$|^__pycache__$")
 # Home, working and mount directories; system paths such as those of programs and devices are fine.
 _MACHINE = re.compile(r"(?<![\w.:/}\-])/(?:home|root|work|Users|mnt|scratch|workspace)/[\w.]")
 _PATH = re.compile(r"^(?:\./)?((?:%s)/[\w./\-]+|CMake\w+\.\w+)$" % "|".join(re.escape(top) for top in TOP))

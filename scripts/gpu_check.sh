@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, on a bare machine with nvcc, CMake, Ninja and a C++ compiler: builds, then conformance of
-# the instructions, the tests, and a training run against the CPU's. Leaves the card's settings alone.
+# Everything that needs a GPU, on a bare machine with nvcc, CMake and a C++ compiler: builds, then conformance of the
+# instructions, the tests, a training run against the CPU's, and with PyTorch the speed of kernels and of whole steps
+# against it. Each stage fits ten minutes on one GPU with 16 cores. Leaves the card's settings alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/common.sh
 
-stages="conformance test train"
+stages="conformance test train kernels steps"
 out=${OUT:-runs/gpu_check}
 dry_run=
 
@@ -38,6 +39,7 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$chosen" ] || chosen=$stages
 mkdir -p "$out"
+rm -f "$out/summary.txt"
 
 step "Build"
 generator=(); ! command -v ninja >/dev/null 2>&1 || generator=(-G Ninja)
@@ -51,7 +53,13 @@ conformance() { # each instruction on random input; the answers are kept
     mkdir -p "$out/device"
     PLIMSOLL_CONFORMANCE_OUT="$out/device" build-cuda/cuda_test --gtest_filter='*Conformance*'
 }
-tests() { build-cuda/cuda_test --gtest_brief=1; }
+tests() { # all of them, then the small ones under the memory checker
+    build-cuda/cuda_test --gtest_brief=1 || return 1
+    local sanitizer
+    sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
+    [ -x "$sanitizer" ] || { echo "compute-sanitizer: not installed, left out"; return 0; }
+    "$sanitizer" --error-exitcode 1 build-cuda/cuda_test --gtest_brief=1 --gtest_filter='-*CudaAttention*:*CudaModel*:*CudaTrainer*'
+}
 train() { # the same 100 steps on the CPU and twice on the GPU
     for run in cpu gpu gpu_again; do
         build-cuda/plimsoll train configs/quickstart.toml --fresh --run-dir "$out/train_$run" --set train.max_steps=100 \
@@ -61,6 +69,12 @@ train() { # the same 100 steps on the CPU and twice on the GPU
         echo "repeat runs: equal to the bit"
     python3 scripts/compare_runs.py "$out/train_cpu" "$out/train_gpu"
 }
+
+kernels() { # every op, then core attention beside PyTorch's
+    build-cuda/plimsoll bench --device cuda | tee "$out/kernels.md" &&
+        python3 scripts/bench/gpu_peer.py attention --json "$out/attention.json" | tee "$out/attention.md"
+}
+steps() { python3 scripts/bench/gpu_peer.py steps --json "$out/steps.json" | tee "$out/steps.md"; }
 
 if [ -n "$dry_run" ]; then
     printf 'built; on a GPU these stages would run:%s, into %s\n' " $chosen" "$out"
@@ -76,4 +90,8 @@ for stage in $chosen; do
     printf 'stage %s: %s\n' "$stage" "$result" | tee -a "$out/summary.txt"
 done
 end_step
+printf '\nSummary\n'
+nvidia-smi --query-gpu=name --format=csv,noheader
+cat "$out/summary.txt"
+for part in attention steps; do [ ! -s "$out/$part.md" ] || { echo; cat "$out/$part.md"; }; done
 exit $status

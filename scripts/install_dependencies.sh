@@ -50,15 +50,25 @@ can_report() { # some Python of this machine can write the report
     return 1
 }
 
-if ! command -v dpkg-query >/dev/null 2>&1; then
+# An unpacked bundle (scripts/offline_bundle.sh) holds every library, and stands where apt could fetch nothing.
+bundle=no
+[ ! -e .deps/libraries/VERSIONS ] || bundle=yes
+if [ $bundle = yes ] || ! command -v dpkg-query >/dev/null 2>&1; then
+    if [ $bundle = yes ]; then where="the libraries are in .deps"; else where="this is no Debian or Ubuntu"; fi
     lacking=()
     for tool in g++ cmake python3; do command -v "$tool" >/dev/null 2>&1 || lacking+=("$tool"); done
-    can_report || lacking+=("pandas and matplotlib for python3")
+    [ $bundle = yes ] || can_report || lacking+=("pandas and matplotlib for python3")
     if [ ${#lacking[@]} -gt 0 ]; then
-        say "this is no Debian or Ubuntu; please install: $(printf '%s, ' "${lacking[@]}" | sed 's/, $//')"
+        say "$where; please install: $(printf '%s, ' "${lacking[@]}" | sed 's/, $//')"
         exit 1
     fi
-    say "this is no Debian or Ubuntu; CMake will say which libraries are missing"
+    if [ $bundle = no ]; then
+        say "$where; CMake will say which libraries are missing"
+    elif can_report; then
+        say "all present; $where"
+    else
+        say "$where; going on without pandas and matplotlib, so scripts/report.py has to run elsewhere"
+    fi
     exit 0
 fi
 

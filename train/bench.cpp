@@ -21,6 +21,22 @@ int bench(const BenchOptions& options) {
     const RunDevice device(options.device, options.threads ? static_cast<int>(options.threads) : usable_threads());
     const Exec& exec = device.exec();
     const DType dtype = compute_dtype(options.precision, exec.device);
+    if (!options.attention.empty()) {
+        const std::vector<KernelTime> rows = time_attention(parse_attention_shape(options.attention), dtype, exec);
+        if (!options.json) fmt::print("| kernel | size | ms | TFLOP/s |\n|---|---|---:|---:|\n");
+        nlohmann::json result = nlohmann::json::array();
+        for (const KernelTime& row : rows) {
+            result.push_back({{"kernel", row.name},
+                              {"shape", row.shape},
+                              {"ms", 1e3 * row.seconds},
+                              {"tflops", 1e-12 * row.flops / row.seconds}});
+            if (!options.json)
+                fmt::print("| {} | {} | {:.3f} | {:.2f} |\n", row.name, row.shape, 1e3 * row.seconds,
+                           1e-12 * row.flops / row.seconds);
+        }
+        if (options.json) fmt::print("{}\n", nlohmann::json{{"attention", result}}.dump());
+        return 0;
+    }
     bool found = options.step.empty();
     if (options.step.empty()) {
         const double peak = device.is_gpu() ? matmul_flops_per_second(dtype, 8192, 8192, 8192, exec)

@@ -1,4 +1,7 @@
+#include <algorithm>
+#include <cinttypes>
 #include <cmath>
+#include <cstdio>
 #include <numeric>
 
 #include "kernels/cross_entropy.h"
@@ -67,36 +70,20 @@ class KernelBench {
     }
 
     void attentions() {
-        std::vector<int32_t> starts, within;
-        for (int64_t n = 0; n <= N_; n += T_) starts.push_back(static_cast<int32_t>(n));
+        for (KernelTime& row : time_attention({N_ / T_, T_, kNH, kNH, kHS}, dtype_, exec_))
+            rows_.push_back(std::move(row));
+        std::vector<int32_t> within;
         for (int64_t n = 0; n < N_; ++n) within.push_back(static_cast<int32_t>(n % T_));
-        const BenchIds cu_seqlens(starts, exec_), positions(within, exec_);
+        const BenchIds positions(within, exec_);
         BenchOperands t(exec_);
-        const auto qkv = t.add({N_, 3 * kNH, kHS}, dtype_), dqkv = t.add({N_, 3 * kNH, kHS}, dtype_);
-        const auto y = t.add({N_, kNH, kHS}, dtype_), dy = t.add({N_, kNH, kHS}, dtype_),
-                   lse = t.add({kNH, N_}, DType::kF32);
+        const auto qk = t.add({N_, 2 * kNH, kHS}, dtype_), y = t.add({N_, kNH, kHS}, dtype_),
+                   z = t.add({N_, kNH, kHS}, dtype_);
         t.allocate();
-        const auto part = [&](ArenaSlot slot, int64_t i) { return t[slot].slice_columns(i * kNH, kNH); };
-        const double flops = 4.0 * static_cast<double>(kNH * kHS * N_) * static_cast<double>(T_ + 1) / 2;
-        const double bytes = 4 * size() * static_cast<double>(N_ * kNH * kHS);
-        for (size_t i = 0; i < variants().size(); ++i) {
-            AttentionSpec spec{.weighting = static_cast<Weighting>(i), .scale = 0.125};
-            spec.score_bias = -std::log(static_cast<double>(T_));
-            const std::string shape = fmt::format("{} {}x{}x{}x{}", variants()[i].name, N_ / T_, T_, kNH, kHS);
-            const auto forward = [&] {
-                attention_forward(t[y], t[lse], part(qkv, 0), part(qkv, 1), part(qkv, 2), {}, cu_seqlens, spec, exec_);
-            };
-            time("attention_forward", shape, flops, bytes, forward);
-            time("attention_backward", shape, 2.5 * flops, 2 * bytes, [&] {
-                attention_backward(part(dqkv, 0), part(dqkv, 1), part(dqkv, 2), {}, t[dy], t[y], t[lse], part(qkv, 0),
-                                   part(qkv, 1), part(qkv, 2), {}, cu_seqlens, spec, Write::kOverwrite, exec_);
-            });
-        }
-        time("rope_forward", fmt::format("{}x{}x{}", N_, 2 * kNH, kHS), 0,
-             4 * size() * static_cast<double>(N_ * kNH * kHS),
-             [&] { rope_forward(t[qkv].slice_columns(0, 2 * kNH), positions, 1e4, exec_); });
-        time("gate_forward", fmt::format("{}x{}x{}", N_, kNH, kHS), 0, 3 * size() * static_cast<double>(N_ * kNH * kHS),
-             [&] { gate_forward(t[y], t[y], t[dy], exec_); });
+        const double elements = static_cast<double>(N_ * kNH * kHS);
+        time("rope_forward", fmt::format("{}x{}x{}", N_, 2 * kNH, kHS), 0, 4 * size() * elements,
+             [&] { rope_forward(t[qk], positions, 1e4, exec_); });
+        time("gate_forward", fmt::format("{}x{}x{}", N_, kNH, kHS), 0, 3 * size() * elements,
+             [&] { gate_forward(t[y], t[y], t[z], exec_); });
     }
 
     void elementwise() {
@@ -185,6 +172,51 @@ BenchIds::BenchIds(const std::vector<int32_t>& values, const Exec& exec) : count
     memory_ = allocate_memory(exec.device, shape[0] * size_of(DType::kI32), "ids");
     copy_tensor(Tensor(memory_.get(), DType::kI32, shape, exec.device),
                 Tensor(const_cast<int32_t*>(values.data()), DType::kI32, shape), exec);
+}
+
+AttentionShape parse_attention_shape(const std::string& text) {
+    AttentionShape s;
+    char rest = 0;
+    const int read = std::sscanf(text.c_str(), "%" SCNd64 "x%" SCNd64 "x%" SCNd64 "x%" SCNd64 "x%" SCNd64 "%c", &s.B,
+                                 &s.T, &s.NH, &s.NKV, &s.HS, &rest);
+    if (read != 5 || std::min({s.B, s.T, s.NH, s.NKV, s.HS}) < 1 || s.NH % s.NKV)
+        fail_input("bench --attention '{}': wanted BxTxNHxNKVxHS, such as 4x4096x16x16x128, NH a multiple of NKV",
+                   text);
+    return s;
+}
+
+std::vector<KernelTime> time_attention(const AttentionShape& s, DType dtype, const Exec& exec) {
+    const int64_t N = s.B * s.T, heads = s.NH + 2 * s.NKV;
+    std::vector<int32_t> starts;
+    for (int64_t n = 0; n <= N; n += s.T) starts.push_back(static_cast<int32_t>(n));
+    const BenchIds cu_seqlens(starts, exec);
+    BenchOperands t(exec);
+    const auto qkv = t.add({N, heads, s.HS}, dtype), dqkv = t.add({N, heads, s.HS}, dtype);
+    const auto y = t.add({N, s.NH, s.HS}, dtype), dy = t.add({N, s.NH, s.HS}, dtype),
+               lse = t.add({s.NH, N}, DType::kF32);
+    t.allocate();
+    const auto q = [&](ArenaSlot slot) { return t[slot].slice_columns(0, s.NH); };
+    const auto k = [&](ArenaSlot slot) { return t[slot].slice_columns(s.NH, s.NKV); };
+    const auto v = [&](ArenaSlot slot) { return t[slot].slice_columns(s.NH + s.NKV, s.NKV); };
+    const double flops = 4.0 * static_cast<double>(s.NH * s.HS * N) * static_cast<double>(s.T + 1) / 2;
+    const double bytes = static_cast<double>(size_of(dtype) * N * (2 * s.NH + 2 * s.NKV) * s.HS);
+    std::vector<KernelTime> rows;
+    for (size_t i = 0; i < variants().size(); ++i) {
+        AttentionSpec spec{.weighting = static_cast<Weighting>(i),
+                           .scale = 1 / std::sqrt(static_cast<double>(s.HS)),
+                           .score_bias = -std::log(static_cast<double>(s.T))};
+        const std::string shape = fmt::format("{} {}x{}x{}x{}x{}", variants()[i].name, s.B, s.T, s.NH, s.NKV, s.HS);
+        const auto forward = [&] {
+            attention_forward(t[y], t[lse], q(qkv), k(qkv), v(qkv), {}, cu_seqlens, spec, exec);
+        };
+        const auto backward = [&] {
+            attention_backward(q(dqkv), k(dqkv), v(dqkv), {}, t[dy], t[y], t[lse], q(qkv), k(qkv), v(qkv), {},
+                               cu_seqlens, spec, Write::kOverwrite, exec);
+        };
+        rows.push_back({"attention_forward", shape, best_seconds(forward, 7, exec), flops, bytes});
+        rows.push_back({"attention_backward", shape, best_seconds(backward, 7, exec), 2.5 * flops, 2 * bytes});
+    }
+    return rows;
 }
 
 std::vector<KernelTime> time_kernels(DType dtype, const Exec& exec) {

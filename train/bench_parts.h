@@ -43,6 +43,15 @@ struct KernelTime {
 // One per kernel, at the sizes of a GPT-2 124M step: 4 rows of 256 tokens, on a GPU 32 of 1024.
 std::vector<KernelTime> time_kernels(DType dtype, const Exec& exec);
 
+struct AttentionShape {
+    int64_t B = 0, T = 0, NH = 0, NKV = 0, HS = 0;
+};
+// "BxTxNHxNKVxHS", such as 4x4096x16x16x128. Throws Error (78) for anything else.
+AttentionShape parse_attention_shape(const std::string& text);
+// Core attention of every weighting, causal: forward then backward. FLOPs count the visible half of the scores, two
+// products forward and five backward.
+std::vector<KernelTime> time_attention(const AttentionShape& shape, DType dtype, const Exec& exec);
+
 // Bytes per second of a large elementwise pass (two reads, one write): what memory gives.
 double memory_bytes_per_second(const Exec& exec);
 

@@ -36,6 +36,10 @@ function(plimsoll_add_cuda_checks python)
     add_test(NAME cuda_checks COMMAND ${python} scripts/cuda_checks.py)
     set_tests_properties(cuda_checks PROPERTIES LABELS cuda TIMEOUT 300 SKIP_RETURN_CODE 77 RUN_SERIAL ON
         WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+    # Which of their lines the emulated tests run.
+    add_test(NAME cuda_coverage COMMAND ${python} scripts/cuda_coverage.py --build-dir ${PROJECT_BINARY_DIR}/coverage)
+    set_tests_properties(cuda_coverage PROPERTIES LABELS cuda TIMEOUT 300 RUN_SERIAL ON
+        WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
 endfunction()
 
 # The tests of the backend on the GPU itself; without the backend they run on the emulated device instead.

@@ -38,6 +38,13 @@ add_executable(cuda_emulated_test ${cuda_tests} tests/simt/context_test.cpp test
 target_include_directories(cuda_emulated_test PRIVATE tests)
 target_compile_definitions(cuda_emulated_test PRIVATE PLIMSOLL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
 target_link_libraries(cuda_emulated_test PRIVATE plimsoll_train plimsoll_simt GTest::gtest)
+# gcov counts which lines run, for scripts/cuda_coverage.py; a third slower. One thread writes a counter: not atomic.
+option(PLIMSOLL_COVERAGE "count the lines of the CUDA sources that the emulated tests run" OFF)
+if(PLIMSOLL_COVERAGE)
+    target_compile_options(plimsoll_cuda_kernels_emulated PRIVATE --coverage -fprofile-update=single)
+    target_compile_options(plimsoll_cuda_emulated PRIVATE --coverage -fprofile-update=single)
+    target_link_options(cuda_emulated_test PRIVATE --coverage)
+endif()
 
 function(plimsoll_emulated_test name program filter)
     add_test(NAME ${name} COMMAND ${program} --gtest_filter=${filter} --gtest_brief=1)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = "kernels/README.md"
 VARIANT = "relu"
 BLOCK = re.compile(r"^```(\w+) file=(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-NOT_COPIED = re.compile(r"build[^.]*|runs|report|\.git|\.venv|__pycache__")
+NOT_COPIED = re.compile(r"build[^.]*|runs|report|\.git|\.venv|cuda-venv|__pycache__")
 
 
 def blocks(page):

@@ -1,9 +1,11 @@
-"""quickstart.sh, test.sh and install_dependencies.sh with stand-ins for apt-get, cmake, ctest and plimsoll: what they
-call, in which order, what they print and how they end."""
+"""The shell scripts with stand-ins for apt-get, pip, cmake, ctest and plimsoll: what they call, in which order, what
+they print and how they end."""
 
 import os
+import re
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import unittest
 from pathlib import Path
@@ -122,8 +124,153 @@ class InstallDependencies(Scripts):
         self.assertEqual(self.as_user(0, "--check", ABSENT="libdnnl-dev").returncode, 0)
         self.assertEqual(self.called(), [])
 
+    def test_with_a_bundle_apt_is_not_tried(self):
+        (self.root / ".deps/libraries").mkdir(parents=True)
+        (self.root / ".deps/libraries/VERSIONS").write_text("fmt libfmt-dev 9.1.0\n")
+        for arguments in ((), ("--check",)):
+            done = self.as_user(0, *arguments, ABSENT="libfmt-dev libdnnl-dev")
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("the libraries are in .deps; please install: g++, cmake\n", done.stdout)
+        self.stub("g++")
+        self.stub("cmake")
+        done = self.as_user(0, ABSENT="libfmt-dev libdnnl-dev")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("the libraries are in .deps", done.stdout)
+        self.assertEqual(self.called(), [])
+
     def test_wrong_usage(self):
         self.assertEqual(self.as_user(0, "--frobnicate").returncode, 2)
+
+
+# python3 -m venv DIR copies this to DIR/bin/python, whose pip installs an nvcc and a library as the packages have them.
+PYTHON = """case "$1 $2" in
+"-m venv") mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
+"-m pip")
+    [ "$3" = install ] || exit 0
+    [ "$NO_NETWORK" != 1 ] || exit 1
+    packages=$(dirname "$0")/../lib/python3.9/site-packages/nvidia
+    mkdir -p "$packages/cu13/bin" "$packages/cu13/lib" "$packages/cu13/include"
+    printf '#!/bin/sh\necho Cuda compilation tools, release 13.0, V13.0.88\n' >"$packages/cu13/bin/nvcc"
+    chmod +x "$packages/cu13/bin/nvcc"
+    touch "$packages/cu13/lib/libcudart.so.13" ;;
+-c*) echo /venv/lib/python3.9/site-packages ;;
+esac
+"""
+
+
+class InstallCuda(Scripts):
+    def test_an_nvcc_that_is_there_is_enough(self):
+        self.stub("nvcc")
+        self.stub("python3")
+        done = self.run_script("scripts/install_cuda.sh")
+        self.assertEqual((done.returncode, done.stdout), (0, f"cuda: nvcc is already there: {self.bin / 'nvcc'}\n"))
+        self.assertEqual(self.called(), [])
+        self.assertFalse((self.root / ".deps").exists())
+
+    def test_it_makes_a_toolkit_in_deps(self):
+        self.stub("python3", PYTHON)
+        done = self.run_script("scripts/install_cuda.sh", "--force")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("cuda: nvcc V13.0.88 is in .deps/cuda/bin\n", done.stdout)
+        cuda = self.root / ".deps/cuda"
+        self.assertFalse(os.readlink(cuda).startswith("/"))
+        for name in ("bin/nvcc", "lib/libcudart.so", "lib64/libcudart.so"):
+            self.assertTrue((cuda / name).exists(), name)
+        installs = [call for call in self.called() if " install " in call]
+        self.assertEqual(len(installs), 1)
+        self.assertIn("--no-deps", installs[0])
+        self.assertNotIn("cublas", installs[0])
+        self.assertEqual((self.root / ".deps/.gitignore").read_text(), "*\n")
+
+    def test_without_network_it_says_what_to_do(self):
+        self.stub("python3", PYTHON)
+        done = self.run_script("scripts/install_cuda.sh", "--force", "--link", NO_NETWORK="1")
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+        self.assertIn("scripts/offline_bundle.sh", done.stderr)
+        self.assertIn("nvidia-cublas==", self.called()[-1])
+
+    def test_every_package_is_pinned(self):
+        text = (ROOT / "scripts/install_cuda.sh").read_text()
+        names = re.findall(r"(?<![\w-])nvidia-[\w-]+[^\s)]*", text)
+        self.assertGreater(len(names), 6)
+        for name in names:
+            self.assertRegex(name, r"^nvidia-[a-z0-9-]+==[0-9]+(\.[0-9]+)+$")
+
+    def test_wrong_usage_and_help(self):
+        done = self.run_script("scripts/install_cuda.sh", "--links")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("install_cuda: unknown argument '--links'", done.stderr)
+        self.assertIn("usage:", self.run_script("scripts/install_cuda.sh", "-h").stdout)
+
+
+BUNDLED = """cmake_minimum_required(VERSION 3.22)
+project(bundled LANGUAGES CXX)
+include(scripts/cmake/dependencies.cmake)
+plimsoll_find_googletest()
+foreach(target fmt::fmt nlohmann_json::nlohmann_json tomlplusplus::tomlplusplus CLI11::CLI11 gtest)
+    get_target_property(folder ${target} INTERFACE_INCLUDE_DIRECTORIES)
+    message(STATUS "${target} in ${folder}")
+endforeach()
+"""
+DPKG_DEB = """[ "$1" != -f ] || { echo 1.0; exit; }
+sources=usr/src/googletest/googletest
+mkdir -p usr/share/doc/"$(cat "$2")" usr/include/fmt usr/include/toml++ usr/include/CLI usr/include/nlohmann \\
+    $sources/src $sources/include/gtest
+touch usr/share/doc/"$(cat "$2")"/copyright $sources/src/gtest-all.cc $sources/src/gtest_main.cc
+"""
+
+
+class OfflineBundle(Scripts):
+    """With packages that are not installed: apt-get and dpkg-deb are stand-ins, the headers empty."""
+
+    FOLDERS = {"fmt": "include/fmt", "tomlplusplus": "include/toml++", "CLI11": "include/CLI",
+               "nlohmann_json": "include/nlohmann", "googletest": "include/gtest"}
+
+    def setUp(self):
+        super().setUp()
+        self.stub("dpkg-query", "exit 1\n", record=False)
+        self.stub("apt-get", '[ "$NO_NETWORK" != 1 ] || exit 100\nshift; echo "$2" >"$2.deb"\n')
+        self.stub("dpkg-deb", DPKG_DEB, record=False)
+
+    def test_it_packs_every_library_and_cmake_takes_them(self):
+        done = self.run_script("scripts/offline_bundle.sh", "--out", str(self.root / "packed.tar.gz"))
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        with tarfile.open(self.root / "packed.tar.gz") as packed:
+            names = packed.getnames()
+        self.assertIn(".deps/libraries/VERSIONS", names)
+        for folder, headers in self.FOLDERS.items():
+            self.assertIn(f".deps/libraries/{folder}/{headers}", names)
+            self.assertIn(f".deps/libraries/{folder}/copyright", names)
+        self.assertIn(".deps/libraries/googletest/src/gtest-all.cc", names)
+        self.assertIn("fmt libfmt-dev 1.0\n", (self.root / ".deps/libraries/VERSIONS").read_text())
+        self.check_cmake()
+
+    def check_cmake(self):
+        if not shutil.which("cmake") or not shutil.which("c++"):
+            self.skipTest("no cmake or no C++ compiler")
+        (self.root / "CMakeLists.txt").write_text(BUNDLED)
+        generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+        done = subprocess.run(["cmake", "-S", self.root, "-B", self.root / "b", *generator], capture_output=True,
+                              text=True)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertEqual(done.stdout.count(f" in {self.root.resolve()}/.deps/libraries/"), 5, done.stdout)
+
+    def test_without_network_it_names_the_package(self):
+        done = self.run_script("scripts/offline_bundle.sh", NO_NETWORK="1")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("libfmt-dev could not be fetched", done.stderr)
+        self.assertFalse((self.root / ".deps").exists())
+
+    def test_list(self):
+        done = self.run_script("scripts/offline_bundle.sh", "--list")
+        self.assertEqual([line.split()[0] for line in done.stdout.splitlines()], list(self.FOLDERS))
+        self.assertEqual(self.called(), [])
+
+    def test_wrong_usage_and_help(self):
+        for arguments in (["--out"], ["--lists"]):
+            self.assertEqual(self.run_script("scripts/offline_bundle.sh", *arguments).returncode, 2)
+        self.assertIn("pandas", self.run_script("scripts/offline_bundle.sh", "--help").stdout)
 
 
 class WithStandIns(Scripts):
