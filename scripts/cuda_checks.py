@@ -38,6 +38,10 @@ BUDGETS = [
 ]
 
 
+# Where cuobjdump and nvdisasm may be; scripts/install_cuda.sh --disassembler puts them into .deps.
+TOOL_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/cuda/bin", str(ROOT / ".deps/cuda-tools")])
+
+
 def find_nvcc():
     for path in (shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc", ROOT / ".deps/cuda/bin/nvcc"):
         if path and os.access(path, os.X_OK):
@@ -45,8 +49,9 @@ def find_nvcc():
     return None
 
 
-def run(command):
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def run(command, path=None):
+    environment = {**os.environ, "PATH": path} if path else None
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -80,9 +85,9 @@ def kernels_of(log):
 
 def tensor_instructions(cubin):
     """{mangled name: (tensor-core instructions, local loads and stores)}, or None without cuobjdump."""
-    if not shutil.which("cuobjdump"):
+    if not shutil.which("cuobjdump", path=TOOL_PATH):
         return None
-    code, text = run(["cuobjdump", "-sass", cubin])
+    code, text = run(["cuobjdump", "-sass", cubin], TOOL_PATH)
     if code:
         return None
     counts, current = {}, None
@@ -151,6 +156,8 @@ def main(argv=None):
     print(f"{'file':24} {'sm':4} {'regs':>4} {'spill':>5} {'smem':>6} {'blocks':>6} {'mma':>5}  kernel")
     for file, arch, name, registers, spill, shared, blocks, mma in shown:
         print(f"{file:24} {arch:4} {registers:4} {spill:5} {shared:6} {blocks:6} {mma!s:>5}  {name}")
+    if not shutil.which("cuobjdump", path=TOOL_PATH):
+        print("cuda_checks: no cuobjdump, instructions are not counted (scripts/install_cuda.sh --disassembler)")
     for problem in problems:
         print(problem, file=sys.stderr)
     print(f"cuda_checks: {len(rows)} kernels of {len(sources)} files, {len(problems)} problems")
