@@ -52,23 +52,30 @@ struct AttentionSpec {
 // out_i = sum_{j<=i} p_ij v_j,  p = weighting(scale * q k^T + bias) under the spec's mask, per head and document.
 // FlashAttention-2, arXiv:2307.08691, alg. 1: no (T, T) matrix in memory. For normalised weightings
 //   p_ij = exp(s_ij - lse_i),  lse_i = log(exp(extra logit) + sum_j exp(s_ij)).
-// q, out (N, NH, HS), k, v (N, NKV, HS), one floating dtype, each with a row stride or not; key head of query head h is
-// h / (NH / NKV). lse (NH, N), natural logarithm, in the dtype sums are kept in, is kept for attention_backward if the
-// weighting is normalised (else it may be absent); a row that sees no key has out = 0 and lse = -inf.
-// sink_logit (NH) in that dtype, present for kLearnedLogit only.
+// What core attention reads and writes, or the gradients of that.
+struct AttentionTensors {
+    Tensor out;         // (N, NH, HS)
+    Tensor lse;         // (NH, N) natural logarithm, in the dtype sums are kept in; for weightings that normalise
+    Tensor q, k, v;     // (N, NH, HS), (N, NKV, HS) twice: one floating dtype, each with a row stride or not
+    Tensor sink_logit;  // (NH) in the dtype sums are kept in; for kLearnedLogit only
+    Tensor gate;        // (N, NH), before the sigmoid; empty = none
+};
+
+// out_i = sigmoid(gate_i) sum_j p_ij v_j, the factor only with a gate (G1, one per head: Qiu et al., arXiv:2505.06708).
+// Key head of query head h is h / (NH / NKV). A row that sees no key has out = 0 and lse = -inf.
 // cu_seqlens: where documents start among the N tokens, ascending, then N. Tiles are counted from each document's first
 // token, so a document gives the same bits wherever it lies. Bits do not depend on the number of threads.
 // Throws Error if NH is not a multiple of NKV, HS is not in 1..256, or shapes and dtypes disagree.
-void attention_forward(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor sink_logit,
-                       std::span<const int32_t> cu_seqlens, const AttentionSpec& spec, const Exec& exec);
+void attention_forward(const AttentionTensors& t, std::span<const int32_t> cu_seqlens, const AttentionSpec& spec,
+                       const Exec& exec);
 
-// dq, dk, dv (like q, k, v) = the gradients, overwritten. dsink_logit (NH) as `write` says.
-//   delta_i = sum_c dout_ic out_ic;  dp_ij = dout_i . v_j;  ds_ij = dscore(p_ij, dp_ij, delta_i, row_i);
-//   dv_j = sum_i p_ij dout_i;  dq_i = scale sum_j ds_ij k_j;  dk_j = scale sum_i ds_ij q_i;
-//   dsink_logit_h = -sum_i exp(sink_logit_h - lse_i) delta_i.
+// From d.out and what forward read and wrote: d.q, d.k, d.v and d.gate, overwritten; d.sink_logit as `write` says.
+//   g_i = sigmoid(gate_i), 1 without;  delta_i = sum_c dout_ic out_ic;  dp_ij = g_i dout_i . v_j;
+//   ds_ij = dscore(p_ij, dp_ij, delta_i, row_i);  dv_j = sum_i p_ij g_i dout_i;  dq_i = scale sum_j ds_ij k_j;
+//   dk_j = scale sum_i ds_ij q_i;  dsink_logit_h = -sum_i exp(sink_logit_h - lse_i) delta_i;
+//   dgate_i = delta_i (1 - g_i), because out_i = g_i y_i makes delta_i = g_i dout_i . y_i.
 // Sums over queries run in ascending order; those over query heads of a key head likewise.
-void attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor dsink_logit, Tensor dout, Tensor out, Tensor lse,
-                        Tensor q, Tensor k, Tensor v, Tensor sink_logit, std::span<const int32_t> cu_seqlens,
+void attention_backward(const AttentionTensors& d, const AttentionTensors& t, std::span<const int32_t> cu_seqlens,
                         const AttentionSpec& spec, Write write, const Exec& exec);
 
 // The weightings, in the order of the enumerators: names for configurations, tests and reports.
@@ -83,11 +90,11 @@ bool is_normalized(Weighting weighting);
 void attention_weights(std::span<double> weights, std::span<double> scores, Tensor q, Tensor k, double sink_logit,
                        int64_t head, int64_t NH, const AttentionSpec& spec);
 
-// out = y * sigmoid(z): the gate G1 behind core attention.                               Qiu et al., arXiv:2505.06708
-// y, out (N, NH, HS); z (N, NH) for one gate per head or (N, NH, HS) for one per element. One floating dtype.
+// out = y * sigmoid(z): the gate G1 behind core attention, one per element.              Qiu et al., arXiv:2505.06708
+// y, out, z (N, NH, HS), one floating dtype. (One per head is part of core attention: AttentionTensors::gate.)
 void gate_forward(Tensor out, Tensor y, Tensor z, const Exec& exec);
 
-// dy = dout * g, dz = dout * y * g (1 - g), summed over a head's elements for one gate per head; g = sigmoid(z).
+// dy = dout * g, dz = dout * y * g (1 - g); g = sigmoid(z).
 // dy may be dout's own memory.
 void gate_backward(Tensor dy, Tensor dz, Tensor dout, Tensor y, Tensor z, const Exec& exec);
 

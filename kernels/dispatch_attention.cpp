@@ -7,8 +7,9 @@ namespace {
 
 constexpr int64_t kMaxHeadSize = 256;
 
-void check_attention(const char* op, Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor sink_logit,
-                     std::span<const int32_t> cu_seqlens, const AttentionSpec& spec, const Exec& exec) {
+void check_attention(const char* op, const AttentionTensors& t, std::span<const int32_t> cu_seqlens,
+                     const AttentionSpec& spec, const Exec& exec) {
+    const auto& [out, lse, q, k, v, sink_logit, gate] = t;
     check(q.shape.rank() == 3 && k.shape.rank() == 3, "{}: q {} and k {} must be (N, heads, HS)", op, q.shape, k.shape);
     const int64_t N = q.shape[0], NH = q.shape[1], HS = q.shape[2];
     check(k.shape == v.shape && k.shape[0] == N && k.shape[2] == HS && out.shape == q.shape,
@@ -30,6 +31,8 @@ void check_attention(const char* op, Tensor out, Tensor lse, Tensor q, Tensor k,
           op);
     check(!sink_logit || (sink_logit.shape == Shape{NH} && sink_logit.dtype == accumulator_of(q.dtype)),
           "{}: sink_logit {} in {}", op, sink_logit.shape, name_of(sink_logit.dtype));
+    check(!gate || (gate.shape == Shape{N, NH} && gate.dtype == q.dtype && gate.contiguous()),
+          "{}: gate {} in {} must be ({}, {}) in {}", op, gate.shape, name_of(gate.dtype), N, NH, name_of(q.dtype));
     check(cu_seqlens.size() >= 2, "{}: cu_seqlens must run from 0 to {}", op, N);
     check(spec.window >= 0 && spec.pinned >= 0, "{}: window {} and pinned {} must not be negative", op, spec.window,
           spec.pinned);
@@ -41,32 +44,30 @@ void check_attention(const char* op, Tensor out, Tensor lse, Tensor q, Tensor k,
 }
 
 void check_gate(const char* op, Tensor out, Tensor y, Tensor z) {
-    check(y.shape.rank() == 3 && out.shape == y.shape && out.dtype == y.dtype && z.dtype == y.dtype &&
-              (z.shape == y.shape || z.shape == Shape{y.shape[0], y.shape[1]}),
-          "{}: y {}, out {}, z {} do not belong together", op, y.shape, out.shape, z.shape);
+    check(
+        y.shape.rank() == 3 && out.shape == y.shape && z.shape == y.shape && out.dtype == y.dtype && z.dtype == y.dtype,
+        "{}: y {}, out {}, z {} do not belong together", op, y.shape, out.shape, z.shape);
 }
 
 }  // namespace
 
-void attention_forward(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor sink_logit,
-                       std::span<const int32_t> cu_seqlens, const AttentionSpec& spec, const Exec& exec) {
+void attention_forward(const AttentionTensors& t, std::span<const int32_t> cu_seqlens, const AttentionSpec& spec,
+                       const Exec& exec) {
     check_device(exec, "attention_forward");
-    check_attention("attention_forward", out, lse, q, k, v, sink_logit, cu_seqlens, spec, exec);
-    PLIMSOLL_RUN(exec, attention_forward(out, lse, q, k, v, sink_logit, cu_seqlens, spec, exec));
+    check_attention("attention_forward", t, cu_seqlens, spec, exec);
+    PLIMSOLL_RUN(exec, attention_forward(t, cu_seqlens, spec, exec));
 }
 
-void attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor dsink_logit, Tensor dout, Tensor out, Tensor lse,
-                        Tensor q, Tensor k, Tensor v, Tensor sink_logit, std::span<const int32_t> cu_seqlens,
+void attention_backward(const AttentionTensors& d, const AttentionTensors& t, std::span<const int32_t> cu_seqlens,
                         const AttentionSpec& spec, Write write, const Exec& exec) {
     check_device(exec, "attention_backward");
-    check_attention("attention_backward", out, lse, q, k, v, sink_logit, cu_seqlens, spec, exec);
-    check(dq.shape == q.shape && dk.shape == k.shape && dv.shape == v.shape && dout.shape == out.shape &&
-              dq.dtype == q.dtype && dk.dtype == q.dtype && dv.dtype == q.dtype && dout.dtype == q.dtype,
+    check_attention("attention_backward", t, cu_seqlens, spec, exec);
+    const auto alike = [](Tensor a, Tensor b) { return a.shape == b.shape && a.dtype == b.dtype; };
+    check(alike(d.q, t.q) && alike(d.k, t.k) && alike(d.v, t.v) && alike(d.out, t.out),
           "attention_backward: gradients must look like what they are gradients of");
-    check(dsink_logit.shape == sink_logit.shape && dsink_logit.dtype == sink_logit.dtype,
-          "attention_backward: dsink_logit {}", dsink_logit.shape);
-    PLIMSOLL_RUN(exec, attention_backward(dq, dk, dv, dsink_logit, dout, out, lse, q, k, v, sink_logit, cu_seqlens,
-                                          spec, write, exec));
+    check(alike(d.sink_logit, t.sink_logit), "attention_backward: dsink_logit {}", d.sink_logit.shape);
+    check(alike(d.gate, t.gate), "attention_backward: dgate {} for gate {}", d.gate.shape, t.gate.shape);
+    PLIMSOLL_RUN(exec, attention_backward(d, t, cu_seqlens, spec, write, exec));
 }
 
 void gate_forward(Tensor out, Tensor y, Tensor z, const Exec& exec) {

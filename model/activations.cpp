@@ -114,7 +114,7 @@ BlockScratchPlan::BlockScratchPlan(ArenaPlan& plan, const NetworkConfig& config,
         if (has_gate(config, layer)) gate_columns = std::max(gate_columns, gate_shape(config, layer, 1).elements());
     const DType compute = precision.compute;
     branch_ = plan.add("branch", {N, C}, compute);
-    if (gate_columns) gated_ = plan.add("gated", {N, NH, HS}, compute);
+    if (gate_columns > NH) gated_ = plan.add("gated", {N, NH, HS}, compute);
     dnorm_ = plan.add("dnorm", {N, C}, compute);
     if (F) dact_ = plan.add("dact", {N, F}, compute);
     dy_ = plan.add("dy", {N, NH, HS}, compute);

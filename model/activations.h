@@ -23,7 +23,7 @@ struct BlockActivations {
     Tensor qk_normed;       // (N, NH + NKV, HS) with qk_norm: normalised, then rotated
     Tensor q_rstd, k_rstd;  // (N, NH), (N, NKV) with qk_norm
     Tensor gate;            // z, (N, NH) or (N, NH, HS)
-    Tensor y;               // (N, NH, HS) core attention's output, before the gate
+    Tensor y;               // (N, NH, HS) core attention's output, before a gate per element
     Tensor lse;             // (NH, N), for weightings that normalise
     Tensor x_mid;           // (N, C) stream: after attention; absent without feed-forward layer
     Tensor norm2;           // (N, C)
@@ -35,7 +35,7 @@ struct BlockActivations {
 // One set for all blocks, overwritten by each.
 struct BlockScratch {
     Tensor branch;  // (N, C) what a branch adds to the stream; in backward its gradient, if compute is not the stream's
-    Tensor gated;   // (N, NH, HS) y after the gate
+    Tensor gated;   // (N, NH, HS) y after a gate per element
     Tensor dnorm;   // (N, C)
     Tensor dact;    // (N, F)
     Tensor dy;      // (N, NH, HS)

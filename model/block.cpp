@@ -39,7 +39,7 @@ BlockTensors block_tensors(const ParameterTable& table, int64_t layer, Tensor ma
             .down_bias = get("mlp.down.bias")};
 }
 
-CoreAttentionTensors Block::core_tensors() const {
+AttentionTensors Block::core_tensors() const {
     const int64_t NH = model_.heads, NKV = model_.key_heads();
     const Tensor qk = a_.qk_normed ? a_.qk_normed : a_.qkv;
     return {.out = a_.y,
@@ -47,17 +47,19 @@ CoreAttentionTensors Block::core_tensors() const {
             .q = qk.slice_columns(0, NH),
             .k = qk.slice_columns(NH, NKV),
             .v = a_.qkv.slice_columns(NH + NKV, NKV),
-            .sink_logit = p_.sink_logit};
+            .sink_logit = p_.sink_logit,
+            .gate = gate_per_head() ? a_.gate : Tensor{}};
 }
 
-CoreAttentionTensors Block::core_gradients() const {
+AttentionTensors Block::core_gradients() const {
     const int64_t NH = model_.heads, NKV = model_.key_heads();
     return {.out = s_.dy,
             .lse = {},
             .q = s_.dqkv.slice_columns(0, NH),
             .k = s_.dqkv.slice_columns(NH, NKV),
             .v = s_.dqkv.slice_columns(NH + NKV, NKV),
-            .sink_logit = d_.sink_logit};
+            .sink_logit = d_.sink_logit,
+            .gate = gate_per_head() ? s_.dgate : Tensor{}};
 }
 
 void Block::forward_pre(std::span<const int32_t> positions, const Exec& exec) {
@@ -67,7 +69,7 @@ void Block::forward_pre(std::span<const int32_t> positions, const Exec& exec) {
     if (p_.gate) matmul_forward(flat(a_.gate), a_.norm1, p_.gate, {}, exec);
     Tensor qk = a_.qkv.slice_columns(0, NH + NKV);
     if (a_.qk_normed) {
-        const CoreAttentionTensors core = core_tensors();
+        const AttentionTensors core = core_tensors();
         qk_norm_forward(core.q, a_.q_rstd, qk.slice_columns(0, NH), p_.q_norm_gain, model_.norm_eps, exec);
         qk_norm_forward(core.k, a_.k_rstd, qk.slice_columns(NH, NKV), p_.k_norm_gain, model_.norm_eps, exec);
         qk = a_.qk_normed;
@@ -76,7 +78,7 @@ void Block::forward_pre(std::span<const int32_t> positions, const Exec& exec) {
 }
 
 Tensor Block::attended(const Exec& exec) const {
-    if (!p_.gate) return a_.y;
+    if (!p_.gate || gate_per_head()) return a_.y;
     gate_forward(s_.gated, a_.y, a_.gate, exec);
     return s_.gated;
 }
@@ -131,7 +133,7 @@ void Block::backward_post(Tensor dx, Write write, const Exec& exec) {
     const Tensor dbranch = as_operand(dx, exec);
     matmul_backward_weight(d_.out, d_.out_bias, dbranch, flat(attended(exec)), write, exec);
     matmul_backward_input(flat(s_.dy), dbranch, p_.out, Write::kOverwrite, exec);
-    if (p_.gate) gate_backward(s_.dy, s_.dgate, s_.dy, a_.y, a_.gate, exec);
+    if (p_.gate && !gate_per_head()) gate_backward(s_.dy, s_.dgate, s_.dy, a_.y, a_.gate, exec);
 }
 
 void Block::backward_pre(Tensor dx, std::span<const int32_t> positions, Write write, const Exec& exec) {

@@ -51,13 +51,15 @@ class Block {
     void backward_pre(Tensor dx, std::span<const int32_t> positions, Write write, const Exec& exec);
 
     // What lies between: the operands of core attention and their gradients.
-    CoreAttentionTensors core_tensors() const;
-    CoreAttentionTensors core_gradients() const;
+    AttentionTensors core_tensors() const;
+    AttentionTensors core_gradients() const;
     const AttentionSpec& spec() const { return spec_; }
     const BlockActivations& activations() const { return a_; }
 
   private:
     Tensor as_operand(Tensor dx, const Exec& exec) const;
+    // Whether the gate is part of core attention: one per head is, one per element follows it.
+    bool gate_per_head() const { return a_.gate && a_.gate.shape.rank() == 2; }
     Tensor attended(const Exec& exec) const;
 
     const ModelConfig& model_;

@@ -207,11 +207,12 @@ std::vector<KernelTime> time_attention(const AttentionShape& s, DType dtype, con
                            .score_bias = -std::log(static_cast<double>(s.T))};
         const std::string shape = fmt::format("{} {}x{}x{}x{}x{}", variants()[i].name, s.B, s.T, s.NH, s.NKV, s.HS);
         const auto forward = [&] {
-            attention_forward(t[y], t[lse], q(qkv), k(qkv), v(qkv), {}, cu_seqlens, spec, exec);
+            attention_forward({t[y], t[lse], q(qkv), k(qkv), v(qkv), {}, {}}, cu_seqlens, spec, exec);
         };
         const auto backward = [&] {
-            attention_backward(q(dqkv), k(dqkv), v(dqkv), {}, t[dy], t[y], t[lse], q(qkv), k(qkv), v(qkv), {},
-                               cu_seqlens, spec, Write::kOverwrite, exec);
+            attention_backward({t[dy], {}, q(dqkv), k(dqkv), v(dqkv), {}, {}},
+                               {t[y], t[lse], q(qkv), k(qkv), v(qkv), {}, {}}, cu_seqlens, spec, Write::kOverwrite,
+                               exec);
         };
         rows.push_back({"attention_forward", shape, best_seconds(forward, 7, exec), flops, bytes});
         rows.push_back({"attention_backward", shape, best_seconds(backward, 7, exec), 2.5 * flops, 2 * bytes});

@@ -59,7 +59,7 @@ struct Mean {
 HeadWeights::HeadWeights(const Block& block, int64_t layer, const NetworkConfig& network, int64_t head, int64_t begin,
                          int64_t n)
     : n_(n), weights_(static_cast<size_t>(n * n)), scores_(static_cast<size_t>(n * n)) {
-    const CoreAttentionTensors core = block.core_tensors();
+    const AttentionTensors core = block.core_tensors();
     const int64_t NH = network.model.heads, group = NH / network.model.key_heads();
     const double sink_logit = core.sink_logit ? element(core.sink_logit, head) : 0;
     attention_weights(weights_, scores_, head_rows(core.q, head, begin, n), head_rows(core.k, head / group, begin, n),
@@ -71,7 +71,7 @@ LayerProbe::LayerProbe(const Block& block, Transformer& model, int64_t layer, co
     : block_(block), network_(model.config()), layer_(layer), is_trigger_(is_trigger), input_(input) {
     const int64_t NH = network_.model.heads, HS = network_.model.head_channels(), C = network_.model.channels;
     const int64_t group = NH / network_.model.key_heads(), N = static_cast<int64_t>(input.tokens.size());
-    const CoreAttentionTensors core = block.core_tensors();
+    const AttentionTensors core = block.core_tensors();
     const Tensor out =
         model.table().view(model.parameters(), model.table().find(fmt::format("blocks.{}.attn.out.weight", layer)));
     std::vector<float> values(static_cast<size_t>(N * HS)), weight(static_cast<size_t>(C * HS)),
@@ -89,11 +89,12 @@ LayerProbe::LayerProbe(const Block& block, Transformer& model, int64_t layer, co
                        {}, exec);
         for (int64_t t = 0; t < N; ++t) wo_value_norm_.push_back(row_norm(result, t));
         const Tensor z = block.activations().gate;
+        const bool per_element = z && z.shape.rank() == 3;
         for (int64_t t = 0; t < N; ++t) {
             double sum = 0;
             for (int64_t c = 0; c < HS; ++c) {
-                const int64_t at = z && z.shape.rank() == 3 ? (t * NH + head) * HS + c : t * NH + head;
-                const double g = z ? 1 / (1 + std::exp(-element(z, at))) : 1;
+                const int64_t at = (t * NH + head) * HS + c;
+                const double g = per_element ? 1 / (1 + std::exp(-element(z, at))) : 1;  // one per head is in y
                 sum += std::pow(g * element(y, t * y.row_stride + c), 2);
             }
             output_norm_.push_back(std::sqrt(sum));
@@ -162,7 +163,7 @@ void LayerProbe::add_masses(NamedValues& out, const HeadWeights& weights, int64_
 void LayerProbe::add_values(NamedValues& out, int64_t head, int64_t begin, int64_t n) const {
     const int64_t N = static_cast<int64_t>(input_.tokens.size()),
                   group = network_.model.heads / network_.model.key_heads();
-    const CoreAttentionTensors core = block_.core_tensors();
+    const AttentionTensors core = block_.core_tensors();
     const Tensor q = head_rows(core.q, head, begin, n), k = head_rows(core.k, head / group, begin, n);
     const Tensor v = head_rows(core.v, head / group, begin, n);
     const auto pushed = [&](int64_t t) { return wo_value_norm_[static_cast<size_t>(head * N + begin + t)]; };

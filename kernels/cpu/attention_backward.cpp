@@ -25,7 +25,7 @@ class Backward {
     using R = Accumulator<T>;
 
   public:
-    Tensor dq, dk, dv, dout, out, lse, q, k, v, sink_logit;
+    Tensor dq, dk, dv, dgate, dout, out, lse, q, k, v, sink_logit, gate;
     R* dsink;  // (documents, NH), for a learned extra column
     std::span<const int32_t> cu_seqlens;
     const AttentionSpec& spec;
@@ -63,13 +63,13 @@ class Backward {
         pack_rows(tile.query_rows, HeadRows<T>(q, head, begin), i0, count, kQueries, HS, W, static_cast<R>(spec.scale));
         pack_rows(tile.dout_rows, HeadRows<T>(dout, head, begin), i0, count, kQueries, HS, W, R(1));
         transpose_rows(tile.queries, tile.query_rows, HS, W);
-        transpose_rows(tile.douts, tile.dout_rows, HS, W);
         std::fill_n(tile.dqueries, kQueries * W, R(0));
 
         alignas(64) R row_lse[kQueries] = {}, bias[kQueries], delta[kQueries] = {};
         for (int64_t i = 0; i < kQueries; ++i) bias[i] = static_cast<R>(score_bias(spec, rule.mask, i0 + i));
-        const R dsink_part =
-            V::kInfo.normalized ? row_states(tile, row_lse, delta, head, begin + i0, count, HS, W) : R(0);
+        if (V::kInfo.normalized || gate) deltas(tile, delta, head, begin + i0, count, HS, W);
+        const R dsink_part = V::kInfo.normalized ? row_states(row_lse, delta, head, begin + i0, count) : R(0);
+        transpose_rows(tile.douts, tile.dout_rows, HS, W);
 
         for (int64_t j0 = 0; j0 < std::min(n, i0 + count); j0 += kKeys) {
             const int64_t here = std::min(kKeys, n - j0), rows = round_up(here, kRows);
@@ -98,16 +98,26 @@ class Backward {
         return dsink_part;
     }
 
-    // lse (0 for rows that saw nothing: their weights are masked) and delta = rowsum(dout * out) of a block's queries.
-    R row_states(const BackwardTile<R>& tile, R* row_lse, R* delta, int64_t head, int64_t token, int64_t count,
-                 int64_t HS, int64_t W) const {
+    // delta = rowsum(dout * out) of a block's queries; with a gate also its gradient, and dout_rows times the gate.
+    void deltas(const BackwardTile<R>& tile, R* delta, int64_t head, int64_t token, int64_t count, int64_t HS,
+                int64_t W) const {
         const HeadRows<T> rows(out, head, token);
+        for (int64_t i = 0; i < count; ++i) {
+            const T* y = rows.row(i);
+            R* d = tile.dout_rows + i * W;
+            delta[i] = lane_sum<R>(HS, [&](int64_t c) { return d[c] * static_cast<R>(y[c]); });
+            if (!gate) continue;
+            const R g = gate_of<T>(gate, token + i, head);
+            dgate.ptr<T>()[(token + i) * q.shape[1] + head] = static_cast<T>(delta[i] * (R(1) - g));
+            for (int64_t c = 0; c < HS; ++c) d[c] *= g;
+        }
+    }
+
+    // lse of a block's queries: 0 for rows that saw nothing, whose weights are masked.
+    R row_states(R* row_lse, const R* delta, int64_t head, int64_t token, int64_t count) const {
         const R* saved = lse.ptr<R>() + head * q.shape[0] + token;
         R dsink_part = 0;
         for (int64_t i = 0; i < count; ++i) {
-            const T* y = rows.row(i);
-            const R* d = tile.dout_rows + i * W;
-            delta[i] = lane_sum<R>(HS, [&](int64_t c) { return d[c] * static_cast<R>(y[c]); });
             const bool seen = saved[i] != -std::numeric_limits<R>::infinity();
             row_lse[i] = seen ? saved[i] : R(0);
             if (dsink && seen) dsink_part -= std::exp(sink_logit.ptr<R>()[head] - saved[i]) * delta[i];
@@ -118,22 +128,22 @@ class Backward {
 
 }  // namespace
 
-void attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor dsink_logit, Tensor dout, Tensor out, Tensor lse,
-                        Tensor q, Tensor k, Tensor v, Tensor sink_logit, std::span<const int32_t> cu_seqlens,
+void attention_backward(const AttentionTensors& d, const AttentionTensors& t, std::span<const int32_t> cu_seqlens,
                         const AttentionSpec& spec, Write write, const Exec& exec) {
-    const int64_t NH = q.shape[1], NKV = k.shape[1], documents = static_cast<int64_t>(cu_seqlens.size()) - 1;
+    const int64_t NH = t.q.shape[1], NKV = t.k.shape[1], documents = static_cast<int64_t>(cu_seqlens.size()) - 1;
     dispatch_variant(spec.weighting, [&]<class V>() {
-        dispatch_float(q.dtype, [&]<class T>() {
+        dispatch_float(t.q.dtype, [&]<class T>() {
             using R = Accumulator<T>;
-            R* dsink = dsink_logit ? workspace<struct SinkParts, R>(documents * NH) : nullptr;
-            const Backward<V, T> backward{dq, dk, dv, dout, out, lse, q, k, v, sink_logit, dsink, cu_seqlens, spec};
+            R* dsink = d.sink_logit ? workspace<struct SinkParts, R>(documents * NH) : nullptr;
+            const Backward<V, T> backward{d.q, d.k, d.v,          d.gate, d.out, t.out,      t.lse, t.q,
+                                          t.k, t.v, t.sink_logit, t.gate, dsink, cu_seqlens, spec};
 #pragma omp parallel for num_threads(exec.threads) schedule(dynamic)
             for (int64_t unit = 0; unit < documents * NKV; ++unit) backward.unit(unit / NKV, unit % NKV);
             if (!dsink) return;
             for (int64_t head = 0; head < NH; ++head) {
                 R total = 0;
-                for (int64_t d = 0; d < documents; ++d) total += dsink[d * NH + head];
-                R& to = dsink_logit.ptr<R>()[head];
+                for (int64_t i = 0; i < documents; ++i) total += dsink[i * NH + head];
+                R& to = d.sink_logit.ptr<R>()[head];
                 to = (write == Write::kAccumulate ? to : R(0)) + total;
             }
         });

@@ -22,7 +22,7 @@ class Forward {
     using R = Accumulator<T>;
 
   public:
-    Tensor out, lse, q, k, v, sink_logit;
+    Tensor out, lse, q, k, v, sink_logit, gate;
     std::span<const int32_t> cu_seqlens;
     const AttentionSpec& spec;
 
@@ -70,7 +70,7 @@ class Forward {
         const HeadRows<T> to(out, head, begin);
         for (int64_t i = 0; i < count; ++i) {
             const R scale = !V::kInfo.normalized ? R(1) : sum[i] > 0 ? R(1) / sum[i] : R(0);
-            unpack_row(to.row(i0 + i), tile.out + i * W, HS, scale);
+            unpack_row(to.row(i0 + i), tile.out + i * W, HS, scale * gate_of<T>(gate, begin + i0 + i, head));
             if (V::kInfo.normalized)
                 lse.ptr<R>()[head * q.shape[0] + begin + i0 + i] = sum[i] > 0 ? top[i] + std::log(sum[i]) : -kInfinity;
         }
@@ -106,12 +106,12 @@ class Forward {
 
 }  // namespace
 
-void attention_forward(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor sink_logit,
-                       std::span<const int32_t> cu_seqlens, const AttentionSpec& spec, const Exec& exec) {
+void attention_forward(const AttentionTensors& t, std::span<const int32_t> cu_seqlens, const AttentionSpec& spec,
+                       const Exec& exec) {
     struct Unit {
         int32_t document, i0;
     };
-    const int64_t NH = q.shape[1], documents = static_cast<int64_t>(cu_seqlens.size()) - 1;
+    const int64_t NH = t.q.shape[1], documents = static_cast<int64_t>(cu_seqlens.size()) - 1;
     int64_t blocks = 0;
     for (int64_t d = 0; d < documents; ++d)
         blocks +=
@@ -123,8 +123,8 @@ void attention_forward(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, Ten
              i0 += kQueries)
             *next++ = {static_cast<int32_t>(d), static_cast<int32_t>(i0)};
     dispatch_variant(spec.weighting, [&]<class V>() {
-        dispatch_float(q.dtype, [&]<class T>() {
-            const Forward<V, T> forward{out, lse, q, k, v, sink_logit, cu_seqlens, spec};
+        dispatch_float(t.q.dtype, [&]<class T>() {
+            const Forward<V, T> forward{t.out, t.lse, t.q, t.k, t.v, t.sink_logit, t.gate, cu_seqlens, spec};
 #pragma omp parallel for num_threads(exec.threads) schedule(dynamic)
             for (int64_t unit = 0; unit < blocks * NH; ++unit)
                 forward.block(units[unit / NH].document, unit % NH, units[unit / NH].i0);

@@ -76,6 +76,13 @@ struct HeadRows {
     T* row(int64_t i) const { return data + i * stride; }
 };
 
+// The gate of a token's head, 1 without one.
+template <class T>
+inline Accumulator<T> gate_of(Tensor gate, int64_t token, int64_t head) {
+    using R = Accumulator<T>;
+    return gate ? sigmoid_fast(static_cast<R>(gate.ptr<T>()[token * gate.shape[1] + head])) : R(1);
+}
+
 // to (rows, width) row-major = from[first .. first + count) * scale, the rest zero.
 template <class R, class T>
 inline void pack_rows(R* to, const HeadRows<T>& from, int64_t first, int64_t count, int64_t rows, int64_t HS,

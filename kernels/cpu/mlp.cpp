@@ -16,18 +16,13 @@ struct Relu {
     }
 };
 
-template <class R>
-R sigmoid(R x) {
-    return 1 / (1 + exp_fast(-x));
-}
-
 // 0.5 (1 + tanh u) = sigmoid(2u): one exponential, and no cancellation where x is negative.
 struct Gelu {
     static constexpr double kRoot = 2 * 0.79788456080286536;  // 2 sqrt(2 / pi)
     static constexpr double kCubic = 0.044715;
     template <class R>
     static R weight(R x) {
-        return sigmoid(x * (R(kRoot) + R(kRoot * kCubic) * (x * x)));
+        return sigmoid_fast(x * (R(kRoot) + R(kRoot * kCubic) * (x * x)));
     }
     template <class R>
     static R value(R x) {
@@ -75,7 +70,7 @@ void swiglu_forward(T* out, const T* x, int64_t N, int64_t F, int threads) {
 #pragma omp simd
         for (int64_t c = 0; c < F; ++c) {
             const R gate = static_cast<R>(gates[c]);
-            store(to[c], gate * sigmoid(gate) * static_cast<R>(ups[c]));
+            store(to[c], gate * sigmoid_fast(gate) * static_cast<R>(ups[c]));
         }
     }
 }
@@ -90,7 +85,7 @@ void swiglu_backward(T* dx, const T* dout, const T* x, int64_t N, int64_t F, int
 #pragma omp simd
         for (int64_t c = 0; c < F; ++c) {
             const R gate = static_cast<R>(gates[c]), up = static_cast<R>(ups[c]), d = static_cast<R>(grad[c]);
-            const R weight = sigmoid(gate);
+            const R weight = sigmoid_fast(gate);
             store(dgates[c], d * up * weight * (1 + gate * (1 - weight)));
             store(dups[c], d * gate * weight);
         }

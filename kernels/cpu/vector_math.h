@@ -92,6 +92,11 @@ inline R lane_max(int64_t n, R start, Term&& term) {
     return result;
 }
 
+template <class R>
+inline R sigmoid_fast(R x) {
+    return R(1) / (R(1) + exp_fast(-x));
+}
+
 // Whether an op over that many elements repays starting threads: a region costs a few microseconds, an element about a
 // third of a nanosecond.
 inline bool worth_threads(int64_t elements) {

@@ -6,6 +6,9 @@
 namespace plimsoll::cuda {
 namespace {
 
+// The second argument of __launch_bounds__ says that two blocks per multiprocessor are enough: aiming at four, ptxas
+// spilled (sigmoid, head size 32, sm_90a).
+//
 // A block keeps 64 rows of one side and passes over the other side in smaller tiles where sums would not fit into
 // registers: a lane has HS / 2 of them (dQ), or kWidth of dK and dV, beside p and ds.
 template <int HS>
@@ -14,7 +17,7 @@ struct BackwardShape {
     static constexpr int kWidth = HS / kParts;
     static constexpr int kQueries = kWidth > 64 ? 32 : 64, kKeys = HS > 128 ? 32 : 64;
     static constexpr int kDkvBytes =
-        2 * Tile<HS>::bytes(kTileRows) + 2 * Tile<HS>::bytes(kQueries) + 2 * kQueries * static_cast<int>(sizeof(float));
+        2 * Tile<HS>::bytes(kTileRows) + 2 * Tile<HS>::bytes(kQueries) + 3 * kQueries * static_cast<int>(sizeof(float));
     static constexpr int kDqBytes = 2 * Tile<HS>::bytes(kTileRows) + 2 * Tile<HS>::bytes(kKeys);
 };
 
@@ -22,13 +25,15 @@ struct BackwardArguments {
     HeadView<bf16> dq, dk, dv;
     HeadView<const bf16> dout, q, k, v;
     const float *lse, *delta;  // (NH, N), null for weightings without
+    const bf16* gate;          // (N, NH) before the sigmoid, or null
     int group;                 // query heads of a key head
     DeviceMask mask;
 };
 
-// delta_i = sum_c dout_ic out_ic, a warp per row of a head.
+// delta_i = sum_c dout_ic out_ic, a warp per row of a head; with a gate also its gradient, delta_i (1 - g_i).
 __global__ void __launch_bounds__(kTileThreads)
-    delta_kernel(float* delta, HeadView<const bf16> dout, HeadView<const bf16> out, int64_t N, int NH, int HS) {
+    delta_kernel(float* delta, bf16* dgate, HeadView<const bf16> dout, HeadView<const bf16> out, const bf16* gate,
+                 int64_t N, int NH, int HS) {
     const int64_t index = static_cast<int64_t>(blockIdx.x) * kTileWarps + threadIdx.x / kWarp;
     if (index >= N * NH) return;
     const int64_t n = index / NH, head = index % NH;
@@ -36,7 +41,10 @@ __global__ void __launch_bounds__(kTileThreads)
     float sum = 0;
     for (int c = threadIdx.x % kWarp; c < HS; c += kWarp) sum += static_cast<float>(d[c]) * static_cast<float>(y[c]);
     sum = warp_sum(sum);
-    if (threadIdx.x % kWarp == 0) delta[head * N + n] = sum;
+    if (threadIdx.x % kWarp > 0) return;
+    delta[head * N + n] = sum;
+    if (gate)
+        dgate[index] = static_cast<bf16>(sum * (1.0f - gate_of(gate, static_cast<int>(n), NH, static_cast<int>(head))));
 }
 
 // dsink_logit_h = -sum_i exp(sink_logit_h - lse_i) delta_i, a block per head.
@@ -74,6 +82,7 @@ __global__ void __launch_bounds__(kTileThreads) dkv_kernel(const __grid_constant
         queries{keys.at(2 * kTileRows, 0)}, grads{queries.at(kQueries, 0)};
     float* row_state = reinterpret_cast<float*>(grads.at(kQueries, 0));  // lse or bias of each query of the tile
     float* row_delta = row_state + kQueries;
+    float* row_gate = row_delta + kQueries;
 
     const int lane = threadIdx.x % kWarp, warp_row = threadIdx.x / kWarp * kRowsPerWarp;
     const int N = a.mask.N, n0 = static_cast<int>(blockIdx.x) * kTileRows;
@@ -104,6 +113,7 @@ __global__ void __launch_bounds__(kTileThreads) dkv_kernel(const __grid_constant
                                : V::kInfo.normalized ? a.lse[static_cast<int64_t>(head) * N + m0 + i]
                                                      : a.mask.bias(m0 + i);
                 row_delta[i] = exists && V::kInfo.normalized ? a.delta[static_cast<int64_t>(head) * N + m0 + i] : 0.0f;
+                row_gate[i] = exists ? gate_of(a.gate, m0 + i, a.mask.NH, head) : 0.0f;
             }
             device::cp_async_wait<0>();
             __syncthreads();
@@ -119,8 +129,10 @@ __global__ void __launch_bounds__(kTileThreads) dkv_kernel(const __grid_constant
                     const int i = m0 + column, j = key[e / 2];
                     // The document of the key, not of the query: equal where j <= i < end of the key's document.
                     const bool visible = i < N && j < N && a.mask.visible(i, j, begin[e / 2]) && i < a.mask.end[j];
+                    ds[n][e] *= row_gate[column];
                     weigh<V>(p[n][e], ds[n][e], visible, a.mask.score(p[n][e], i, j, slope),
                              {row_state[column], row_state[column]}, row_delta[column]);
+                    p[n][e] *= row_gate[column];  // of the gradient that is added to dV
                 }
             multiply_rounded<HS, kWidth>(dv, p, grads, first_column, lane);
             multiply_rounded<HS, kWidth>(dk, ds, queries, first_column, lane);
@@ -133,7 +145,7 @@ __global__ void __launch_bounds__(kTileThreads) dkv_kernel(const __grid_constant
 }
 
 template <class V, int HS>
-__global__ void __launch_bounds__(kTileThreads) dq_kernel(const __grid_constant__ BackwardArguments a) {
+__global__ void __launch_bounds__(kTileThreads, 2) dq_kernel(const __grid_constant__ BackwardArguments a) {
     constexpr int kKeys = BackwardShape<HS>::kKeys;
     PLIMSOLL_DYNAMIC_SHARED(shared);
     const Tile<HS> queries{reinterpret_cast<bf16*>(shared)}, grads{queries.at(kTileRows, 0)},
@@ -147,7 +159,7 @@ __global__ void __launch_bounds__(kTileThreads) dq_kernel(const __grid_constant_
     grads.template load<kTileRows>(a.dout.head(head, HS), m0, N);
 
     int row[2], begin[2];
-    float state[2], delta[2];
+    float state[2], delta[2], gate[2];
     for (int r = 0; r < 2; ++r) {
         row[r] = m0 + warp_row + lane / 4 + 8 * r;
         const bool exists = row[r] < N;
@@ -156,6 +168,7 @@ __global__ void __launch_bounds__(kTileThreads) dq_kernel(const __grid_constant_
                    : V::kInfo.normalized ? a.lse[static_cast<int64_t>(head) * N + row[r]]
                                          : a.mask.bias(row[r]);
         delta[r] = exists && V::kInfo.normalized ? a.delta[static_cast<int64_t>(head) * N + row[r]] : 0.0f;
+        gate[r] = exists ? gate_of(a.gate, row[r], a.mask.NH, head) : 0.0f;
     }
     float dq[HS / 8][4] = {};
     for (int n0 = a.mask.first[m0] / kKeys * kKeys; n0 < m1; n0 += kKeys) {
@@ -174,6 +187,7 @@ __global__ void __launch_bounds__(kTileThreads) dq_kernel(const __grid_constant_
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
                 const int i = row[e / 2], j = n0 + n * 8 + 2 * (lane % 4) + e % 2;
+                ds[n][e] *= gate[e / 2];
                 weigh<V>(p[n][e], ds[n][e], a.mask.visible(i, j, begin[e / 2]), a.mask.score(p[n][e], i, j, slope),
                          {state[e / 2], state[e / 2]}, delta[e / 2]);
             }
@@ -191,39 +205,40 @@ void allow_shared(Kernel* kernel, int bytes) {
 
 }  // namespace
 
-void attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor dsink_logit, Tensor dout, Tensor out, Tensor lse,
-                        Tensor q, Tensor k, Tensor v, Tensor sink_logit, std::span<const int32_t> cu_seqlens,
+void attention_backward(const AttentionTensors& d, const AttentionTensors& t, std::span<const int32_t> cu_seqlens,
                         const AttentionSpec& spec, Write write, const Exec& exec) {
+    const auto& [out, lse, q, k, v, sink_logit, gate] = t;
     const int64_t N = q.shape[0], NH = q.shape[1], NKV = k.shape[1], HS = q.shape[2];
     if (N == 0) return;
     for (const auto& [tensor, name] : {std::pair{&q, "q"},
                                        {&k, "k"},
                                        {&v, "v"},
                                        {&out, "out"},
-                                       {&dout, "dout"},
-                                       {&dq, "dq"},
-                                       {&dk, "dk"},
-                                       {&dv, "dv"}})
+                                       {&d.out, "dout"},
+                                       {&d.q, "dq"},
+                                       {&d.k, "dk"},
+                                       {&d.v, "dv"}})
         check_attention_layout(*tensor, name);
     const cudaStream_t stream = exec.cuda->stream();
     int32_t* bounds = exec.cuda->workspace<int32_t>(2 * N + NH * N);
     float* delta = reinterpret_cast<float*>(bounds + 2 * N);
     const bool normalized = is_normalized(spec.weighting);
-    const BackwardArguments arguments{.dq = {dq.ptr<bf16>(), dq.row_stride},
-                                      .dk = {dk.ptr<bf16>(), dk.row_stride},
-                                      .dv = {dv.ptr<bf16>(), dv.row_stride},
-                                      .dout = {dout.ptr<bf16>(), dout.row_stride},
+    const BackwardArguments arguments{.dq = {d.q.ptr<bf16>(), d.q.row_stride},
+                                      .dk = {d.k.ptr<bf16>(), d.k.row_stride},
+                                      .dv = {d.v.ptr<bf16>(), d.v.row_stride},
+                                      .dout = {d.out.ptr<bf16>(), d.out.row_stride},
                                       .q = {q.ptr<bf16>(), q.row_stride},
                                       .k = {k.ptr<bf16>(), k.row_stride},
                                       .v = {v.ptr<bf16>(), v.row_stride},
                                       .lse = normalized ? lse.ptr<float>() : nullptr,
                                       .delta = normalized ? delta : nullptr,
+                                      .gate = optional<bf16>(gate),
                                       .group = static_cast<int>(NH / NKV),
                                       .mask = make_mask(spec, cu_seqlens, N, NH, bounds, exec)};
-    if (normalized)
+    if (normalized || gate)
         PLIMSOLL_LAUNCH(delta_kernel, dim3(blocks_for(N * NH, kTileWarps)), dim3(kTileThreads), 0, stream, delta,
-                        arguments.dout, (HeadView<const bf16>{out.ptr<bf16>(), out.row_stride}), N,
-                        static_cast<int>(NH), static_cast<int>(HS));
+                        optional<bf16>(d.gate), arguments.dout, (HeadView<const bf16>{out.ptr<bf16>(), out.row_stride}),
+                        arguments.gate, N, static_cast<int>(NH), static_cast<int>(HS));
     dispatch_attention(spec.weighting, HS, [&]<class V, int kHS>() {
         using Shape = BackwardShape<kHS>;
         const unsigned tiles = blocks_for(N, kTileRows);
@@ -236,7 +251,7 @@ void attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor dsink_logit, Ten
     });
     if (spec.extra_column == ExtraColumn::kLearnedLogit)
         PLIMSOLL_LAUNCH(sink_gradient_kernel, dim3(static_cast<unsigned>(NH)), dim3(kTileThreads), 0, stream,
-                        dsink_logit.ptr<float>(), sink_logit.ptr<float>(), arguments.lse, arguments.delta, N,
+                        d.sink_logit.ptr<float>(), sink_logit.ptr<float>(), arguments.lse, arguments.delta, N,
                         write == Write::kAccumulate);
     launch_check("attention_backward");
 }

@@ -19,6 +19,7 @@ struct ForwardArguments {
     HeadView<const bf16> q, k, v;
     const float* sink_logit;  // (NH) or null
     float extra_logit;        // of a constant extra column, -inf without one
+    const bf16* gate;         // (N, NH) before the sigmoid, or null
     int group;                // query heads of a key head
     DeviceMask mask;
 };
@@ -117,6 +118,8 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(const _
                 a.lse[static_cast<int64_t>(head) * N + row[r]] = state[r].lse + logf(sum[r]);
         }
     }
+    for (int r = 0; r < 2; ++r)
+        if (row[r] < N) factor[r] *= gate_of(a.gate, row[r], a.mask.NH, head);
     store_rows(a.out.head(head, HS), out, m0 + warp_row, N, 0, factor, lane);
 }
 
@@ -160,8 +163,9 @@ void check_attention_layout(const Tensor& t, const char* name) {
           t.row_stride);
 }
 
-void attention_forward(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor sink_logit,
-                       std::span<const int32_t> cu_seqlens, const AttentionSpec& spec, const Exec& exec) {
+void attention_forward(const AttentionTensors& t, std::span<const int32_t> cu_seqlens, const AttentionSpec& spec,
+                       const Exec& exec) {
+    const auto& [out, lse, q, k, v, sink_logit, gate] = t;
     const int64_t N = q.shape[0], NH = q.shape[1], HS = q.shape[2];
     if (N == 0) return;
     check(N < INT32_MAX - kTileRows, "attention on CUDA: {} tokens at once", N);
@@ -175,6 +179,7 @@ void attention_forward(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, Ten
         .v = {v.ptr<bf16>(), v.row_stride},
         .sink_logit = spec.extra_column == ExtraColumn::kLearnedLogit ? sink_logit.ptr<float>() : nullptr,
         .extra_logit = spec.extra_column == ExtraColumn::kConstant ? static_cast<float>(spec.extra_logit) : kLowest,
+        .gate = optional<bf16>(gate),
         .group = static_cast<int>(NH / k.shape[1]),
         .mask = make_mask(spec, cu_seqlens, N, NH, exec.cuda->workspace<int32_t>(2 * N), exec)};
     dispatch_attention(spec.weighting, HS, [&]<class V, int kHS>() {

@@ -137,6 +137,11 @@ PLIMSOLL_DEVICE void multiply_rounded(float (&sums)[kWidth / 8][4], const float 
     }
 }
 
+// The gate of a row's head, 1 without one.
+PLIMSOLL_DEVICE float gate_of(const bf16* gate, int row, int NH, int head) {
+    return gate ? sigmoid(static_cast<float>(gate[static_cast<int64_t>(row) * NH + head])) : 1.0f;
+}
+
 // Writes this lane's part of a warp's 16 rows, times a factor per row, where the row exists.
 template <int kCount>
 PLIMSOLL_DEVICE void store_rows(HeadView<bf16> to, const float (&sums)[kCount][4], int row0, int N, int first,

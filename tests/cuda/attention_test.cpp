@@ -43,13 +43,17 @@ std::vector<AttentionCase> cases() {
                         with.window = window, with.pinned = pinned, with.alibi = alibi, with.cu_seqlens = documents;
                         add(with);
                     }
+        AttentionCase gated{.weighting = std::string(variant.name), .HS = 32, .cu_seqlens = {0, 70}, .gate = true};
+        add(gated);
+        gated.NH = 6, gated.NKV = 2, gated.cu_seqlens = {0, 1, 20, 90, 155}, add(gated);
+        if (variant.normalized) gated.extra = ExtraColumn::kLearnedLogit, add(gated);
         if (variant.normalized) c.extra = ExtraColumn::kLearnedLogit, c.sink_shift = 100, add(c);
     }
     return all;
 }
 
 struct Results {
-    std::vector<bf16> out, dqkv;
+    std::vector<bf16> out, dqkv, dgate;
     std::vector<float> lse, dsink;
 };
 
@@ -62,18 +66,30 @@ Results run_on_gpu(const AttentionRun<bf16>& run, Write write) {
         dqkv(std::vector<bf16>(run.qkv.size(), bf16(7.0f)));
     const OnDevice<float> lse(filled<float>(normalized ? run.lse.size() : 0, 7.0f)), sink(run.sink),
         dsink(filled<float>(run.sink.size(), 0.5f));
+    const OnDevice<bf16> gate(run.gate), dgate(filled<bf16>(run.gate.size(), 7.0f));
     const OnDevice<int32_t> documents(c.cu_seqlens);
     const auto part = [&](const OnDevice<bf16>& fused, int64_t first, int64_t count) {
         return fused.tensor({N, heads, c.HS}).slice_columns(first, count);
     };
     const Shape wide{N, c.NH, c.HS};
     const Tensor q = part(qkv, 0, c.NH), k = part(qkv, c.NH, c.NKV), v = part(qkv, c.NH + c.NKV, c.NKV);
-    attention_forward(out.tensor(wide), lse.tensor({c.NH, N}), q, k, v, sink.tensor({c.NH}), documents.span(), c.spec(),
-                      on_gpu());
-    attention_backward(part(dqkv, 0, c.NH), part(dqkv, c.NH, c.NKV), part(dqkv, c.NH + c.NKV, c.NKV),
-                       dsink.tensor({c.NH}), dout.tensor(wide), out.tensor(wide), lse.tensor({c.NH, N}), q, k, v,
-                       sink.tensor({c.NH}), documents.span(), c.spec(), write, on_gpu());
-    return {out.values(), dqkv.values(), lse.values(), dsink.values()};
+    const AttentionTensors t{.out = out.tensor(wide),
+                             .lse = lse.tensor({c.NH, N}),
+                             .q = q,
+                             .k = k,
+                             .v = v,
+                             .sink_logit = sink.tensor({c.NH}),
+                             .gate = gate.tensor({N, c.NH})};
+    const AttentionTensors d{.out = dout.tensor(wide),
+                             .lse = {},
+                             .q = part(dqkv, 0, c.NH),
+                             .k = part(dqkv, c.NH, c.NKV),
+                             .v = part(dqkv, c.NH + c.NKV, c.NKV),
+                             .sink_logit = dsink.tensor({c.NH}),
+                             .gate = dgate.tensor({N, c.NH})};
+    attention_forward(t, documents.span(), c.spec(), on_gpu());
+    attention_backward(d, t, documents.span(), c.spec(), write, on_gpu());
+    return {out.values(), dqkv.values(), dgate.values(), lse.values(), dsink.values()};
 }
 
 // Largest difference, and the size it must be seen against.
@@ -97,6 +113,7 @@ TEST_P(CudaAttention, MatchesTheOracle) {
     run.oracle(out, lse);
     AttentionRun<double> exact(GetParam());
     exact.qkv = widened(run.qkv), exact.dout = widened(run.dout), exact.sink = widened(run.sink);
+    exact.gate = widened(run.gate);
     exact.forward();
     exact.backward();
     Results first;
@@ -106,7 +123,8 @@ TEST_P(CudaAttention, MatchesTheOracle) {
         for (const std::string& report : device_reports()) ADD_FAILURE() << "schedule " << seed << ": " << report;
         if (seed > 1) {
             EXPECT_TRUE(same_bits(first.out, seen.out) && same_bits(first.dqkv, seen.dqkv) &&
-                        same_bits(first.lse, seen.lse) && same_bits(first.dsink, seen.dsink))
+                        same_bits(first.dgate, seen.dgate) && same_bits(first.lse, seen.lse) &&
+                        same_bits(first.dsink, seen.dsink))
                 << "schedule " << seed;
             continue;
         }
@@ -115,6 +133,7 @@ TEST_P(CudaAttention, MatchesTheOracle) {
         if (is_normalized(run.c.spec().weighting)) expect_close(seen.lse, lse, 200, "lse", 4);
         expect_near(widened(seen.dqkv), exact.dqkv, 1e-2, "dqkv");
         expect_near(widened(seen.dsink), exact.dsink, 1e-2, "dsink");
+        expect_near(widened(seen.dgate), exact.dgate, 1e-2, "dgate");
     }
 }
 
@@ -161,8 +180,14 @@ TEST(CudaAttentionChecks, WhatThereIsNoKernelForIsNamed) {
     const OnDevice<int32_t> documents(std::vector<int32_t>{0, 1});
     const Tensor all = qkv.tensor({1, 3, 32});
     try {
-        attention_forward(out.tensor({1, 1, 32}), lse.tensor({1, 1}), all.slice_columns(0, 1), all.slice_columns(1, 1),
-                          all.slice_columns(2, 1), {}, documents.span(), {}, on_gpu());
+        attention_forward({.out = out.tensor({1, 1, 32}),
+                           .lse = lse.tensor({1, 1}),
+                           .q = all.slice_columns(0, 1),
+                           .k = all.slice_columns(1, 1),
+                           .v = all.slice_columns(2, 1),
+                           .sink_logit = {},
+                           .gate = {}},
+                          documents.span(), {}, on_gpu());
         ADD_FAILURE();
     } catch (const Error& error) {
         EXPECT_NE(std::string(error.what()).find("computes in bf16"), std::string::npos) << error.what();

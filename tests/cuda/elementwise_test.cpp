@@ -45,29 +45,28 @@ TYPED_TEST(CudaElementwise, ActivationsMatchTheCpuInFp64) {
 TYPED_TEST(CudaElementwise, GatesMatchTheCpuInFp64) {
     using T = TypeParam;
     constexpr int64_t N = 5, NH = 3;
-    for (const int64_t HS : {7, 64})
-        for (const bool per_head : {false, true}) {
-            const Shape wide{N, NH, HS}, gates = per_head ? Shape{N, NH} : wide;
-            Input<T> y(N * NH * HS, "y"), z(gates.elements(), "z", 2), dout(N * NH * HS, "dout");
-            const size_t all = y.rounded.size(), count = z.rounded.size();
-            std::vector<double> out(all), dy(all), dz(count);
-            gate_forward(view(out, wide), y.cpu(wide), z.cpu(gates), {});
-            gate_backward(view(dy, wide), view(dz, gates), dout.cpu(wide), y.cpu(wide), z.cpu(gates), {});
-            const OnDevice<T> on_y(y.rounded), on_z(z.rounded);
-            const auto seen = under_every_schedule<T>([&] {
-                const OnDevice<T> to(filled<T>(all, 0.0f)), grad(dout.rounded), to_z(filled<T>(count, 0.0f));
-                gate_forward(to.tensor(wide), on_y.tensor(wide), on_z.tensor(gates), on_gpu());
-                gate_backward(grad.tensor(wide), to_z.tensor(gates), grad.tensor(wide), on_y.tensor(wide),
-                              on_z.tensor(gates), on_gpu());  // in place
-                std::vector<T> results = to.values();
-                append(results, grad.values());
-                append(results, to_z.values());
-                return results;
-            });
-            expect_close(slice(seen, 0, all), out, 60, "out");
-            expect_close(slice(seen, all, all), dy, 60, "dy");
-            expect_close(slice(seen, 2 * all, count), dz, 200, "dz", 8);
-        }
+    for (const int64_t HS : {7, 64}) {
+        const Shape wide{N, NH, HS};
+        Input<T> y(N * NH * HS, "y"), z(wide.elements(), "z", 2), dout(N * NH * HS, "dout");
+        const size_t all = y.rounded.size(), count = z.rounded.size();
+        std::vector<double> out(all), dy(all), dz(count);
+        gate_forward(view(out, wide), y.cpu(wide), z.cpu(wide), {});
+        gate_backward(view(dy, wide), view(dz, wide), dout.cpu(wide), y.cpu(wide), z.cpu(wide), {});
+        const OnDevice<T> on_y(y.rounded), on_z(z.rounded);
+        const auto seen = under_every_schedule<T>([&] {
+            const OnDevice<T> to(filled<T>(all, 0.0f)), grad(dout.rounded), to_z(filled<T>(count, 0.0f));
+            gate_forward(to.tensor(wide), on_y.tensor(wide), on_z.tensor(wide), on_gpu());
+            gate_backward(grad.tensor(wide), to_z.tensor(wide), grad.tensor(wide), on_y.tensor(wide), on_z.tensor(wide),
+                          on_gpu());  // in place
+            std::vector<T> results = to.values();
+            append(results, grad.values());
+            append(results, to_z.values());
+            return results;
+        });
+        expect_close(slice(seen, 0, all), out, 60, "out");
+        expect_close(slice(seen, all, all), dy, 60, "dy");
+        expect_close(slice(seen, 2 * all, count), dz, 200, "dz", 8);
+    }
 }
 
 TYPED_TEST(CudaElementwise, RopeMatchesTheCpuInFp64AndTurnsBack) {

@@ -37,6 +37,11 @@ std::vector<AttentionCase> cases() {
             for (const auto& [window, pinned] : {std::pair{0, 0}, {5, 0}, {5, 3}, {66, 2}})
                 for (const bool alibi : {false, true})
                     with.window = window, with.pinned = pinned, with.alibi = alibi, add(with);
+        // A gate per head: alone, with grouped heads and several documents, and with a learned column.
+        AttentionCase gated{.weighting = std::string(variant.name), .HS = 12, .cu_seqlens = {0, 70}, .gate = true};
+        add(gated);
+        gated.NH = 6, gated.NKV = 2, gated.cu_seqlens = {0, 1, 20, 90, 155}, add(gated);
+        if (variant.normalized) gated.extra = ExtraColumn::kLearnedLogit, add(gated);
         if (variant.normalized) c.extra = ExtraColumn::kLearnedLogit, c.sink_shift = 100, add(c);
     }
     return all;
@@ -75,6 +80,7 @@ TEST_P(Attention, BackwardMatchesCentralDifferences) {
     };
     const size_t stride = std::max<size_t>(1, run.qkv.size() / 150) | 1;
     expect_gradient(run.qkv, run.dqkv, loss, "qkv", stride);
+    if (!run.gate.empty()) expect_gradient(run.gate, run.dgate, loss, "gate", run.gate.size() / 100 + 1);
     if (run.sink.empty()) return;
     expect_gradient(run.sink, run.dsink, loss, "sink_logit");
     const std::vector<double> once = run.dsink;
@@ -91,10 +97,13 @@ void expect_backward(const AttentionCase& c, double tolerance) {
     run.backward();
     AttentionRun<double> exact(c);
     exact.qkv = widened(run.qkv), exact.dout = widened(run.dout), exact.sink = widened(run.sink);
+    exact.gate = widened(run.gate);
     exact.forward();
     exact.backward();
     double difference = 0, size = 0;
-    const std::vector<double> seen = widened(run.dqkv);
+    std::vector<double> seen = widened(run.dqkv);
+    for (const T dz : run.dgate) seen.push_back(static_cast<double>(static_cast<Accumulator<T>>(dz)));
+    exact.dqkv.insert(exact.dqkv.end(), exact.dgate.begin(), exact.dgate.end());
     for (size_t i = 0; i < seen.size(); ++i)
         difference += std::pow(seen[i] - exact.dqkv[i], 2), size += std::pow(exact.dqkv[i], 2);
     EXPECT_LE(std::sqrt(difference), tolerance * (std::sqrt(size) + 1e-6));
@@ -117,6 +126,7 @@ TEST_P(Attention, BitsDoNotDependOnThreadsOrRepetition) {
         other.backward();
         EXPECT_TRUE(same_bits(one.out, other.out) && same_bits(one.lse, other.lse)) << threads;
         EXPECT_TRUE(same_bits(one.dqkv, other.dqkv) && same_bits(one.dsink, other.dsink)) << threads;
+        EXPECT_TRUE(same_bits(one.dgate, other.dgate)) << threads;
     }
 }
 
@@ -145,7 +155,7 @@ TEST_P(Attention, ADocumentGivesTheSameBitsWhereverItLies) {
                                                                              static_cast<size_t>(begin)),
                                   from.end());
     };
-    alone.qkv = tail(packed.qkv), alone.dout = tail(packed.dout);
+    alone.qkv = tail(packed.qkv), alone.dout = tail(packed.dout), alone.gate = tail(packed.gate);
     alone.forward();
     alone.backward();
     EXPECT_TRUE(same_bits(alone.out, tail(packed.out)));
@@ -153,10 +163,11 @@ TEST_P(Attention, ADocumentGivesTheSameBitsWhereverItLies) {
 }
 
 TEST_P(Attention, WeightsForProbesMatchTheOracle) {
-    AttentionRun<double> run(GetParam());
+    AttentionCase c = GetParam();
+    c.gate = false;  // weights are before the gate
+    AttentionRun<double> run(c);
     std::vector<double> out, lse;
     run.oracle(out, lse);
-    const AttentionCase& c = run.c;
     const int64_t begin = c.cu_seqlens[c.cu_seqlens.size() - 2], n = c.N() - begin, h = c.NH - 1, g = c.NKV - 1;
     std::vector<double> weights(static_cast<size_t>(n * n));
     const auto head = [&](Tensor t, int64_t index) {

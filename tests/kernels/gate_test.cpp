@@ -14,19 +14,16 @@ constexpr int64_t kNH = 3, kHS = 7;
 template <class T>
 struct GateRun {
     std::vector<T> y, dout, z, out, dy, dz;
-    bool per_head;
     int64_t N;
-    explicit GateRun(bool per_head, int64_t N = 5) : per_head(per_head), N(N) {
+    explicit GateRun(int64_t N = 5) : N(N) {
         y = normals<T>(N * kNH * kHS, "y"), dout = normals<T>(N * kNH * kHS, "dout");
-        z = normals<T>(per_head ? N * kNH : N * kNH * kHS, "z", 2);
+        z = normals<T>(N * kNH * kHS, "z", 2);
         out.resize(y.size()), dy.resize(y.size()), dz.resize(z.size());
     }
-    Shape gate_shape() const { return per_head ? Shape{N, kNH} : Shape{N, kNH, kHS}; }
     Tensor wide(std::vector<T>& t) { return view(t, {N, kNH, kHS}); }
-    void forward(int threads = 1) { gate_forward(wide(out), wide(y), view(z, gate_shape()), {.threads = threads}); }
+    void forward(int threads = 1) { gate_forward(wide(out), wide(y), wide(z), {.threads = threads}); }
     void backward(int threads = 1) {
-        gate_backward(wide(dy), view(dz, gate_shape()), wide(dout), wide(y), view(z, gate_shape()),
-                      {.threads = threads});
+        gate_backward(wide(dy), wide(dz), wide(dout), wide(y), wide(z), {.threads = threads});
     }
 };
 
@@ -35,43 +32,36 @@ class GateTest : public testing::Test {};
 TYPED_TEST_SUITE(GateTest, AllFloats);
 
 TYPED_TEST(GateTest, ForwardIsYTimesSigmoid) {
-    for (const bool per_head : {false, true}) {
-        GateRun<TypeParam> run(per_head);
-        run.forward();
-        std::vector<double> expected;
-        const std::vector<double> y = widened(run.y), z = widened(run.z);
-        for (size_t i = 0; i < y.size(); ++i) expected.push_back(y[i] / (1 + std::exp(-z[per_head ? i / kHS : i])));
-        expect_close(run.out, expected, 8, "out");  // one exp of 2 ulp, a quotient and a product
-    }
+    GateRun<TypeParam> run;
+    run.forward();
+    std::vector<double> expected;
+    const std::vector<double> y = widened(run.y), z = widened(run.z);
+    for (size_t i = 0; i < y.size(); ++i) expected.push_back(y[i] / (1 + std::exp(-z[i])));
+    expect_close(run.out, expected, 8, "out");  // one exp of 2 ulp, a quotient and a product
 }
 
 TEST(Gate, BackwardMatchesCentralDifferences) {
-    for (const bool per_head : {false, true}) {
-        GateRun<double> run(per_head);
-        run.backward();
-        const auto loss = [&] {
-            run.forward();
-            return dot(run.out, run.dout);
-        };
-        expect_gradient(run.y, run.dy, loss, "y");
-        expect_gradient(run.z, run.dz, loss, "z");
-    }
+    GateRun<double> run;
+    run.backward();
+    const auto loss = [&] {
+        run.forward();
+        return dot(run.out, run.dout);
+    };
+    expect_gradient(run.y, run.dy, loss, "y");
+    expect_gradient(run.z, run.dz, loss, "z");
 }
 
 TYPED_TEST(GateTest, BackwardInPlaceAndForAnyNumberOfThreadsGivesTheSameBits) {
-    for (const bool per_head : {false, true}) {
-        GateRun<TypeParam> run(per_head, 3001), in_place(per_head, 3001);  // enough rows to be worth several threads
-        run.backward(1);
-        gate_backward(in_place.wide(in_place.dout), view(in_place.dz, in_place.gate_shape()),
-                      in_place.wide(in_place.dout), in_place.wide(in_place.y), view(in_place.z, in_place.gate_shape()),
-                      {.threads = 3});
-        EXPECT_TRUE(same_bits(run.dy, in_place.dout));
-        EXPECT_TRUE(same_bits(run.dz, in_place.dz));
-    }
+    GateRun<TypeParam> run(3001), in_place(3001);  // enough rows to be worth several threads
+    run.backward(1);
+    gate_backward(in_place.wide(in_place.dout), in_place.wide(in_place.dz), in_place.wide(in_place.dout),
+                  in_place.wide(in_place.y), in_place.wide(in_place.z), {.threads = 3});
+    EXPECT_TRUE(same_bits(run.dy, in_place.dout));
+    EXPECT_TRUE(same_bits(run.dz, in_place.dz));
 }
 
 TEST(Gate, WrongShapesAreRefused) {
-    GateRun<float> run(true);
+    GateRun<float> run;
     EXPECT_THROW(gate_forward(run.wide(run.out), run.wide(run.y), view(run.z, {kNH, 5}), {}), Error);
     EXPECT_THROW(gate_backward(run.wide(run.dy), run.wide(run.dy), run.wide(run.dout), run.wide(run.y),
                                view(run.z, {5, kNH}), {}),

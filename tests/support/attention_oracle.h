@@ -26,6 +26,7 @@ struct AttentionCase {
     std::vector<int32_t> cu_seqlens = {0, 5};
     double spread = 1;      // of queries and keys
     double sink_shift = 0;  // added to learned sink logits
+    bool gate = false;      // one per head
 
     int64_t N() const { return cu_seqlens.back(); }
     AttentionSpec spec() const {
@@ -43,7 +44,7 @@ struct AttentionCase {
 inline void PrintTo(const AttentionCase& c, std::ostream* out) {
     *out << c.weighting << " N=" << c.N() << " documents=" << c.cu_seqlens.size() - 1 << " heads=" << c.NH << "/"
          << c.NKV << " HS=" << c.HS << " window=" << c.window << " pinned=" << c.pinned << (c.alibi ? " alibi" : "")
-         << " extra=" << static_cast<int>(c.extra) << " bias=" << static_cast<int>(c.bias);
+         << (c.gate ? " gate" : "") << " extra=" << static_cast<int>(c.extra) << " bias=" << static_cast<int>(c.bias);
 }
 
 // Weights of a row from its visible scores. A weighting without an entry here fails its tests: add its formula.
@@ -71,8 +72,8 @@ inline std::vector<double> oracle_row(const AttentionCase& c, const std::vector<
 
 // out (N, NH, HS) and lse (NH, N) from q (N, NH, HS), k, v (N, NKV, HS), dense.
 inline void attention_oracle(const AttentionCase& c, const std::vector<double>& q, const std::vector<double>& k,
-                             const std::vector<double>& v, const std::vector<double>& sink, std::vector<double>& out,
-                             std::vector<double>& lse) {
+                             const std::vector<double>& v, const std::vector<double>& sink,
+                             const std::vector<double>& gate, std::vector<double>& out, std::vector<double>& lse) {
     const int64_t N = c.N();
     out.assign(static_cast<size_t>(N * c.NH * c.HS), 0);
     lse.assign(static_cast<size_t>(c.NH * N), 0);
@@ -100,6 +101,9 @@ inline void attention_oracle(const AttentionCase& c, const std::vector<double>& 
                                                          lse[static_cast<size_t>(h * N + i)]);
                 for (size_t n = 0; n < p.size(); ++n)
                     for (int64_t x = 0; x < c.HS; ++x) out[at(i, c.NH, h, x)] += p[n] * v[at(keys[n], c.NKV, g, x)];
+                if (gate.empty()) continue;
+                const double open = 1 / (1 + std::exp(-gate[static_cast<size_t>(i * c.NH + h)]));
+                for (int64_t x = 0; x < c.HS; ++x) out[at(i, c.NH, h, x)] *= open;
             }
 }
 

@@ -11,7 +11,7 @@ template <class T>
 struct AttentionRun {
     using R = Accumulator<T>;
     AttentionCase c;
-    std::vector<T> qkv, out, dout, dqkv;
+    std::vector<T> qkv, out, dout, dqkv, gate, dgate;
     std::vector<R> lse, sink, dsink;
     int threads;
 
@@ -21,6 +21,7 @@ struct AttentionRun {
         out.resize(static_cast<size_t>(N * c.NH * c.HS)), dqkv.resize(qkv.size()),
             lse.resize(static_cast<size_t>(N * c.NH));
         if (c.extra == ExtraColumn::kLearnedLogit) sink = normals<R>(c.NH, "sink"), dsink.resize(sink.size());
+        if (c.gate) gate = normals<T>(N * c.NH, "gate"), dgate.resize(gate.size());
         for (R& logit : sink) logit += static_cast<R>(c.sink_shift);
     }
     Tensor part(std::vector<T>& fused, int64_t first, int64_t heads) {
@@ -31,14 +32,27 @@ struct AttentionRun {
     Tensor v(std::vector<T>& f) { return part(f, c.NH + c.NKV, c.NKV); }
     Tensor sink_view(std::vector<R>& s) { return view(s, {c.NH}); }
 
-    void forward() {
-        attention_forward(view(out, {c.N(), c.NH, c.HS}), view(lse, {c.NH, c.N()}), q(qkv), k(qkv), v(qkv),
-                          sink_view(sink), c.cu_seqlens, c.spec(), {.threads = threads});
+    AttentionTensors tensors() {
+        return {.out = view(out, {c.N(), c.NH, c.HS}),
+                .lse = view(lse, {c.NH, c.N()}),
+                .q = q(qkv),
+                .k = k(qkv),
+                .v = v(qkv),
+                .sink_logit = sink_view(sink),
+                .gate = view(gate, {c.N(), c.NH})};
     }
+    AttentionTensors gradients() {
+        return {.out = view(dout, {c.N(), c.NH, c.HS}),
+                .lse = {},
+                .q = q(dqkv),
+                .k = k(dqkv),
+                .v = v(dqkv),
+                .sink_logit = sink_view(dsink),
+                .gate = view(dgate, {c.N(), c.NH})};
+    }
+    void forward() { attention_forward(tensors(), c.cu_seqlens, c.spec(), {.threads = threads}); }
     void backward(Write write = Write::kOverwrite) {
-        attention_backward(q(dqkv), k(dqkv), v(dqkv), sink_view(dsink), view(dout, {c.N(), c.NH, c.HS}),
-                           view(out, {c.N(), c.NH, c.HS}), view(lse, {c.NH, c.N()}), q(qkv), k(qkv), v(qkv),
-                           sink_view(sink), c.cu_seqlens, c.spec(), write, {.threads = threads});
+        attention_backward(gradients(), tensors(), c.cu_seqlens, c.spec(), write, {.threads = threads});
     }
     // A slice of the projection, dense, in double.
     std::vector<double> dense(int64_t first, int64_t heads) const {
@@ -51,8 +65,8 @@ struct AttentionRun {
     }
     // The oracle on this run's (rounded) inputs.
     void oracle(std::vector<double>& expected, std::vector<double>& expected_lse) const {
-        attention_oracle(c, dense(0, c.NH), dense(c.NH, c.NKV), dense(c.NH + c.NKV, c.NKV), widened(sink), expected,
-                         expected_lse);
+        attention_oracle(c, dense(0, c.NH), dense(c.NH, c.NKV), dense(c.NH + c.NKV, c.NKV), widened(sink),
+                         widened(gate), expected, expected_lse);
     }
 };
 
