@@ -105,6 +105,12 @@ BlockActivations ActivationPlan::view(const Arena& kept, const Arena& shared, co
     return views;
 }
 
+void ActivationPlan::for_each_pair(const NetworkConfig& config, int64_t layer, const BlockActivations& a,
+                                   const BlockActivations& b, const std::function<void(Tensor, Tensor)>& f) const {
+    for (const PlannedTensor& planned : activation_list(config, layer, 1, precision_))
+        if (a.*planned.tensor) f(a.*planned.tensor, b.*planned.tensor);
+}
+
 BlockScratchPlan::BlockScratchPlan(ArenaPlan& plan, const NetworkConfig& config, int64_t N, Precision precision) {
     const ModelConfig& model = config.model;
     const int64_t C = model.channels, NH = model.heads, NKV = model.key_heads(), HS = model.head_channels(),

@@ -1,6 +1,8 @@
 // What a block keeps from forward to backward, and the scratch that all blocks share.
 #pragma once
 
+#include <functional>
+
 #include "kernels/arena.h"
 #include "model/config.h"
 #include "model/parameters.h"
@@ -63,6 +65,9 @@ class ActivationPlan {
     // Views for n <= N tokens of one block.
     BlockActivations view(const Arena& kept, const Arena& shared, const NetworkConfig& config, int64_t layer,
                           int64_t n) const;
+    // Calls f(tensor of a, tensor of b) for every tensor that this layer has.
+    void for_each_pair(const NetworkConfig& config, int64_t layer, const BlockActivations& a, const BlockActivations& b,
+                       const std::function<void(Tensor, Tensor)>& f) const;
 
   private:
     Precision precision_;

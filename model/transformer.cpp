@@ -1,6 +1,7 @@
 #include "model/transformer.h"
 
 #include "kernels/embedding.h"
+#include "kernels/memory.h"
 #include "kernels/residual.h"
 #include "kernels/trace.h"
 
@@ -80,6 +81,16 @@ Block Transformer::block(CoreAttention& core, const ModelInput& input, int64_t l
     if (recompute_ == Recompute::kBlock) forward_hidden(here, core, input, exec);
     if (recompute_ == Recompute::kLight) here.norm1(exec), here.restore_hidden(exec);
     return here;
+}
+
+void Transformer::copy_activations(Transformer& from, CoreAttention& core, const ModelInput& input, const Exec& exec) {
+    const auto n = static_cast<int64_t>(input.tokens.size());
+    for (int64_t layer = stage_.first_layer; layer < stage_.last_layer; ++layer) {
+        const Block there = from.block(core, input, layer, exec);
+        block_plan_.for_each_pair(config_, layer, block(layer, n).activations(), there.activations(),
+                                  [&](Tensor to, Tensor source) { copy_tensor(to, source, exec); });
+    }
+    copy_tensor(first_rows(activations_[last_x_slot_], n), first_rows(from.activations_[from.last_x_slot_], n), exec);
 }
 
 LmHeadTensors Transformer::head(int64_t n) const {

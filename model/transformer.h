@@ -59,6 +59,9 @@ class Transformer {
     // After forward() or evaluate() of `input`, for probes and evaluation: a block with all its activations, until the
     // next is asked for.
     Block block(CoreAttention& core, const ModelInput& input, int64_t layer, const Exec& exec);
+    // Takes over what `from`, a model of the same shape on any device, computed in forward() or evaluate() of `input`.
+    // This one must keep all activations (Recompute::kNone).
+    void copy_activations(Transformer& from, CoreAttention& core, const ModelInput& input, const Exec& exec);
     // (n, C) the stream after block `layer`; layer = -1 is the embedding's output.
     Tensor stream_after(int64_t layer, int64_t n) const;
     Tensor nll(int64_t n) const { return head(n).nll; }  // (n)

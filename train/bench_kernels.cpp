@@ -12,7 +12,6 @@
 #include "kernels/residual.h"
 #include "kernels/rope.h"
 #include "train/bench_parts.h"
-#include "train/device.h"
 #include "train/timing.h"
 
 namespace plimsoll {
@@ -74,7 +73,7 @@ class KernelBench {
             rows_.push_back(std::move(row));
         std::vector<int32_t> within;
         for (int64_t n = 0; n < N_; ++n) within.push_back(static_cast<int32_t>(n % T_));
-        const BenchIds positions(within, exec_);
+        const DeviceIds positions(within, exec_);
         BenchOperands t(exec_);
         const auto qk = t.add({N_, 2 * kNH, kHS}, dtype_), y = t.add({N_, kNH, kHS}, dtype_),
                    z = t.add({N_, kNH, kHS}, dtype_);
@@ -123,7 +122,7 @@ class KernelBench {
         t.allocate();
         std::vector<int32_t> ids(static_cast<size_t>(N_));
         std::iota(ids.begin(), ids.end(), 0);
-        const BenchIds targets(ids, exec_);
+        const DeviceIds targets(ids, exec_);
         const CrossEntropyState state{t[top], t[sum], t[target]};
         const double bytes = size() * static_cast<double>(N_ * kV);
         const std::string shape = fmt::format("{}x{}", N_, kV);
@@ -167,13 +166,6 @@ void BenchOperands::allocate() {
     }
 }
 
-BenchIds::BenchIds(const std::vector<int32_t>& values, const Exec& exec) : count_(values.size()) {
-    const Shape shape{static_cast<int64_t>(count_)};
-    memory_ = allocate_memory(exec.device, shape[0] * size_of(DType::kI32), "ids");
-    copy_tensor(Tensor(memory_.get(), DType::kI32, shape, exec.device),
-                Tensor(const_cast<int32_t*>(values.data()), DType::kI32, shape), exec);
-}
-
 AttentionShape parse_attention_shape(const std::string& text) {
     AttentionShape s;
     char rest = 0;
@@ -189,7 +181,7 @@ std::vector<KernelTime> time_attention(const AttentionShape& s, DType dtype, con
     const int64_t N = s.B * s.T, heads = s.NH + 2 * s.NKV;
     std::vector<int32_t> starts;
     for (int64_t n = 0; n <= N; n += s.T) starts.push_back(static_cast<int32_t>(n));
-    const BenchIds cu_seqlens(starts, exec);
+    const DeviceIds cu_seqlens(starts, exec);
     BenchOperands t(exec);
     const auto qkv = t.add({N, heads, s.HS}, dtype), dqkv = t.add({N, heads, s.HS}, dtype);
     const auto y = t.add({N, s.NH, s.HS}, dtype), dy = t.add({N, s.NH, s.HS}, dtype),

@@ -7,6 +7,7 @@
 
 #include "kernels/arena.h"
 #include "model/transformer.h"
+#include "train/device.h"
 
 namespace plimsoll {
 
@@ -22,17 +23,6 @@ class BenchOperands {
     Exec exec_;
     ArenaPlan plan_{"bench"};
     Arena arena_;
-};
-
-// Ids where ops read them.
-class BenchIds {
-  public:
-    BenchIds(const std::vector<int32_t>& values, const Exec& exec);
-    operator std::span<const int32_t>() const { return {static_cast<const int32_t*>(memory_.get()), count_}; }
-
-  private:
-    size_t count_;
-    Memory memory_;
 };
 
 // One kernel's time, best seconds of a call, with the arithmetic and the memory traffic it cannot do without.

@@ -66,7 +66,7 @@ double step_milliseconds(const StepShape& shape, DType dtype, int64_t steps, int
         positions[i] = static_cast<int32_t>(static_cast<int64_t>(i) % T);
     }
     for (int64_t row = 0; row <= rows; ++row) cu_seqlens.push_back(static_cast<int32_t>(row * T));
-    const BenchIds device_tokens(tokens, exec), device_targets(targets, exec), device_positions(positions, exec),
+    const DeviceIds device_tokens(tokens, exec), device_targets(targets, exec), device_positions(positions, exec),
         documents(cu_seqlens, exec);
     const ModelInput input{device_tokens, device_targets, device_positions, documents};
     std::array<Replay, 2> replays;

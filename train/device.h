@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 
 #include "kernels/gpu.h"
@@ -21,6 +22,17 @@ class RunDevice {
   private:
     std::shared_ptr<cuda::Context> gpu_;
     Exec exec_;
+};
+
+// Ids where ops read them: a copy, on every device.
+class DeviceIds {
+  public:
+    DeviceIds(std::span<const int32_t> values, const Exec& exec);
+    operator std::span<const int32_t>() const { return {static_cast<const int32_t*>(memory_.get()), count_}; }
+
+  private:
+    size_t count_;
+    Memory memory_;
 };
 
 // The same values in host memory: the tensor itself on the CPU, else a copy.

@@ -85,19 +85,18 @@ Probes::Probes(const ProbeSection& config, const NetworkConfig& network, const L
             is_trigger_.push_back(id < network.vocab && task->is_trigger(id));
 }
 
-ModelInput Probes::forward_group(Transformer& model, CoreAttention& core, size_t group, const Exec& exec) const {
+ModelInput Probes::input_of(size_t group) const {
     const ProbeBatch& batch = groups_[group];
-    const ModelInput input{batch.tokens, batch.targets, batch.positions, batch.cu_seqlens};
-    model.evaluate(core, input, exec);
-    return input;
+    return {batch.tokens, batch.targets, batch.positions, batch.cu_seqlens};
 }
 
-json Probes::measure(Transformer& model, CoreAttention& core, const Exec& exec) const {
+json Probes::measure(ProbedModel& probed, CoreAttention& core, const Exec& exec) const {
     const int64_t L = network_.model.layers, NH = network_.model.heads, k = network_.attention.placeholders;
     Means heads(L, NH), layers(L + 1, 1);
     layers.flatten();
     for (size_t group = 0; group < groups_.size(); ++group) {
-        const ModelInput input = forward_group(model, core, group, exec);
+        const ModelInput input = input_of(group);
+        Transformer& model = probed.forward(core, input);
         const auto n = static_cast<int64_t>(input.tokens.size());
         for (int64_t layer = -1; layer < L; ++layer)
             for (int64_t d = 0; d < groups_[group].documents(); ++d) {
@@ -118,8 +117,10 @@ json Probes::measure(Transformer& model, CoreAttention& core, const Exec& exec) 
     return {{"per_head", heads.nested()}, {"per_layer", layers.nested()}};
 }
 
-json Probes::attention_maps(Transformer& model, CoreAttention& core, const Loader& validation, const Exec& exec) const {
-    const ModelInput input = forward_group(model, core, 0, exec);
+json Probes::attention_maps(ProbedModel& probed, CoreAttention& core, const Loader& validation,
+                            const Exec& exec) const {
+    const ModelInput input = input_of(0);
+    Transformer& model = probed.forward(core, input);
     const int64_t length = std::min<int64_t>(config_.map_tokens, input.cu_seqlens[1]);
     json labels = json::array(), maps = json::array();
     for (int64_t t = 0; t < length; ++t) labels.push_back(validation.label(input.tokens[static_cast<size_t>(t)]));

@@ -9,8 +9,8 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include "data/loader.h"
-#include "model/transformer.h"
 #include "train/config.h"
+#include "train/probed_model.h"
 
 namespace plimsoll {
 
@@ -30,13 +30,13 @@ class Probes {
 
     // Runs the model on the probed documents and measures: one line of probes.jsonl ("per_head", "per_layer").
     // Deterministic for any number of threads.
-    nlohmann::json measure(Transformer& model, CoreAttention& core, const Exec& exec) const;
+    nlohmann::json measure(ProbedModel& model, CoreAttention& core, const Exec& exec) const;
     // Attention weights of the first document for every layer and head, with the labels of its tokens.
-    nlohmann::json attention_maps(Transformer& model, CoreAttention& core, const Loader& validation,
+    nlohmann::json attention_maps(ProbedModel& model, CoreAttention& core, const Loader& validation,
                                   const Exec& exec) const;
 
   private:
-    ModelInput forward_group(Transformer& model, CoreAttention& core, size_t group, const Exec& exec) const;
+    ModelInput input_of(size_t group) const;
 
     ProbeSection config_;
     NetworkConfig network_;

@@ -79,7 +79,8 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options)
              recompute_of(config.train.recompute)),
       optimizer_(config.optimizer, model_.table(), precision_, static_cast<uint64_t>(config.run.seed)),
       feed_(data_, config.train.micro_batch, exec_),
-      speed_(exec_) {
+      speed_(exec_),
+      probed_(model_, config.tokens_per_micro_batch(), exec_) {
     check_memory();
     if (data_.samples_available() >= 0) {
         const int64_t steps = data_.samples_available() / (config_.train.micro_batch * config_.micro_batches());
@@ -125,21 +126,6 @@ std::vector<CheckpointTensor> Trainer::checkpoint_tensors(const std::vector<Tens
             tensors.push_back({names[b] + "/" + model_.table().entries()[i].name,
                                model_.table().view(buffers[b], static_cast<int>(i))});
     return tensors;
-}
-
-// The probes' arithmetic runs on the host. A GPU run has a second model there, for the rows they look at.
-Transformer& Trainer::probed_model() {
-    if (!device_.is_gpu()) return model_;
-    const Exec host{.threads = exec_.threads};
-    if (!host_model_) {
-        host_model_ =
-            std::make_unique<Transformer>(network_, StageRange::whole(config_.model), config_.tokens_per_micro_batch(),
-                                          precision_, recompute_of(config_.train.recompute));
-        host_model_->allocate();
-    }
-    copy_tensor(host_model_->parameters(), model_.parameters(), exec_);
-    host_model_->refresh_working(host);
-    return *host_model_;
 }
 
 void Trainer::resume_from_checkpoint() {
@@ -285,14 +271,14 @@ void Trainer::probe(bool last) {
     }
     last_probed_ = state_.step;
     const double start = now_seconds();
-    Transformer& model = probed_model();
+    probed_.refresh();
     const Exec host{.threads = exec_.threads};
-    json line = probes_->measure(model, core_, host);
+    json line = probes_->measure(probed_, core_, host);
     line["step"] = state_.step;
     line["tokens"] = state_.tokens;
     directory_.append("probes.jsonl", line);
     if (last) {
-        json maps = probes_->attention_maps(model, core_, *validation_, host);
+        json maps = probes_->attention_maps(probed_, core_, *validation_, host);
         maps["step"] = state_.step;
         directory_.write_json("attention_maps.json", maps);
     }

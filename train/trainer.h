@@ -64,7 +64,6 @@ class Trainer {
     // Every tensor of a checkpoint, in the given flat buffers (parameters, then the optimizer's).
     std::vector<CheckpointTensor> checkpoint_tensors(const std::vector<Tensor>& buffers) const;
     std::vector<Tensor> state_buffers() const;
-    Transformer& probed_model();
 
     RunConfig config_;
     TrainOptions options_;
@@ -85,7 +84,7 @@ class Trainer {
     Replay first_micro_batch_, next_micro_batch_;
     SpeedOfLight speed_;
     std::unique_ptr<Profile> profile_;
-    std::unique_ptr<Transformer> host_model_;  // of a GPU run: what the probes read
+    ProbedModel probed_;
     std::unique_ptr<Probes> probes_;
     TrainingState state_;
     bool finished_ = false;        // by an earlier call

@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "support/small_run.h"
+#include "train/train_test_support.h"
 
 namespace plimsoll {
 namespace {
@@ -43,6 +44,20 @@ TEST(CudaTrainer, AWholeRunAndItsResume) {
     Trainer(config, {.profile = {2, 2}}).train();
     for (const char* file : {"metrics.jsonl", "evals.jsonl", "probes.jsonl", "attention_maps.json", "profile.json"})
         EXPECT_TRUE(std::filesystem::exists(config.run.dir + "/" + file)) << file;
+    // Before the first step both backends probe the same parameters.
+    RunConfig on_cpu = small_run(dir, "whole_cpu", "cpu");
+    on_cpu.train.max_steps = 1;
+    Trainer(on_cpu, {}).train();
+    const nlohmann::json cpu = read_lines(on_cpu.run.dir + "/probes.jsonl").at(0),
+                         gpu = read_lines(config.run.dir + "/probes.jsonl").at(0);
+    for (const char* metric : {"first_mass_effective", "entropy", "drain_ratio", "gate_mean"})
+        for (size_t layer = 0; layer < 2; ++layer)
+            for (size_t head = 0; head < 2; ++head) {
+                const auto of = [&](const nlohmann::json& probe) {
+                    return probe.at("per_head").at(metric).at(layer).at(head).get<double>();
+                };
+                EXPECT_NEAR(of(gpu), of(cpu), 1e-2 * std::abs(of(cpu))) << metric;  // bf16 on both sides
+            }
     config.train.max_steps = 5;
     Trainer more(config, {.resume = Resume::kAuto});
     EXPECT_EQ(more.step(), 3);
