@@ -1,0 +1,109 @@
+// What ranks do together, on top of a transport: the same sums in the same order on every machine.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "dist/transport.h"
+#include "kernels/tensor.h"
+
+namespace plimsoll {
+
+// Elements [begin, end) of a flat tensor.
+struct ElementRange {
+    int64_t begin = 0;
+    int64_t end = 0;
+    int64_t size() const { return end - begin; }
+};
+
+// [begin, end) in `parts` ranges of whole multiples of `alignment` elements, as equal as that allows; the last ones may
+// be empty.
+std::vector<ElementRange> split_range(ElementRange range, int parts, int64_t alignment);
+
+enum class CommKind : uint8_t { kAllToAll, kReduceScatter, kAllGather, kBroadcast, kSend, kControl };
+inline constexpr size_t kCommKinds = 6;
+std::string_view name_of(CommKind kind);
+
+// What an operation cost this rank.
+struct CommStats {
+    int64_t calls = 0;
+    int64_t bytes = 0;        // sent
+    double wait_seconds = 0;  // in Work::wait: what computing did not hide
+};
+
+class Communicator;
+
+// An operation under way: its tensors belong to it until wait() returns.
+class Work {
+  public:
+    Work() = default;
+    // Until it is done. Throws Error (75) after the communicator's timeout, naming the operation, its number, the
+    // group, the bytes and the ranks that are silent; the transport is aborted then, so that every rank ends.
+    void wait();
+    // Whether wait() was not called yet.
+    bool pending() const { return exchange_ != nullptr; }
+
+  private:
+    friend class Communicator;
+    Communicator* owner_ = nullptr;
+    CommKind kind_{};
+    int64_t number_ = 0, bytes_ = 0;
+    std::unique_ptr<Exchange> exchange_;
+    std::function<void()> finish_;  // what is left to compute once everything arrived
+};
+
+// Operations are issued in the same order by every rank of the group. They return at once and are done when wait()
+// returns. Sums are added in rank order 0, 1, 2 ... whatever arrives first, in the tensor's dtype (fp32 or fp64), so
+// equal inputs give equal bits on any transport and any number of nodes.
+class Communicator {
+  public:
+    explicit Communicator(std::unique_ptr<Transport> transport, std::string name = "world");
+
+    int rank() const { return transport_->rank(); }
+    int size() const { return transport_->size(); }
+    const std::string& name() const { return name_; }
+    void set_timeout(std::chrono::nanoseconds timeout) { timeout_ = timeout; }
+
+    // data[shards[rank]] becomes the sum over ranks of their data there; other elements stay as they are. 1-D, one
+    // shard per rank, equal on every rank.
+    Work reduce_scatter(Tensor data, std::span<const ElementRange> shards);
+    // data[shards[r]] becomes rank r's, for every r.
+    Work all_gather(Tensor data, std::span<const ElementRange> shards);
+    // Part `send_offsets[r]`, `send_bytes[r]` of `send` goes to rank r; what r sends lands at receive_offsets[r]. Both
+    // sides know the sizes; empty parts are not sent.
+    Work all_to_all_v(std::span<const std::byte> send, std::span<const int64_t> send_bytes,
+                      std::span<const int64_t> send_offsets, std::span<std::byte> receive,
+                      std::span<const int64_t> receive_bytes, std::span<const int64_t> receive_offsets);
+    Work send(std::span<const std::byte> bytes, int peer);
+    Work receive(std::span<std::byte> bytes, int peer);
+
+    // Small things that are waited for at once.
+    void broadcast(std::span<std::byte> bytes, int root);
+    // The sums over ranks, in rank order, on every rank.
+    void sum(std::span<double> values);
+    // Every rank's bytes, one after the other in rank order; each has the same number.
+    std::vector<std::byte> gather(std::span<const std::byte> bytes);
+    void barrier();
+
+    Communicator split(int color, int key, std::string name);
+    void abort(const std::string& reason) { transport_->abort(reason); }
+    const CommStats& stats(CommKind kind) const { return stats_[static_cast<size_t>(kind)]; }
+
+  private:
+    friend class Work;
+    Work start(CommKind kind, std::span<const SendTo> sends, std::span<const ReceiveFrom> receives,
+               std::function<void()> finish = {});
+
+    std::unique_ptr<Transport> transport_;
+    std::string name_;
+    std::chrono::nanoseconds timeout_ = std::chrono::seconds(300);
+    int64_t next_number_ = 1;
+    std::array<CommStats, kCommKinds> stats_;
+};
+
+}  // namespace plimsoll

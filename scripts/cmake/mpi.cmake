@@ -1,0 +1,55 @@
+# The room dist/, and MPI for it: one of two twin files. Without MPI ranks are threads of one process.
+set(PLIMSOLL_MPI auto CACHE STRING "ranks as processes under MPI: auto, on or off")
+set_property(CACHE PLIMSOLL_MPI PROPERTY STRINGS auto on off)
+if(NOT PLIMSOLL_MPI STREQUAL off)
+    find_package(MPI COMPONENTS CXX QUIET)
+endif()
+if(PLIMSOLL_MPI STREQUAL on AND NOT MPI_CXX_FOUND)
+    message(FATAL_ERROR "PLIMSOLL_MPI is on, but CMake finds no MPI; install it (apt-get install libopenmpi-dev openmpi-bin)")
+endif()
+
+file(GLOB sources CONFIGURE_DEPENDS dist/*.cpp)
+if(MPI_CXX_FOUND)
+    list(FILTER sources EXCLUDE REGEX "mpi_transport_none\\.cpp$")
+else()
+    list(FILTER sources EXCLUDE REGEX "mpi_transport\\.cpp$")
+endif()
+find_package(Threads REQUIRED)
+add_library(plimsoll_dist STATIC ${sources})
+target_compile_options(plimsoll_dist PRIVATE -Wall -Wextra)
+target_link_libraries(plimsoll_dist PUBLIC plimsoll_kernels Threads::Threads)
+if(MPI_CXX_FOUND)
+    # The headers and the library only: flags of MPI's compiler wrapper are not ours.
+    target_include_directories(plimsoll_dist SYSTEM PRIVATE ${MPI_CXX_INCLUDE_DIRS})
+    target_compile_definitions(plimsoll_dist PRIVATE OMPI_SKIP_MPICXX MPICH_SKIP_MPICXX)
+    target_link_libraries(plimsoll_dist PRIVATE ${MPI_CXX_LIBRARIES})
+endif()
+
+# The communicator's cases under mpirun. Only this driver sets what a machine with few cores, or root, needs.
+function(plimsoll_add_mpi_tests)
+    find_program(PLIMSOLL_MPIRUN mpirun)
+    if(NOT MPI_CXX_FOUND OR NOT PLIMSOLL_MPIRUN)
+        return()
+    endif()
+    add_executable(dist_mpi_test tests/dist/mpi_main.cpp)
+    target_include_directories(dist_mpi_test PRIVATE tests)
+    target_link_libraries(dist_mpi_test PRIVATE plimsoll_dist GTest::gtest_main)
+    foreach(ranks 1 2 3 4)
+        add_test(NAME dist_mpi_${ranks} COMMAND ${PLIMSOLL_MPIRUN} -n ${ranks} --oversubscribe --allow-run-as-root
+            --mca mpi_yield_when_idle 1 --mca btl self,vader,tcp --mca btl_tcp_if_include lo --mca oob_tcp_if_include lo
+            $<TARGET_FILE:dist_mpi_test> --gtest_brief=1)
+        set_tests_properties(dist_mpi_${ranks} PROPERTIES LABELS dist TIMEOUT 120 ENVIRONMENT "OMP_NUM_THREADS=1")
+    endforeach()
+endfunction()
+
+# The threads communicator under ThreadSanitizer: a build of its own, without OpenMP, which reports races that are none.
+function(plimsoll_add_tsan_test)
+    add_executable(dist_tsan_test dist/communicator.cpp dist/thread_transport.cpp dist/single_transport.cpp
+        kernels/tensor.cpp tests/dist/communicator_test.cpp)
+    target_include_directories(dist_tsan_test PRIVATE ${PROJECT_SOURCE_DIR} tests)
+    target_compile_options(dist_tsan_test PRIVATE -fsanitize=thread -g -O1)
+    target_link_options(dist_tsan_test PRIVATE -fsanitize=thread)
+    target_link_libraries(dist_tsan_test PRIVATE fmt::fmt GTest::gtest_main Threads::Threads)
+    add_test(NAME dist_tsan COMMAND dist_tsan_test --gtest_brief=1)
+    set_tests_properties(dist_tsan PROPERTIES LABELS dist TIMEOUT 120 ENVIRONMENT "TSAN_OPTIONS=halt_on_error=1")
+endfunction()
