@@ -27,9 +27,10 @@ esac
 required=(g++:g++ cmake:cmake ninja-build:ninja pkg-config:pkg-config libfmt-dev libtomlplusplus-dev libcli11-dev
     nlohmann-json3-dev libgtest-dev python3:python3)
 python_packages=(python3-pandas python3-matplotlib)
-optional=(libdnnl-dev libopenblas-dev git:git)
+optional=(libdnnl-dev libopenblas-dev libopenmpi-dev openmpi-bin:mpirun git:git)
 declare -A without=(
     [libdnnl-dev]="oneDNN: matrix products are slower" [libopenblas-dev]="OpenBLAS: slower where oneDNN is absent"
+    [libopenmpi-dev]="MPI: one process only" [openmpi-bin]="mpirun: one process only"
     [git]="git: --version shows no commit")
 
 say() { printf 'dependencies: %s\n' "$*"; }

@@ -35,6 +35,24 @@ RunConfig configured(const ConfigSources& sources, const std::string& run_dir) {
     return config;
 }
 
+// A run as this process's rank of the MPI job, or alone. An error of one rank is printed once, and ends them all.
+int train(const RunConfig& config, const TrainOptions& options) {
+    if (!started_by_mpi()) return static_cast<int>(Trainer(config, options).train());
+    std::unique_ptr<Transport> transport = mpi_transport();
+    const int rank = transport->rank(), ranks = transport->size();
+    Communicator world(std::move(transport));
+    Communicator of_trainer = world.split(0, rank, "world");
+    // Rank 0 evaluates and probes alone while the others wait.
+    of_trainer.set_timeout(std::chrono::minutes(30));
+    try {
+        return static_cast<int>(Trainer(config, options, std::move(of_trainer)).train());
+    } catch (const Error& error) {
+        if (ranks == 1) throw;
+        world.abort(error.what());
+        return static_cast<int>(error.code());
+    }
+}
+
 }  // namespace
 
 void add_training_commands(CLI::App& app, const std::string& command_line, int& status) {
@@ -62,7 +80,7 @@ void add_training_commands(CLI::App& app, const std::string& command_line, int& 
             }
             if (!profile->empty()) options->profile = parse_step_range(*profile);
             options->resume = *fresh ? Resume::kFresh : *resume == "auto" ? Resume::kAuto : Resume::kNever;
-            status = static_cast<int>(Trainer(config, *options).train());
+            status = train(config, *options);
         });
     }
     CLI::App* command = app.add_subcommand("plan", "parameters, FLOPs, memory and expected time of a configuration");

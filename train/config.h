@@ -56,6 +56,7 @@ struct TrainSection {
     int64_t keep = 2;
     int64_t log_every = 10;
     int64_t shared_placeholders = 0;
+    int64_t virtual_ranks = 1;
 
     template <class Self, class Visitor>
     static void visit(Self& self, Visitor&& v) {
@@ -76,6 +77,8 @@ struct TrainSection {
         v.field("log_every", self.log_every, "steps between lines on a screen that is no terminal; log.txt has all");
         v.field("shared_placeholders", self.shared_placeholders,
                 "largest attention.placeholders among the runs to compare: all are scored on the targets they share");
+        v.field("virtual_ranks", self.virtual_ranks,
+                "one process: sum gradients as this many ranks would, to the bit; for comparing with a run of ranks");
     }
 };
 

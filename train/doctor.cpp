@@ -55,7 +55,7 @@ int doctor() {
     else
         missing("NCCL", "not used by this build", "nothing to add");
     if (succeeds("command -v mpirun"))
-        found("MPI", "mpirun is on the PATH; not used by this build");
+        found("MPI", "mpirun is on the PATH: mpirun -n 2 plimsoll train ...");
     else
         missing("MPI", "one process needs none", "apt-get install libopenmpi-dev openmpi-bin");
     for (const char* package : {"pandas", "matplotlib"}) {

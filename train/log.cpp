@@ -18,13 +18,14 @@ std::string duration(double seconds) {
     return fmt::format("{}h {:02}m", s / 3600, s / 60 % 60);
 }
 
-Log::Log(const std::string& path) : file_(std::fopen(path.c_str(), "a")), terminal_(isatty(STDOUT_FILENO)) {
-    if (!file_) fail_io("cannot open log '{}': {}", path, std::strerror(errno));
+Log::Log(const std::string& path)
+    : file_(path.empty() ? nullptr : std::fopen(path.c_str(), "a")), terminal_(isatty(STDOUT_FILENO)) {
+    if (!file_ && !path.empty()) fail_io("cannot open log '{}': {}", path, std::strerror(errno));
 }
 
 Log::~Log() {
     end_live_line();
-    std::fclose(file_);
+    if (file_) std::fclose(file_);
 }
 
 void Log::end_live_line() {
@@ -33,6 +34,7 @@ void Log::end_live_line() {
 }
 
 void Log::write(const std::string& text) {
+    if (!file_) return;
     end_live_line();
     std::fprintf(stdout, "%s\n", text.c_str());
     std::fflush(stdout);
@@ -42,6 +44,7 @@ void Log::write(const std::string& text) {
 }
 
 void Log::progress(const std::string& text, double share, bool on_screen) {
+    if (!file_) return;
     std::fprintf(file_, "%s\n", text.c_str());
     if (terminal_) {
         constexpr int kWidth = 20;

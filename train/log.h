@@ -13,7 +13,8 @@ std::string duration(double seconds);
 
 class Log {
   public:
-    // Appends to `path`. On a terminal progress is one live line with a bar; elsewhere plain lines.
+    // Appends to `path`; an empty one writes nothing anywhere, for ranks above 0. On a terminal progress is one live
+    // line with a bar; elsewhere plain lines.
     explicit Log(const std::string& path);
     ~Log();
     Log(const Log&) = delete;

@@ -36,7 +36,7 @@ int main(int argc, char** argv) {
     int status = 0;
     add_commands(app, {argv, argv + argc}, status);
     try {
-        install_signal_handlers();
+        count_signals();
         app.parse(argc, argv);
         return status;
     } catch (const CLI::ParseError& error) {

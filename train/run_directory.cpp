@@ -18,7 +18,8 @@ namespace fs = std::filesystem;
 // Keys that may change between the parts of one run: none changes what the steps already done would have been.
 constexpr std::string_view kFree[] = {"run.dir",          "run.threads",      "run.name",         "train.max_steps",
                                       "train.max_tokens", "train.eval_every", "train.save_every", "train.keep",
-                                      "train.log_every",  "probes.enabled",   "probes.max_share"};
+                                      "train.log_every",  "probes.enabled",   "probes.max_share", "train.recompute",
+                                      "run.graphs",       "run.measure_peak"};
 
 bool may_change(const std::string& difference) {
     return std::any_of(std::begin(kFree), std::end(kFree),
@@ -60,7 +61,14 @@ RunDirectory::RunDirectory(const RunConfig& config, Resume resume) : path_(confi
     write_file_atomically(file("config.toml"), {resolved_toml(config)});
 }
 
+RunDirectory RunDirectory::follower(const RunConfig& config, bool existed) {
+    RunDirectory directory;
+    directory.path_ = config.directory(), directory.existed_ = existed, directory.writes_ = false;
+    return directory;
+}
+
 void RunDirectory::write_json(const std::string& name, const nlohmann::json& value) const {
+    if (!writes_) return;
     write_file_atomically(file(name), {value.dump(1), "\n"});
 }
 
@@ -70,13 +78,14 @@ nlohmann::json RunDirectory::read_json(const std::string& name) const {
 }
 
 void RunDirectory::append(const std::string& name, const nlohmann::json& line) const {
+    if (!writes_) return;
     std::ofstream out(file(name), std::ios::app);
     out << line.dump() << '\n';
     if (!out.flush()) fail_io("cannot append to '{}': {}", file(name), std::strerror(errno));
 }
 
 void RunDirectory::truncate_after(const std::string& name, int64_t step) const {
-    if (!fs::exists(file(name))) return;
+    if (!writes_ || !fs::exists(file(name))) return;
     std::string kept;
     std::ifstream in(file(name));
     for (std::string line; std::getline(in, line);) {

@@ -23,6 +23,8 @@ class RunDirectory {
     // and rename a file in it. Throws Error: 78 for a directory of another configuration (naming the keys that differ)
     // or one that exists without `resume`; 74 if it cannot be written.
     RunDirectory(const RunConfig& config, Resume resume);
+    // For ranks above 0: the same directory, which they read and never write. `existed` is what rank 0 found.
+    static RunDirectory follower(const RunConfig& config, bool existed);
 
     const std::string& path() const { return path_; }
     std::string file(const std::string& name) const { return path_ + "/" + name; }
@@ -37,8 +39,10 @@ class RunDirectory {
     void truncate_after(const std::string& name, int64_t step) const;
 
   private:
+    RunDirectory() = default;
     std::string path_;
     bool existed_ = false;
+    bool writes_ = true;
 };
 
 }  // namespace plimsoll

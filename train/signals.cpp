@@ -1,30 +1,36 @@
 #include "train/signals.h"
 
+#include <pthread.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
+#include <thread>
 
 #include "kernels/error.h"
 
 namespace plimsoll {
 namespace {
 
-volatile std::sig_atomic_t g_signals = 0;
-
-void on_signal(int) {
-    const std::sig_atomic_t before = g_signals;
-    g_signals = before + 1;
-    if (before) _exit(static_cast<int>(ExitCode::kInterrupted));
-}
+std::atomic<int> g_signals = 0;
 
 }  // namespace
 
-void install_signal_handlers() {
-    struct sigaction action {};
-    action.sa_handler = on_signal;
-    sigemptyset(&action.sa_mask);
-    action.sa_flags = SA_RESTART;
-    for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) sigaction(signal, &action, nullptr);
+// Signals are blocked in every thread (those made later inherit it) but one, which waits for them. With handlers, which
+// interrupt whatever a thread is doing, about one stop in three of an fp32 run died of a corrupted heap, inside oneDNN
+// 2.6.3's generated AVX-512 code: presumably that keeps data below the stack where a handler's frame goes. Without
+// handlers 10 of 10 stops were clean.
+void count_signals() {
+    sigset_t signals;
+    sigemptyset(&signals);
+    for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) sigaddset(&signals, signal);
+    pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+    std::thread([signals] {
+        while (true) {
+            int signal = 0;
+            if (sigwait(&signals, &signal) == 0 && g_signals++ > 0) _exit(static_cast<int>(ExitCode::kInterrupted));
+        }
+    }).detach();
 }
 
 bool stop_requested() {

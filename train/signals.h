@@ -3,8 +3,8 @@
 
 namespace plimsoll {
 
-// Installs handlers for SIGINT, SIGTERM and SIGUSR1.
-void install_signal_handlers();
+// From here on SIGINT, SIGTERM and SIGUSR1 are counted. Before any thread is made.
+void count_signals();
 // Whether a signal came.
 bool stop_requested();
 

@@ -1,11 +1,13 @@
 #include "train/trainer.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "data/file.h"
 #include "kernels/gpu.h"
+#include "kernels/residual.h"
 #include "train/machine.h"
 #include "train/plan.h"
 #include "train/signals.h"
@@ -47,6 +49,25 @@ json number_or_null(std::optional<double> value) {
     return value ? json(*value) : json();
 }
 
+// The directory as rank 0 finds it.
+RunDirectory open_directory(const RunConfig& config, Resume resume, Communicator& world) {
+    std::array<std::byte, 1> existed{};
+    if (world.rank() == 0) {
+        RunDirectory directory(config, resume);
+        existed[0] = std::byte{directory.existed()};
+        world.broadcast(existed, 0);
+        return directory;
+    }
+    world.broadcast(existed, 0);
+    return RunDirectory::follower(config, existed[0] != std::byte{0});
+}
+
+std::vector<GradientPart> gradient_parts(const ParameterTable& table) {
+    std::vector<GradientPart> parts;
+    for (const Parameter& p : table.entries()) parts.push_back({{p.offset, p.offset + p.shape.elements()}, p.layer});
+    return parts;
+}
+
 // Copies of device tensors in host memory, and the tensors there.
 struct HostCopies {
     std::vector<HostCopy> copies;
@@ -62,9 +83,10 @@ struct HostCopies {
 
 }  // namespace
 
-Trainer::Trainer(const RunConfig& config, const TrainOptions& options)
+Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communicator world)
     : config_(validated(config)),
       options_(options),
+      world_(std::move(world)),
       max_steps_(config.max_steps()),
       device_(config.run.device, threads_for(config)),
       exec_(device_.exec()),
@@ -72,8 +94,8 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options)
       data_(config.data, Split::kTrain, training_options(config)),
       validation_(validation_loader(config)),
       network_{config.model, config.attention, config.loss, data_.vocab_size()},
-      directory_(config, options.resume),
-      log_(directory_.file("log.txt")),
+      directory_(open_directory(config, options.resume, world_)),
+      log_(is_root() ? directory_.file("log.txt") : ""),
       checkpointer_(directory_.path()),
       model_(network_, StageRange::whole(config.model), config.tokens_per_micro_batch(), precision_,
              recompute_of(config.train.recompute)),
@@ -82,6 +104,13 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options)
       speed_(exec_),
       probed_(model_, config.tokens_per_micro_batch(), exec_) {
     check_memory();
+    const int64_t ranks = world_.size() * config_.train.virtual_ranks;
+    if (config_.micro_batches() % ranks)
+        fail_input(
+            "train.batch_tokens is {} micro batches, which {} ranks cannot share; wanted a multiple of {} tokens",
+            config_.micro_batches(), ranks, ranks * config_.tokens_per_micro_batch());
+    if (world_.size() > 1 && (device_.is_gpu() || config_.train.virtual_ranks > 1))
+        fail_input("{} ranks run on CPUs only, without train.virtual_ranks; set run.device = \"cpu\"", world_.size());
     if (data_.samples_available() >= 0) {
         const int64_t steps = data_.samples_available() / (config_.train.micro_batch * config_.micro_batches());
         if (steps == 0)
@@ -95,7 +124,15 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options)
     initialize(model_.parameters(), model_.table(), static_cast<uint64_t>(config_.run.seed), exec_);
     state_.config = resolved_toml(config_);
     state_.data_hash = data_hash(data_);
+    if (world_.size() > 1) sync_.emplace(world_, model_.gradients(), gradient_parts(model_.table()));
+    if (config_.train.virtual_ranks > 1) {
+        ArenaPlan plan("sum over virtual ranks");
+        plan.add("gradients", model_.gradients().shape, model_.gradients().dtype);
+        virtual_sum_ = Arena(plan, exec_.device);
+    }
+    if (!is_root()) world_.barrier();  // rank 0 tidies up the checkpoints first
     if (directory_.existed()) resume_from_checkpoint();
+    if (is_root() && world_.size() > 1) world_.barrier();
     model_.refresh_working(exec_);
     if (validation_ && config_.probes.enabled)
         probes_ = std::make_unique<Probes>(config_.probes, network_, *validation_, config_.train.micro_batch);
@@ -165,27 +202,66 @@ void Trainer::resume_from_checkpoint() {
     for (const char* name : {"metrics.jsonl", "evals.jsonl", "probes.jsonl"}) directory_.truncate_after(name, -1);
 }
 
-StepResult Trainer::train_step() {
-    const int64_t rows = config_.train.micro_batch, micro_batches = config_.micro_batches();
-    const int64_t first = options_.overfit_batch ? 0 : state_.samples;
-    StepResult result;
-    for (int64_t m = 0; m < micro_batches; ++m) {
-        const TraceRange range(exec_, "micro batch", m);
-        const ModelInput input = feed_.next(first + m * rows, rows);
+void Trainer::compute_micro_batches(int64_t first, int64_t count) {
+    const int64_t rows = config_.train.micro_batch;
+    const int64_t first_sample = options_.overfit_batch ? 0 : state_.samples;
+    for (int64_t m = 0; m < count; ++m) {
+        const TraceRange range(exec_, "micro batch", first + m);
+        const ModelInput input = feed_.next(first_sample + (first + m) * rows, rows);
         const Write write = m == 0 ? Write::kOverwrite : Write::kAccumulate;
+        const bool last = m == count - 1;
+        const auto on_ready = [&](int64_t layer) {
+            if (last && sync_) sync_->on_ready(layer);
+        };
         const auto forward_and_backward = [&] {
             model_.forward(core_, input, write, exec_);
-            model_.backward(
-                core_, input, write, [](int64_t) {}, exec_);
+            model_.backward(core_, input, write, on_ready, exec_);
         };
         if (config_.run.graphs)
             (m == 0 ? first_micro_batch_ : next_micro_batch_).run(exec_, forward_and_backward);
         else
             forward_and_backward();
-        result.tokens += static_cast<int64_t>(input.tokens.size());
     }
+}
+
+// What a run of ranks computes, in one process: each rank's gradients by itself, then added in rank order.
+LossSums Trainer::compute_as_virtual_ranks() {
+    const int64_t ranks = config_.train.virtual_ranks, count = config_.micro_batches() / ranks;
+    const Tensor gradients = model_.gradients(), sum = virtual_sum_[{0}];
+    const auto row = [](Tensor t) { return t.reshape({1, t.shape[0]}); };
+    LossSums sums;
+    for (int64_t r = 0; r < ranks; ++r) {
+        compute_micro_batches(r * count, count);
+        const LossSums part = model_.loss(exec_);
+        sums.nll += part.nll, sums.z += part.z, sums.scored += part.scored;
+        if (r == 0)
+            convert(row(sum), row(gradients), exec_);
+        else
+            residual_forward(row(sum), row(sum), row(gradients), exec_);
+    }
+    convert(row(gradients), row(sum), exec_);
+    return sums;
+}
+
+LossSums Trainer::compute_step() {
+    if (config_.train.virtual_ranks > 1) return compute_as_virtual_ranks();
+    const int64_t count = config_.micro_batches() / world_.size();
+    compute_micro_batches(world_.rank() * count, count);
+    const LossSums own = model_.loss(exec_);
+    if (!sync_) return own;
+    std::array<double, 4> sums{own.nll, own.z, static_cast<double>(own.scored), stop_requested() ? 1.0 : 0.0};
+    world_.sum(sums);
+    sync_->finish();
+    stop_ = sums[3] > 0;
+    return {.nll = sums[0], .z = sums[1], .scored = static_cast<int64_t>(sums[2])};
+}
+
+StepResult Trainer::train_step() {
+    const int64_t rows = config_.train.micro_batch, micro_batches = config_.micro_batches();
+    StepResult result;
+    const LossSums sums = compute_step();
+    result.tokens = config_.batch_tokens();
     const TraceRange range(exec_, "update");
-    const LossSums sums = model_.loss(exec_);
     const double mean = 1.0 / static_cast<double>(std::max<int64_t>(1, sums.scored));
     result.loss = (sums.nll + sums.z) * mean;
     result.norm = gradient_norm(model_, exec_) * mean;
@@ -220,6 +296,11 @@ void Trainer::profile_next_step(bool there_is_one) {
               state_.step, directory_.file("profile.json"));
 }
 
+// A launcher ends the job when the first rank ends with an error status: none may while rank 0 still writes.
+void Trainer::wait_for_root() {
+    if (world_.size() > 1) world_.barrier();
+}
+
 double Trainer::elapsed() const {
     return state_.seconds + (now_seconds() - started_);
 }
@@ -237,7 +318,7 @@ void Trainer::check_initial_loss(const Evaluation& evaluation) {
 void Trainer::evaluate_and_keep(bool last) {
     const bool due =
         state_.step == 0 || last || (config_.train.eval_every && state_.step % config_.train.eval_every == 0);
-    if (!validation_ || !due || last_evaluated_ == state_.step) return;
+    if (!validation_ || !due || last_evaluated_ == state_.step || !is_root()) return;
     last_evaluated_ = state_.step;
     const Evaluation e = evaluate(model_, core_, *validation_, config_.train.eval_samples, config_.train.micro_batch,
                                   config_.scored_tokens(), exec_);
@@ -261,7 +342,7 @@ void Trainer::evaluate_and_keep(bool last) {
 }
 
 void Trainer::probe(bool last) {
-    if (!probes_ || last_probed_ == state_.step) return;
+    if (!probes_ || last_probed_ == state_.step || !is_root()) return;
     const bool always = last || state_.step == 0;
     if (!always) {
         if (!is_probe_step(state_.step)) return;
@@ -287,7 +368,7 @@ void Trainer::probe(bool last) {
 }
 
 void Trainer::save() {
-    if (last_saved_ == state_.step) return;
+    if (last_saved_ == state_.step || !is_root()) return;
     last_saved_ = state_.step;
     TrainingState state = state_;
     state.seconds = elapsed();
@@ -311,11 +392,12 @@ ExitCode Trainer::train() {
     while (state_.step < max_steps_) {
         evaluate_and_keep(false);
         probe(false);
-        if (stop_requested()) {
+        if (world_.size() > 1 ? stop_ : stop_requested()) {
             profile_next_step(false);
             save();
             write_run_json("stopped");
             log_.line("stopped by a signal after step {}; the same command with --resume auto goes on", state_.step);
+            wait_for_root();
             return ExitCode::kSavedOnSignal;
         }
         profile_next_step(true);
@@ -332,6 +414,7 @@ ExitCode Trainer::train() {
     probe(true);
     save();
     write_run_json("done");
+    wait_for_root();
     log_.line("done: {} steps in {}, {:.0f} tokens/s, probes {:.1f} % of the time", state_.step, duration(elapsed()),
               static_cast<double>(steps_here_ * config_.batch_tokens()) / std::max(1e-9, train_seconds_),
               100 * probe_seconds_ / std::max(1e-9, elapsed() - state_.seconds));

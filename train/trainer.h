@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "data/loader.h"
+#include "dist/gradient_sync.h"
 #include "kernels/replay.h"
 #include "train/checkpoint.h"
 #include "train/device.h"
@@ -36,7 +37,10 @@ struct StepResult {
 class Trainer {
   public:
     // Loads data, plans and allocates, initializes. Throws Error (78) for what cannot be trained.
-    Trainer(const RunConfig& config, const TrainOptions& options);
+    // With several ranks every one of them makes a Trainer, with its communicator: they share the micro batches of a
+    // step; rank 0 writes, evaluates and probes.
+    Trainer(const RunConfig& config, const TrainOptions& options,
+            Communicator world = Communicator(single_transport()));
 
     // Runs to the last step. Returns kOk, or kSavedOnSignal after a signal.
     ExitCode train();
@@ -60,13 +64,23 @@ class Trainer {
     void probe(bool last);
     void save();
     void profile_next_step(bool there_is_one);
+    void wait_for_root();
     double elapsed() const;
     // Every tensor of a checkpoint, in the given flat buffers (parameters, then the optimizer's).
     std::vector<CheckpointTensor> checkpoint_tensors(const std::vector<Tensor>& buffers) const;
     std::vector<Tensor> state_buffers() const;
 
+    bool is_root() const { return world_.rank() == 0; }
+    // Micro batches first .. first + count - 1 of the step: forward and backward; `last` = the step's last for this
+    // rank.
+    void compute_micro_batches(int64_t first, int64_t count);
+    // The sums of the step over all ranks, or over the ranks this process stands for.
+    LossSums compute_step();
+    LossSums compute_as_virtual_ranks();
+
     RunConfig config_;
     TrainOptions options_;
+    Communicator world_;
     int64_t max_steps_;
     RunDevice device_;
     Exec exec_;
@@ -79,6 +93,9 @@ class Trainer {
     Checkpointer checkpointer_;
     Transformer model_;
     Optimizer optimizer_;
+    std::optional<GradientSync> sync_;  // with several ranks
+    Arena virtual_sum_;                 // of the gradients, with virtual ranks
+    bool stop_ = false;                 // agreed on by all ranks
     LocalCoreAttention core_;
     BatchFeed feed_;
     Replay first_micro_batch_, next_micro_batch_;

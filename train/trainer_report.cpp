@@ -38,6 +38,8 @@ void Trainer::print_settings() {
     row("data", data_.describe());
     row("batch", fmt::format("{} tokens = {} x {} rows of {}", c.batch_tokens(), c.micro_batches(), c.train.micro_batch,
                              c.model.context));
+    if (world_.size() > 1)
+        row("ranks", fmt::format("{}, {} micro batches each", world_.size(), c.micro_batches() / world_.size()));
     row("steps", fmt::format("{}, {} tokens", max_steps_, max_steps_ * c.batch_tokens()));
     row("optimizer", fmt::format("{} lr {} {}, warmup {}, decay {} of {}, clip {}", c.optimizer.kind, c.optimizer.lr,
                                  c.schedule.kind, c.schedule.warmup_steps, c.optimizer.weight_decay, c.optimizer.decay,
@@ -63,6 +65,7 @@ void Trainer::write_run_json(const char* status) {
                      {"build", build},
                      {"cpu", cpu_name()},
                      {"threads", exec_.threads},
+                     {"ranks", world_.size()},
                      {"device", device_.describe()},
                      {"card_tflops", number(speed_.card())},
                      {"measured_peak_tflops", number(speed_.measured())},

@@ -40,12 +40,16 @@ function(plimsoll_add_mpi_tests)
             $<TARGET_FILE:dist_mpi_test> --gtest_brief=1)
         set_tests_properties(dist_mpi_${ranks} PROPERTIES LABELS dist TIMEOUT 120 ENVIRONMENT "OMP_NUM_THREADS=1")
     endforeach()
+    # Whole runs of ranks.
+    add_test(NAME dist_runs COMMAND ${PLIMSOLL_PYTHON} tests/python/ranks_check.py $<TARGET_FILE:plimsoll>
+        WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+    set_tests_properties(dist_runs PROPERTIES LABELS dist TIMEOUT 300 RUN_SERIAL ON)
 endfunction()
 
 # The threads communicator under ThreadSanitizer: a build of its own, without OpenMP, which reports races that are none.
 function(plimsoll_add_tsan_test)
-    add_executable(dist_tsan_test dist/communicator.cpp dist/thread_transport.cpp dist/single_transport.cpp
-        kernels/tensor.cpp tests/dist/communicator_test.cpp)
+    add_executable(dist_tsan_test dist/communicator.cpp dist/gradient_sync.cpp dist/thread_transport.cpp
+        dist/single_transport.cpp kernels/tensor.cpp tests/dist/communicator_test.cpp tests/dist/gradient_sync_test.cpp)
     target_include_directories(dist_tsan_test PRIVATE ${PROJECT_SOURCE_DIR} tests)
     target_compile_options(dist_tsan_test PRIVATE -fsanitize=thread -g -O1)
     target_link_options(dist_tsan_test PRIVATE -fsanitize=thread)

@@ -170,6 +170,9 @@ struct CommunicatorCase {
     const char* name;
     void (*run)(Communicator& world);
 };
+inline void PrintTo(const CommunicatorCase& c, std::ostream* out) {
+    *out << c.name;
+}
 inline constexpr CommunicatorCase kCommunicatorCases[] = {
     {"SumsInFp32AreMadeInRankOrder", sums_are_made_in_rank_order<float>},
     {"SumsInFp64AreMadeInRankOrder", sums_are_made_in_rank_order<double>},
