@@ -58,17 +58,17 @@ class Trainer {
     void report_step(const StepResult& result, double step_seconds);
 
     void check_memory();
-    void resume_from_checkpoint();
     void check_initial_loss(const Evaluation& evaluation);
     void evaluate_and_keep(bool last);
     void probe(bool last);
-    void save();
     void profile_next_step(bool there_is_one);
     void wait_for_root();
     double elapsed() const;
-    // Every tensor of a checkpoint, in the given flat buffers (parameters, then the optimizer's).
+    // trainer_checkpoint.cpp: what is on disk. Every tensor of a checkpoint, in the given flat buffers (parameters, then the optimizer's).
     std::vector<CheckpointTensor> checkpoint_tensors(const std::vector<Tensor>& buffers) const;
     std::vector<Tensor> state_buffers() const;
+    void resume_from_checkpoint();
+    void save();
 
     bool is_root() const { return world_.rank() == 0; }
     // Micro batches first .. first + count - 1 of the step: forward and backward; `last` = the step's last for this

@@ -8,7 +8,7 @@ if(PLIMSOLL_MPI STREQUAL on AND NOT MPI_CXX_FOUND)
     message(FATAL_ERROR "PLIMSOLL_MPI is on, but CMake finds no MPI; install it (apt-get install libopenmpi-dev openmpi-bin)")
 endif()
 
-file(GLOB sources CONFIGURE_DEPENDS dist/*.cpp)
+file(GLOB sources CONFIGURE_DEPENDS dist/*.cpp dist/*/*.cpp)
 if(MPI_CXX_FOUND)
     list(FILTER sources EXCLUDE REGEX "mpi_transport_none\\.cpp$")
 else()
