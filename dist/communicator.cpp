@@ -46,18 +46,6 @@ std::string_view name_of(CommKind kind) {
     return kNames[static_cast<size_t>(kind)];
 }
 
-std::vector<ElementRange> split_range(ElementRange range, int parts, int64_t alignment) {
-    const int64_t units = (range.size() + alignment - 1) / alignment;
-    std::vector<ElementRange> out;
-    for (int64_t p = 0; p < parts; ++p) {
-        const auto at = [&](int64_t part) {
-            return std::min(range.begin + units * part / parts * alignment, range.end);
-        };
-        out.push_back({at(p), at(p + 1)});
-    }
-    return out;
-}
-
 void Work::wait() {
     if (!exchange_) return;
     const auto start = std::chrono::steady_clock::now();

@@ -9,21 +9,11 @@
 #include <string_view>
 #include <vector>
 
+#include "dist/shard_layout.h"
 #include "dist/transport.h"
 #include "kernels/tensor.h"
 
 namespace plimsoll {
-
-// Elements [begin, end) of a flat tensor.
-struct ElementRange {
-    int64_t begin = 0;
-    int64_t end = 0;
-    int64_t size() const { return end - begin; }
-};
-
-// [begin, end) in `parts` ranges of whole multiples of `alignment` elements, as equal as that allows; the last ones may
-// be empty.
-std::vector<ElementRange> split_range(ElementRange range, int parts, int64_t alignment);
 
 enum class CommKind : uint8_t { kAllToAll, kReduceScatter, kAllGather, kBroadcast, kSend, kControl };
 inline constexpr size_t kCommKinds = 6;

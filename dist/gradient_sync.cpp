@@ -1,52 +1,50 @@
 #include "dist/gradient_sync.h"
 
-#include <algorithm>
+#include <limits>
 
 #include "kernels/error.h"
 
 namespace plimsoll {
-namespace {
 
-constexpr int64_t kShardAlignment = 16;  // elements: a cache line of fp32
-
-}  // namespace
-
-GradientSync::GradientSync(Communicator& world, Tensor gradients, const std::vector<GradientPart>& parts,
-                           int64_t bucket_elements)
-    : world_(world), gradients_(gradients) {
-    check(!parts.empty() && parts.front().range.begin == 0, "GradientSync: parts must begin with the buffer");
-    // From the back, as backward goes; a bucket reaches from its first part to where the one behind it begins.
-    int64_t end = gradients.shape[0];
-    for (size_t i = parts.size(); i-- > 0;) {
-        const bool last = i == 0;
-        check(last || parts[i - 1].layer <= parts[i].layer, "GradientSync: layers must ascend");
-        // Not within a layer: it is ready as a whole.
-        const bool layer_begins = last || parts[i - 1].layer != parts[i].layer;
-        if (!last && (!layer_begins || end - parts[i].range.begin < bucket_elements)) continue;
-        const int64_t begin = parts[i].range.begin;
-        buckets_.push_back(
-            {.layer = parts[i].layer, .shards = split_range({begin, end}, world.size(), kShardAlignment), .work = {}});
-        end = begin;
-    }
+GradientSync::GradientSync(Communicator& group, Tensor gradients, ShardLayout layout)
+    : group_(group), gradients_(gradients), layout_(std::move(layout)), buckets_(layout_.buckets().size()) {
+    check(layout_.ranks() == group.size(), "GradientSync: a layout for {} ranks in a group of {}", layout_.ranks(),
+          group.size());
 }
 
 void GradientSync::on_ready(int64_t layer) {
-    for (Bucket& bucket : buckets_) {
-        if (bucket.started || bucket.layer < layer) continue;
-        bucket.work = world_.reduce_scatter(gradients_, bucket.shards);
-        bucket.started = true;
+    for (size_t b = 0; b < buckets_.size(); ++b) {
+        const ShardLayout::Bucket& here = layout_.buckets()[b];
+        if (buckets_[b].started || here.first_layer < layer) continue;
+        buckets_[b].sum = group_.reduce_scatter(gradients_, here.shards);
+        buckets_[b].started = true;
     }
 }
 
-void GradientSync::finish() {
-    for (const Bucket& bucket : buckets_) check(bucket.started, "GradientSync: layer {} was never ready", bucket.layer);
-    std::vector<Work> gathers;
+void GradientSync::finish_sums() {
+    for (size_t b = 0; b < buckets_.size(); ++b)
+        check(buckets_[b].started, "GradientSync: layer {} was never ready", layout_.buckets()[b].first_layer);
     for (Bucket& bucket : buckets_) {
-        bucket.work.wait();
-        gathers.push_back(world_.all_gather(gradients_, bucket.shards));
+        bucket.sum.wait();
         bucket.started = false;
     }
-    for (Work& gather : gathers) gather.wait();
+}
+
+void GradientSync::gather(std::vector<Tensor> buffers) {
+    for (size_t b = buckets_.size(); b-- > 0;)
+        for (const Tensor& buffer : buffers)
+            if (buffer) buckets_[b].gathers.push_back(group_.all_gather(buffer, layout_.buckets()[b].shards));
+}
+
+void GradientSync::await(int64_t layer) {
+    for (size_t b = buckets_.size(); b-- > 0 && layout_.buckets()[b].first_layer <= layer;) {
+        for (Work& gather : buckets_[b].gathers) gather.wait();
+        buckets_[b].gathers.clear();
+    }
+}
+
+void GradientSync::await_all() {
+    await(std::numeric_limits<int64_t>::max());
 }
 
 }  // namespace plimsoll

@@ -1,44 +1,43 @@
-// Gradients summed over ranks while backward still runs.
+// Gradients summed over ranks while backward still runs, and what they updated gathered while forward already runs.
 #pragma once
 
 #include <vector>
 
 #include "dist/communicator.h"
+#include "dist/shard_layout.h"
 
 namespace plimsoll {
 
-// Where a layer's gradients lie in the flat buffer.
-struct GradientPart {
-    ElementRange range;
-    int64_t layer;
-};
-
-// The flat gradient buffer in buckets: neighbouring parts, at least `bucket_elements` together. A bucket is summed as
-// soon as backward has finished its last layer, each rank its shard, in rank order; then every rank gets every shard.
+// The traffic of data-parallel ranks, bucket by bucket. In a step: on_ready() for every layer, finish_sums(), then
+// gather() of what each rank made of its shards, and await() before a layer's values are read.
 class GradientSync {
   public:
-    // `parts` in the buffer's order, layers ascending; they and the gaps between them are all of the buffer. `world`
-    // and the buffer must outlive this.
-    GradientSync(Communicator& world, Tensor gradients, const std::vector<GradientPart>& parts,
-                 int64_t bucket_elements = int64_t{8} << 20);
+    // `group` and the buffer must outlive this. Sums are in rank order, so their bits depend on the layout alone.
+    GradientSync(Communicator& group, Tensor gradients, ShardLayout layout);
 
     // Backward has finished this layer, for the last time in this step. Layers come in descending order.
     void on_ready(int64_t layer);
-    // Waits until every rank has every sum. All layers were ready.
-    void finish();
-    size_t buckets() const { return buckets_.size(); }
+    // Waits until this rank's shards are the sums over ranks. All layers were ready.
+    void finish_sums();
+    // Begins to give every rank all shards of these flat buffers, in the order forward reads them.
+    void gather(std::vector<Tensor> buffers);
+    // Waits until all that was gathered is there, up to this layer.
+    void await(int64_t layer);
+    void await_all();
+
+    const ShardLayout& layout() const { return layout_; }
 
   private:
     struct Bucket {
-        int64_t layer;  // the last one backward finishes
-        std::vector<ElementRange> shards;
-        Work work;
+        Work sum;
         bool started = false;
+        std::vector<Work> gathers;
     };
 
-    Communicator& world_;
+    Communicator& group_;
     Tensor gradients_;
-    std::vector<Bucket> buckets_;  // in the order backward finishes them
+    ShardLayout layout_;
+    std::vector<Bucket> buckets_;  // as layout_.buckets()
 };
 
 }  // namespace plimsoll

@@ -111,35 +111,61 @@ void ActivationPlan::for_each_pair(const NetworkConfig& config, int64_t layer, c
         if (a.*planned.tensor) f(a.*planned.tensor, b.*planned.tensor);
 }
 
-BlockScratchPlan::BlockScratchPlan(ArenaPlan& plan, const NetworkConfig& config, int64_t N, Precision precision) {
+BlockScratchPlan::Operands BlockScratchPlan::add_operands(ArenaPlan& plan, const std::string& prefix,
+                                                          const NetworkConfig& config, int64_t gate_columns, int64_t N,
+                                                          DType compute) const {
     const ModelConfig& model = config.model;
-    const int64_t C = model.channels, NH = model.heads, NKV = model.key_heads(), HS = model.head_channels(),
-                  F = model.hidden();
-    int64_t gate_columns = 0;
-    for (int64_t layer = 0; layer < model.layers; ++layer)
-        if (has_gate(config, layer)) gate_columns = std::max(gate_columns, gate_shape(config, layer, 1).elements());
-    const DType compute = precision.compute;
-    branch_ = plan.add("branch", {N, C}, compute);
-    if (gate_columns > NH) gated_ = plan.add("gated", {N, NH, HS}, compute);
-    dnorm_ = plan.add("dnorm", {N, C}, compute);
-    if (F) dact_ = plan.add("dact", {N, F}, compute);
-    dy_ = plan.add("dy", {N, NH, HS}, compute);
-    if (gate_columns) dgate_ = plan.add("dgate", {N, gate_columns}, compute);
-    dqkv_ = plan.add("dqkv", {N, NH + 2 * NKV, HS}, compute);
+    Operands operands;
+    if (model.hidden()) operands.dact = plan.add(prefix + "dact", {N, model.hidden()}, compute);
+    if (gate_columns) operands.dgate = plan.add(prefix + "dgate", {N, gate_columns}, compute);
+    operands.dqkv = plan.add(prefix + "dqkv", {N, model.heads + 2 * model.key_heads(), model.head_channels()}, compute);
+    return operands;
 }
 
-BlockScratch BlockScratchPlan::view(const Arena& arena, const NetworkConfig& config, int64_t layer, int64_t n) const {
-    const auto rows = [&](ArenaSlot slot) { return first_rows(arena[slot], n); };
-    BlockScratch scratch{.branch = rows(branch_),
+BlockScratchPlan::BlockScratchPlan(ArenaPlan& kept, ArenaPlan& shared, const NetworkConfig& config, StageRange stage,
+                                   int64_t N, Precision precision, BackwardSplit split)
+    : first_layer_(stage.first_layer) {
+    const ModelConfig& model = config.model;
+    const int64_t C = model.channels, NH = model.heads, HS = model.head_channels();
+    const auto columns = [&](int64_t layer) {
+        return has_gate(config, layer) ? gate_shape(config, layer, 1).elements() : 0;
+    };
+    int64_t gate_columns = 0;
+    for (int64_t layer = 0; layer < model.layers; ++layer) gate_columns = std::max(gate_columns, columns(layer));
+    const DType compute = precision.compute;
+    branch_ = shared.add("branch", {N, C}, compute);
+    if (gate_columns > NH) gated_ = shared.add("gated", {N, NH, HS}, compute);
+    dnorm_ = shared.add("dnorm", {N, C}, compute);
+    dy_ = shared.add("dy", {N, NH, HS}, compute);
+    if (split == BackwardSplit::kNo) {
+        shared_ = add_operands(shared, "", config, gate_columns, N, compute);
+        return;
+    }
+    for (int64_t layer = stage.first_layer; layer < stage.last_layer; ++layer) {
+        const std::string prefix = fmt::format("blocks.{}.", layer);
+        Operands& operands = kept_.emplace_back(add_operands(kept, prefix, config, columns(layer), N, compute));
+        operands.dout = kept.add(prefix + "dout", {N, C}, compute);
+        if (model.hidden()) operands.ddown = kept.add(prefix + "ddown", {N, C}, compute);
+    }
+}
+
+BlockScratch BlockScratchPlan::view(const Arena& kept, const Arena& shared, const NetworkConfig& config, int64_t layer,
+                                    int64_t n) const {
+    const auto rows = [&](const Arena& arena, ArenaSlot slot) { return first_rows(arena[slot], n); };
+    const Arena& arena = kept_.empty() ? shared : kept;
+    const Operands& operands = kept_.empty() ? shared_ : kept_[static_cast<size_t>(layer - first_layer_)];
+    BlockScratch scratch{.branch = rows(shared, branch_),
                          .gated = {},
-                         .dnorm = rows(dnorm_),
-                         .dact = rows(dact_),
-                         .dy = rows(dy_),
+                         .dnorm = rows(shared, dnorm_),
+                         .dact = rows(arena, operands.dact),
+                         .dy = rows(shared, dy_),
                          .dgate = {},
-                         .dqkv = rows(dqkv_)};
+                         .dqkv = rows(arena, operands.dqkv),
+                         .dout = rows(arena, operands.dout),
+                         .ddown = rows(arena, operands.ddown)};
     if (has_gate(config, layer)) {
-        const Tensor gate = arena[dgate_];
-        scratch.gated = rows(gated_);
+        const Tensor gate = arena[operands.dgate];
+        scratch.gated = rows(shared, gated_);
         scratch.dgate = Tensor(gate.data, gate.dtype, gate_shape(config, layer, n), gate.device);
     }
     return scratch;

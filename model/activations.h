@@ -43,7 +43,13 @@ struct BlockScratch {
     Tensor dy;      // (N, NH, HS)
     Tensor dgate;   // like gate
     Tensor dqkv;    // like qkv
+    // With BackwardSplit::kYes, for every block its own, as dact, dgate and dqkv then are: gradients of the branches of
+    // attention and feed-forward layer, which their weights' gradients are computed from later.
+    Tensor dout, ddown;  // (N, C)
 };
+
+// Whether gradients of weights can be computed at another time than those of inputs (zero-bubble pipelines).
+enum class BackwardSplit : uint8_t { kNo, kYes };
 
 // What is computed again in backward instead of kept from forward. The same ops on the same inputs: the bits of a run
 // do not depend on it.
@@ -76,14 +82,27 @@ class ActivationPlan {
     std::vector<ArenaSlot> shared_;             // [tensor]
 };
 
+// Plans the scratch of a stage's blocks: in `shared` once, and what a split backward keeps in `kept` for each block.
 class BlockScratchPlan {
   public:
-    BlockScratchPlan(ArenaPlan& plan, const NetworkConfig& config, int64_t N, Precision precision);
+    BlockScratchPlan(ArenaPlan& kept, ArenaPlan& shared, const NetworkConfig& config, StageRange stage, int64_t N,
+                     Precision precision, BackwardSplit split);
     // Views for a block; the shape of dgate is the layer's.
-    BlockScratch view(const Arena& arena, const NetworkConfig& config, int64_t layer, int64_t n) const;
+    BlockScratch view(const Arena& kept, const Arena& shared, const NetworkConfig& config, int64_t layer,
+                      int64_t n) const;
 
   private:
-    ArenaSlot branch_, gated_, dnorm_, dact_, dy_, dgate_, dqkv_;
+    // What gradients of weights are computed from.
+    struct Operands {
+        ArenaSlot dact, dgate, dqkv, dout, ddown;
+    };
+    Operands add_operands(ArenaPlan& plan, const std::string& prefix, const NetworkConfig& config, int64_t gate_columns,
+                          int64_t N, DType compute) const;
+
+    int64_t first_layer_;
+    ArenaSlot branch_, gated_, dnorm_, dy_;
+    Operands shared_;
+    std::vector<Operands> kept_;  // [block] of a split backward
 };
 
 // The first n of the N tokens of a planned (N, ...).

@@ -111,46 +111,57 @@ void Block::restore_hidden(const Exec& exec) {
     activation_forward(a_.act, a_.up, model_.activation_kind(), exec);
 }
 
-// The stream's gradient as the gradient of a branch, in the dtype of matmul operands.
-Tensor Block::as_operand(Tensor dx, const Exec& exec) const {
-    if (dx.dtype == s_.branch.dtype) return dx;
-    convert(s_.branch, dx, exec);
-    return s_.branch;
+Tensor Block::as_operand(Tensor kept, Tensor dx, BackwardPart part, const Exec& exec) const {
+    if (part == BackwardPart::kWeights) return kept;
+    if (!kept && dx.dtype == s_.branch.dtype) return dx;
+    const Tensor operand = kept ? kept : s_.branch;
+    convert(operand, dx, exec);
+    return operand;
 }
 
-void Block::backward_post(Tensor dx, Write write, const Exec& exec) {
+void Block::backward_post(Tensor dx, Write write, BackwardPart part, const Exec& exec) {
+    const bool inputs = part != BackwardPart::kWeights, weights = part != BackwardPart::kInputs;
     if (a_.x_mid) {
-        const Tensor dbranch = as_operand(dx, exec);
+        const Tensor dbranch = as_operand(s_.ddown, dx, part, exec);
         const Activation kind = model_.activation_kind();
         const Tensor dup = inputs_per_output(kind) == 1 ? s_.dact : a_.up;
-        matmul_backward_weight(d_.down, d_.down_bias, dbranch, a_.act, write, exec);
-        matmul_activation_backward(dup, s_.dact, dbranch, p_.down, a_.up, kind, exec);
-        matmul_backward_weight(d_.up, d_.up_bias, dup, a_.norm2, write, exec);
-        matmul_backward_input(s_.dnorm, dup, p_.up, Write::kOverwrite, exec);
-        norm_backward(dx, d_.norm2_gain, d_.norm2_bias, s_.dnorm, a_.x_mid, p_.norm2_gain, a_.mean2, a_.rstd2,
-                      model_.norm_spec(), write, exec);
+        if (weights) matmul_backward_weight(d_.down, d_.down_bias, dbranch, a_.act, write, exec);
+        if (inputs) matmul_activation_backward(dup, s_.dact, dbranch, p_.down, a_.up, kind, exec);
+        if (weights) matmul_backward_weight(d_.up, d_.up_bias, dup, a_.norm2, write, exec);
+        if (inputs) {
+            matmul_backward_input(s_.dnorm, dup, p_.up, Write::kOverwrite, exec);
+            norm_backward(dx, d_.norm2_gain, d_.norm2_bias, s_.dnorm, a_.x_mid, p_.norm2_gain, a_.mean2, a_.rstd2,
+                          model_.norm_spec(), write, exec);
+        }
     }
-    const Tensor dbranch = as_operand(dx, exec);
-    matmul_backward_weight(d_.out, d_.out_bias, dbranch, flat(attended(exec)), write, exec);
+    const Tensor dbranch = as_operand(s_.dout, dx, part, exec);
+    if (weights) matmul_backward_weight(d_.out, d_.out_bias, dbranch, flat(attended(exec)), write, exec);
+    if (!inputs) return;
     matmul_backward_input(flat(s_.dy), dbranch, p_.out, Write::kOverwrite, exec);
     if (p_.gate && !gate_per_head()) gate_backward(s_.dy, s_.dgate, s_.dy, a_.y, a_.gate, exec);
 }
 
-void Block::backward_pre(Tensor dx, std::span<const int32_t> positions, Write write, const Exec& exec) {
+void Block::backward_pre(Tensor dx, std::span<const int32_t> positions, Write write, BackwardPart part,
+                         const Exec& exec) {
     const int64_t NH = model_.heads, NKV = model_.key_heads();
     const Tensor dqk = s_.dqkv.slice_columns(0, NH + NKV);
-    if (model_.position == "rope") rope_backward(dqk, positions, model_.rope_theta, exec);
-    if (a_.qk_normed) {
-        const Tensor dq = dqk.slice_columns(0, NH), dk = dqk.slice_columns(NH, NKV);
-        qk_norm_backward(dq, d_.q_norm_gain, dq, a_.qkv.slice_columns(0, NH), p_.q_norm_gain, a_.q_rstd, write, exec);
-        qk_norm_backward(dk, d_.k_norm_gain, dk, a_.qkv.slice_columns(NH, NKV), p_.k_norm_gain, a_.k_rstd, write, exec);
+    if (part != BackwardPart::kWeights) {
+        if (model_.position == "rope") rope_backward(dqk, positions, model_.rope_theta, exec);
+        if (a_.qk_normed) {
+            const Tensor dq = dqk.slice_columns(0, NH), dk = dqk.slice_columns(NH, NKV);
+            qk_norm_backward(dq, d_.q_norm_gain, dq, a_.qkv.slice_columns(0, NH), p_.q_norm_gain, a_.q_rstd, write,
+                             exec);
+            qk_norm_backward(dk, d_.k_norm_gain, dk, a_.qkv.slice_columns(NH, NKV), p_.k_norm_gain, a_.k_rstd, write,
+                             exec);
+        }
     }
-    matmul_backward_weight(d_.qkv, d_.qkv_bias, flat(s_.dqkv), a_.norm1, write, exec);
+    if (part != BackwardPart::kInputs) {
+        matmul_backward_weight(d_.qkv, d_.qkv_bias, flat(s_.dqkv), a_.norm1, write, exec);
+        if (p_.gate) matmul_backward_weight(d_.gate, {}, flat(s_.dgate), a_.norm1, write, exec);
+    }
+    if (part == BackwardPart::kWeights) return;
     matmul_backward_input(s_.dnorm, flat(s_.dqkv), p_.qkv, Write::kOverwrite, exec);
-    if (p_.gate) {
-        matmul_backward_weight(d_.gate, {}, flat(s_.dgate), a_.norm1, write, exec);
-        matmul_backward_input(s_.dnorm, flat(s_.dgate), p_.gate, Write::kAccumulate, exec);
-    }
+    if (p_.gate) matmul_backward_input(s_.dnorm, flat(s_.dgate), p_.gate, Write::kAccumulate, exec);
     norm_backward(dx, d_.norm1_gain, d_.norm1_bias, s_.dnorm, a_.x, p_.norm1_gain, a_.mean1, a_.rstd1,
                   model_.norm_spec(), write, exec);
 }

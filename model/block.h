@@ -10,6 +10,11 @@
 
 namespace plimsoll {
 
+// The part of a backward that is computed. kWeights, the gradients of linear weights and their biases, may come any
+// time after kInputs, everything else, where memory was planned for that (BackwardSplit); it leaves dx alone. Together
+// they are the ops of kAll.
+enum class BackwardPart : uint8_t { kAll, kInputs, kWeights };
+
 // Views of a block's parameters, or of their gradients. Matrices have the dtype of matmul operands, vectors the
 // stream's.
 struct BlockTensors {
@@ -46,9 +51,9 @@ class Block {
 
     // Gradients of forward_post's parameters; dx holds the gradient of x_out and becomes that of x through all paths
     // but core attention; the gradient of core attention's output lands in core_gradients().out.
-    void backward_post(Tensor dx, Write write, const Exec& exec);
+    void backward_post(Tensor dx, Write write, BackwardPart part, const Exec& exec);
     // From core_gradients().q, k, v: gradients of forward_pre's parameters; adds to dx.
-    void backward_pre(Tensor dx, std::span<const int32_t> positions, Write write, const Exec& exec);
+    void backward_pre(Tensor dx, std::span<const int32_t> positions, Write write, BackwardPart part, const Exec& exec);
 
     // What lies between: the operands of core attention and their gradients.
     AttentionTensors core_tensors() const;
@@ -57,7 +62,8 @@ class Block {
     const BlockActivations& activations() const { return a_; }
 
   private:
-    Tensor as_operand(Tensor dx, const Exec& exec) const;
+    // The stream's gradient as the gradient of a branch, in the dtype of matmul operands; in `kept` if that is planned.
+    Tensor as_operand(Tensor kept, Tensor dx, BackwardPart part, const Exec& exec) const;
     // Whether the gate is part of core attention: one per head is, one per element follows it.
     bool gate_per_head() const { return a_.gate && a_.gate.shape.rank() == 2; }
     Tensor attended(const Exec& exec) const;

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "model/block.h"
@@ -16,11 +17,24 @@ struct ModelInput {
     std::span<const int32_t> targets;     // (n) ids, -1 = not scored
     std::span<const int32_t> positions;   // (n)
     std::span<const int32_t> cu_seqlens;  // where documents start, then n
+    int set = 0;                          // of activations: which of ActivationOptions::sets it is computed in
 };
+
+// What is kept from forward to backward, and how often.
+struct ActivationOptions {
+    Recompute recompute = Recompute::kNone;
+    int sets = 1;  // micro batches that can be between forward and backward
+    BackwardSplit split = BackwardSplit::kNo;
+};
+
+// Called with a layer: a block, -1 for what comes before the blocks, L for what comes after.
+using LayerCallback = std::function<void(int64_t)>;
 
 // What a Transformer will allocate, known before it does.
 struct ModelPlan {
     ArenaPlan parameters{"parameters"}, gradients{"gradients"}, activations{"activations"}, scratch{"scratch"};
+    int activation_sets = 1;  // there are so many arenas of activations
+    int64_t bytes() const;
 };
 
 class Transformer {
@@ -28,11 +42,12 @@ class Transformer {
     // Plans for micro batches of up to N tokens, and allocates nothing. Throws Error (78) for an impossible
     // configuration.
     Transformer(const NetworkConfig& config, StageRange stage, int64_t N, Precision precision,
-                Recompute recompute = Recompute::kNone);
+                ActivationOptions options = {});
     // Allocates the arenas. Parameters are zero until initialize() or a checkpoint fills them.
     void allocate(Device device = Device::kCpu);
 
     const NetworkConfig& config() const { return config_; }
+    const StageRange& stage() const { return stage_; }
     const ParameterTable& table() const { return table_; }
     const ModelPlan& plan() const { return plan_; }
     Precision precision() const { return precision_; }
@@ -44,17 +59,36 @@ class Transformer {
     // Rounds the masters to the working copy: after initialize() or a load; optimizers keep it up to date.
     void refresh_working(const Exec& exec);
 
-    // A micro batch forward; its loss is written to the sums that loss() returns, or added to them. Needs a whole
-    // network (embedding and head). Does not wait for the device.
-    void forward(CoreAttention& core, const ModelInput& input, Write write, const Exec& exec);
-    // Sums of the loss over the micro batches since one was written. Waits for the device.
-    LossSums loss(const Exec& exec) const { return head_.loss(head(1), exec); }
-    // The loss of one micro batch with logits rounded to fp32, for evaluation; backward() may not follow.
+    // A micro batch forward; its loss is written to the sums that loss() returns, or added to them. `before_layer` is
+    // called before a layer's parameters are read. Does not wait for the device.
+    // A stage without the embedding reads stream_in(), one without the head leaves stream_out(). With several sets of
+    // activations the head runs in backward(): its logits have one buffer.
+    void forward(CoreAttention& core, const ModelInput& input, Write write, const LayerCallback& before_layer,
+                 const Exec& exec);
+    void forward(CoreAttention& core, const ModelInput& input, Write write, const Exec& exec) {
+        forward(
+            core, input, write, [](int64_t) {}, exec);
+    }
+    // Sums of the loss over the micro batches since one was written; zero for a stage without the head. Waits for the
+    // device.
+    LossSums loss(const Exec& exec) const;
+    // The loss of one micro batch with logits rounded to fp32, for evaluation; backward() may not follow. Needs a whole
+    // network.
     LossSums evaluate(CoreAttention& core, const ModelInput& input, const Exec& exec);
-    // Gradients of the sum (not mean) of losses of the last forward(), written or added. `on_ready(layer)` is called
-    // when the gradients of a block (or of what comes before, -1, and after, L) are complete in this micro batch.
-    void backward(CoreAttention& core, const ModelInput& input, Write write,
-                  const std::function<void(int64_t)>& on_ready, const Exec& exec);
+    // Gradients of the sum (not mean) of losses of the last forward() of this set, written or added. `on_ready` is
+    // called when a layer's gradients are complete in this micro batch. A stage without the head reads
+    // stream_gradient() as that of stream_out(), one without the embedding leaves that of stream_in() there. The
+    // weights of a head's product belong to BackwardPart::kInputs.
+    void backward(CoreAttention& core, const ModelInput& input, Write write, BackwardPart part,
+                  const LayerCallback& on_ready, const Exec& exec);
+    void backward(CoreAttention& core, const ModelInput& input, Write write, const LayerCallback& on_ready,
+                  const Exec& exec) {
+        backward(core, input, write, BackwardPart::kAll, on_ready, exec);
+    }
+    // (n, C) in the stream's dtype: what enters the stage, what leaves it, and the gradient of either.
+    Tensor stream_in(int64_t n, int set) const { return stream_after(stage_.first_layer - 1, n, set); }
+    Tensor stream_out(int64_t n, int set) const { return first_rows(activations(set)[last_x_slot_], n); }
+    Tensor stream_gradient(int64_t n, int set) const { return first_rows(activations(set)[dx_slot_], n); }
 
     // After forward() or evaluate() of `input`, for probes and evaluation: a block with all its activations, until the
     // next is asked for.
@@ -63,29 +97,34 @@ class Transformer {
     // This one must keep all activations (Recompute::kNone).
     void copy_activations(Transformer& from, CoreAttention& core, const ModelInput& input, const Exec& exec);
     // (n, C) the stream after block `layer`; layer = -1 is the embedding's output.
-    Tensor stream_after(int64_t layer, int64_t n) const;
-    Tensor nll(int64_t n) const { return head(n).nll; }  // (n)
-    Tensor logits(int64_t n, const Exec& exec) const { return head_.logits(head(n), exec); }
+    Tensor stream_after(int64_t layer, int64_t n, int set = 0) const;
+    Tensor nll(int64_t n) const { return head(n, 0).nll; }  // (n)
+    Tensor logits(int64_t n, const Exec& exec) const { return head_->logits(head(n, 0), exec); }
 
   private:
-    LmHeadTensors head(int64_t n) const;
-    Block block(int64_t layer, int64_t n);
+    const Arena& activations(int set) const { return activations_[static_cast<size_t>(set)]; }
+    LmHeadTensors head(int64_t n, int set) const;
+    Block block(int64_t layer, int64_t n, int set);
+    void head_forward(const ModelInput& input, DType logits_dtype, Write write, const Exec& exec);
+    void embedding_gradients(const ModelInput& input, Tensor dx, Write write, const Exec& exec);
     // forward_pre, core attention and forward_hidden of a block.
     void forward_hidden(Block& block, CoreAttention& core, const ModelInput& input, const Exec& exec);
-    void forward(CoreAttention& core, const ModelInput& input, DType logits_dtype, Write write, const Exec& exec);
+    void blocks_forward(CoreAttention& core, const ModelInput& input, const LayerCallback& before_layer,
+                        const Exec& exec);
 
     NetworkConfig config_;
     StageRange stage_;
     int64_t N_;
     Precision precision_;
-    Recompute recompute_;
+    ActivationOptions options_;
     ParameterTable table_;
     ModelPlan plan_;
     ArenaSlot parameter_slot_, working_slot_, gradient_slot_, loss_slot_, last_x_slot_, dx_slot_;
     ActivationPlan block_plan_;
     BlockScratchPlan scratch_plan_;
-    LmHead head_;
-    Arena parameters_, gradients_, activations_, scratch_;
+    std::optional<LmHead> head_;
+    Arena parameters_, gradients_, scratch_;
+    std::vector<Arena> activations_;                                // [set]
     std::vector<BlockTensors> block_parameters_, block_gradients_;  // per block of the stage
 };
 

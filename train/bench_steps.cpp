@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <array>
+#include <cmath>
 
+#include "kernels/global_norm.h"
 #include "kernels/gpu.h"
 #include "kernels/random.h"
 #include "kernels/replay.h"
@@ -51,7 +53,7 @@ double step_milliseconds(const StepShape& shape, DType dtype, int64_t steps, int
     const Precision precision{dtype};
     const int64_t T = shape.network.model.context, N = rows * T;
     Transformer model(shape.network, StageRange::whole(shape.network.model), N, precision);
-    Optimizer optimizer({}, model.table(), precision);
+    Optimizer optimizer({}, model.table(), precision, {{0, model.table().buffer_elements()}});
     reserve_gpu_scratch(scratch_sizes(model, N), exec);
     model.allocate(exec.device);
     optimizer.allocate(exec.device);
@@ -80,7 +82,8 @@ double step_milliseconds(const StepShape& shape, DType dtype, int64_t steps, int
                     core, input, write, [](int64_t) {}, exec);
             });
         }
-        const double mean = 1.0 / static_cast<double>(shape.B * T), norm = gradient_norm(model, exec) * mean;
+        const double mean = 1.0 / static_cast<double>(shape.B * T),
+                     norm = std::sqrt(sum_of_squares(model.gradients(), exec)) * mean;
         optimizer.step(model, 3e-4, mean * std::min(1.0, 1.0 / norm), ++step, exec);
     };
     one(), one();  // the second records the graphs

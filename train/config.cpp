@@ -298,7 +298,7 @@ void RunConfig::validate() const {
     check_range("train.save_every", train.save_every, 0, kMany);
     check_range("train.keep", train.keep, 1, kMany);
     check_range("train.log_every", train.log_every, 1, kMany);
-    check_range("train.virtual_ranks", train.virtual_ranks, 1, 4096);
+    check_range("parallel.virtual_ranks", parallel.virtual_ranks, 1, 4096);
     check_range("train.shared_placeholders", train.shared_placeholders, 0, model.context - 2);
     check_range("schedule.warmup_steps", schedule.warmup_steps, 0, kMany);
     check_range("probes.tokens", probes.tokens, 0, kMany);

@@ -56,7 +56,6 @@ struct TrainSection {
     int64_t keep = 2;
     int64_t log_every = 10;
     int64_t shared_placeholders = 0;
-    int64_t virtual_ranks = 1;
 
     template <class Self, class Visitor>
     static void visit(Self& self, Visitor&& v) {
@@ -77,6 +76,18 @@ struct TrainSection {
         v.field("log_every", self.log_every, "steps between lines on a screen that is no terminal; log.txt has all");
         v.field("shared_placeholders", self.shared_placeholders,
                 "largest attention.placeholders among the runs to compare: all are scored on the targets they share");
+    }
+};
+
+// How ranks share a run. Never changes what is computed, but the order of sums.
+struct ParallelSection {
+    bool zero1 = false;
+    int64_t virtual_ranks = 1;
+
+    template <class Self, class Visitor>
+    static void visit(Self& self, Visitor&& v) {
+        v.field("zero1", self.zero1,
+                "each rank holds the optimizer state of, and updates, its share of the parameters (ZeRO-1)");
         v.field("virtual_ranks", self.virtual_ranks,
                 "one process: sum gradients as this many ranks would, to the bit; for comparing with a run of ranks");
     }
@@ -134,6 +145,7 @@ struct RunConfig {
     LossConfig loss;
     DataConfig data;
     TrainSection train;
+    ParallelSection parallel;
     OptimizerSection optimizer;
     ScheduleSection schedule;
     ProbeSection probes;
@@ -142,7 +154,8 @@ struct RunConfig {
     template <class Self, class F>
     static void visit_sections(Self& self, F&& f) {
         f("run", self.run), f("model", self.model), f("attention", self.attention), f("loss", self.loss);
-        f("data", self.data), f("train", self.train), f("optimizer", self.optimizer), f("schedule", self.schedule);
+        f("data", self.data), f("train", self.train), f("parallel", self.parallel), f("optimizer", self.optimizer),
+            f("schedule", self.schedule);
         f("probes", self.probes);
     }
 

@@ -19,24 +19,20 @@ namespace {
 
 constexpr double kMiB = 1 << 20;
 
-struct Planned {
-    Transformer model;
-    Optimizer optimizer;
-    Planned(const RunConfig& config, const NetworkConfig& network, int64_t rows, Precision precision)
-        : model(network, StageRange::whole(config.model), rows * config.model.context, precision,
-                recompute_of(config.train.recompute)),
-          optimizer(config.optimizer, model.table(), precision) {}
-    std::vector<const ArenaPlan*> arenas() const {
-        const ModelPlan& plan = model.plan();
-        return {&plan.parameters, &plan.gradients, &optimizer.plan(), &plan.activations, &plan.scratch};
-    }
-    int64_t bytes(int64_t tokens, const Exec& exec) const {
-        int64_t total =
-            exec.cuda ? gpu_scratch_bytes(scratch_sizes(model, tokens), exec) + BatchFeed::device_bytes(tokens) : 0;
-        for (const ArenaPlan* arena : arenas()) total += arena->bytes();
-        return total;
-    }
-};
+using Chunks = std::vector<std::unique_ptr<NetworkChunk>>;
+
+std::vector<const ArenaPlan*> arenas(const NetworkChunk& chunk) {
+    const ModelPlan& plan = chunk.model.plan();
+    return {&plan.parameters, &plan.gradients, &chunk.optimizer.plan(), &plan.activations, &plan.scratch};
+}
+
+int64_t bytes_of(const Chunks& chunks, int64_t tokens, const Exec& exec) {
+    int64_t total = 0;
+    if (exec.cuda)
+        total = gpu_scratch_bytes(scratch_sizes(chunks.front()->model, tokens), exec) + BatchFeed::device_bytes(tokens);
+    for (const auto& chunk : chunks) total += chunk->bytes();
+    return total;
+}
 
 }  // namespace
 
@@ -49,9 +45,11 @@ ScratchSizes scratch_sizes(const Transformer& model, int64_t tokens) {
             .parameters = model.table().buffer_elements()};
 }
 
-MemoryPlan plan_memory(const RunConfig& config, const NetworkConfig& network, Precision precision, const Exec& exec) {
+MemoryPlan plan_memory(const RunConfig& config, const NetworkConfig& network, Precision precision,
+                       const RankPlace& place, const Exec& exec) {
     const auto bytes_for = [&](int64_t rows) {
-        return Planned(config, network, rows, precision).bytes(rows * config.model.context, exec);
+        const int64_t tokens = rows * config.model.context;
+        return bytes_of(plan_chunks(config, network, precision, tokens, place), tokens, exec);
     };
     const int64_t taken = gpu_scratch_bytes({}, exec);  // when the GPU was opened
     MemoryPlan plan{.bytes = bytes_for(config.train.micro_batch),
@@ -65,11 +63,9 @@ MemoryPlan plan_memory(const RunConfig& config, const NetworkConfig& network, Pr
     return plan;
 }
 
-std::string arena_table(const Transformer& model, const Optimizer& optimizer) {
+std::string arena_table(const NetworkChunk& chunk) {
     std::string out = "memory";
-    const ModelPlan& plan = model.plan();
-    for (const ArenaPlan* arena :
-         {&plan.parameters, &plan.gradients, &optimizer.plan(), &plan.activations, &plan.scratch})
+    for (const ArenaPlan* arena : arenas(chunk))
         out += fmt::format("\n  {:<18}{:>10.1f} MiB", arena->name(), arena->mib());
     return out;
 }
@@ -86,14 +82,15 @@ int print_plan(const RunConfig& config) {
                            config.run.threads ? static_cast<int>(config.run.threads) : usable_threads());
     const Exec& exec = device.exec();
     const Precision precision{compute_dtype(config.run.precision, exec.device)};
-    const Planned planned(config, network, config.train.micro_batch, precision);
-    for (const ArenaPlan* arena : planned.arenas()) {
+    const Chunks chunks = plan_chunks(config, network, precision, config.tokens_per_micro_batch(), {});
+    const Transformer& model = chunks.front()->model;
+    for (const ArenaPlan* arena : arenas(*chunks.front())) {
         fmt::print("{} ({:.1f} MiB)\n", arena->name(), arena->mib());
         for (const ArenaPlan::Entry& e : arena->entries())
             fmt::print("  {:<28} {:<20} {:<5} {:>10.2f} MiB\n", e.name, e.shape.to_string(), name_of(e.dtype),
                        static_cast<double>(e.bytes) / kMiB);
-        if (arena == &planned.model.plan().parameters)
-            for (const Parameter& p : planned.model.table().entries())
+        if (arena == &model.plan().parameters)
+            for (const Parameter& p : model.table().entries())
                 fmt::print("    {:<26} {:<20}       {:>10.2f} MiB\n", p.name, p.shape.to_string(),
                            static_cast<double>(p.shape.elements() * size_of(precision.stream())) / kMiB);
     }
@@ -101,9 +98,9 @@ int print_plan(const RunConfig& config) {
     // Measured here: a product of the model's own shape says what this machine reaches.
     const double rate = matmul_flops_per_second(precision.compute, device.is_gpu() ? 8192 : 1024,
                                                 4 * config.model.channels, config.model.channels, exec);
-    const MemoryPlan memory = plan_memory(config, network, precision, exec);
-    fmt::print("\nparameters           {} ({} without embeddings)\n", planned.model.table().count(),
-               planned.model.table().count_non_embedding());
+    const MemoryPlan memory = plan_memory(config, network, precision, {}, exec);
+    fmt::print("\nparameters           {} ({} without embeddings)\n", model.table().count(),
+               model.table().count_non_embedding());
     fmt::print("FLOPs per token      {:.4g} (forward and backward)\n", flops);
     fmt::print("step                 {} tokens = {} x {} rows of {}, {:.4g} FLOPs\n", config.batch_tokens(),
                config.micro_batches(), config.train.micro_batch, config.model.context, step_flops);
@@ -111,10 +108,9 @@ int print_plan(const RunConfig& config) {
                duration(step_flops / rate), duration(step_flops / rate * static_cast<double>(config.max_steps())),
                config.max_steps(), rate / 1e9, name_of(precision.compute));
     if (device.is_gpu())
-        fmt::print("scratch of the GPU   {:.1f} MiB\n",
-                   static_cast<double>(
-                       gpu_scratch_bytes(scratch_sizes(planned.model, config.tokens_per_micro_batch()), exec)) /
-                       kMiB);
+        fmt::print(
+            "scratch of the GPU   {:.1f} MiB\n",
+            static_cast<double>(gpu_scratch_bytes(scratch_sizes(model, config.tokens_per_micro_batch()), exec)) / kMiB);
     fmt::print("memory               {:.1f} MiB of {:.1f} MiB available\n", static_cast<double>(memory.bytes) / kMiB,
                static_cast<double>(memory.available) / kMiB);
     fmt::print("largest micro batch  {} rows\n", memory.largest_micro_batch);

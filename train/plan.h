@@ -4,7 +4,7 @@
 #include <string>
 
 #include "kernels/gpu.h"
-#include "train/optimizer.h"
+#include "train/replica.h"
 
 namespace plimsoll {
 
@@ -15,15 +15,16 @@ struct MemoryPlan {
     bool fits() const { return bytes <= available; }
 };
 
-// Memory for the configuration and the largest micro batch that fits. Needs the vocabulary size of the data. Asked
-// before the arenas are allocated.
-MemoryPlan plan_memory(const RunConfig& config, const NetworkConfig& network, Precision precision, const Exec& exec);
+// Memory of a process at this place for the configuration, and the largest micro batch that fits. Needs the vocabulary
+// size of the data. Asked before the arenas are allocated.
+MemoryPlan plan_memory(const RunConfig& config, const NetworkConfig& network, Precision precision,
+                       const RankPlace& place, const Exec& exec);
 
 // What a GPU's ops need beside the arenas, for this network and micro batch.
 ScratchSizes scratch_sizes(const Transformer& model, int64_t tokens);
 
 // One line per arena.
-std::string arena_table(const Transformer& model, const Optimizer& optimizer);
+std::string arena_table(const NetworkChunk& chunk);
 
 // Prints parameters, FLOPs per token, every tensor of every arena with shape, dtype and MiB, what fits and the expected
 // time. Returns 0, or 78 if the configuration does not fit this machine.

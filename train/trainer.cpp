@@ -62,18 +62,12 @@ RunDirectory open_directory(const RunConfig& config, Resume resume, Communicator
     return RunDirectory::follower(config, existed[0] != std::byte{0});
 }
 
-std::vector<GradientPart> gradient_parts(const ParameterTable& table) {
-    std::vector<GradientPart> parts;
-    for (const Parameter& p : table.entries()) parts.push_back({{p.offset, p.offset + p.shape.elements()}, p.layer});
-    return parts;
-}
-
 }  // namespace
 
 Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communicator world)
     : config_(validated(config)),
       options_(options),
-      world_(std::move(world)),
+      grid_(std::move(world), 1),
       max_steps_(config.max_steps()),
       device_(config.run.device, threads_for(config)),
       exec_(device_.exec()),
@@ -81,23 +75,15 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communica
       data_(config.data, Split::kTrain, training_options(config)),
       validation_(validation_loader(config)),
       network_{config.model, config.attention, config.loss, data_.vocab_size()},
-      directory_(open_directory(config, options.resume, world_)),
+      directory_(open_directory(config, options.resume, grid_.world)),
       log_(is_root() ? directory_.file("log.txt") : ""),
       checkpointer_(directory_.path()),
-      model_(network_, StageRange::whole(config.model), config.tokens_per_micro_batch(), precision_,
-             recompute_of(config.train.recompute)),
-      optimizer_(config.optimizer, model_.table(), precision_, static_cast<uint64_t>(config.run.seed)),
-      feed_(data_, config.train.micro_batch, exec_),
+      replica_(config_, network_, precision_, grid_, data_, exec_),
       speed_(exec_),
-      probed_(model_, config.tokens_per_micro_batch(), exec_) {
+      probed_(replica_.whole(), config.tokens_per_micro_batch(), exec_) {
     check_memory();
-    const int64_t ranks = world_.size() * config_.train.virtual_ranks;
-    if (config_.micro_batches() % ranks)
-        fail_input(
-            "train.batch_tokens is {} micro batches, which {} ranks cannot share; wanted a multiple of {} tokens",
-            config_.micro_batches(), ranks, ranks * config_.tokens_per_micro_batch());
-    if (world_.size() > 1 && (device_.is_gpu() || config_.train.virtual_ranks > 1))
-        fail_input("{} ranks run on CPUs only, without train.virtual_ranks; set run.device = \"cpu\"", world_.size());
+    if (grid_.world.size() > 1 && device_.is_gpu())
+        fail_input("{} ranks run on CPUs only; set run.device = \"cpu\"", grid_.world.size());
     if (data_.samples_available() >= 0) {
         const int64_t steps = data_.samples_available() / (config_.train.micro_batch * config_.micro_batches());
         if (steps == 0)
@@ -105,28 +91,22 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communica
                        data_.samples_available(), config_.train.micro_batch * config_.micro_batches());
         max_steps_ = std::min(max_steps_, steps);
     }
-    reserve_gpu_scratch(scratch_sizes(model_, config_.tokens_per_micro_batch()), exec_);
-    model_.allocate(exec_.device);
-    optimizer_.allocate(exec_.device);
-    initialize(model_.parameters(), model_.table(), static_cast<uint64_t>(config_.run.seed), exec_);
+    reserve_gpu_scratch(scratch_sizes(replica_.whole(), config_.tokens_per_micro_batch()), exec_);
+    replica_.allocate(exec_.device);
+    for (const auto& chunk : replica_.chunks())
+        initialize(chunk->model.parameters(), chunk->model.table(), static_cast<uint64_t>(config_.run.seed), exec_);
     state_.config = resolved_toml(config_);
     state_.data_hash = data_hash(data_);
-    if (world_.size() > 1) sync_.emplace(world_, model_.gradients(), gradient_parts(model_.table()));
-    if (config_.train.virtual_ranks > 1) {
-        ArenaPlan plan("sum over virtual ranks");
-        plan.add("gradients", model_.gradients().shape, model_.gradients().dtype);
-        virtual_sum_ = Arena(plan, exec_.device);
-    }
-    if (!is_root()) world_.barrier();  // rank 0 tidies up the checkpoints first
+    if (!is_root()) grid_.world.barrier();  // rank 0 tidies up the checkpoints first
     if (directory_.existed()) resume_from_checkpoint();
-    if (is_root() && world_.size() > 1) world_.barrier();
-    model_.refresh_working(exec_);
+    if (is_root() && grid_.world.size() > 1) grid_.world.barrier();
+    for (const auto& chunk : replica_.chunks()) chunk->model.refresh_working(exec_);
     if (validation_ && config_.probes.enabled)
         probes_ = std::make_unique<Probes>(config_.probes, network_, *validation_, config_.train.micro_batch);
 }
 
 void Trainer::check_memory() {
-    const MemoryPlan memory = plan_memory(config_, network_, precision_, exec_);
+    const MemoryPlan memory = plan_memory(config_, network_, precision_, grid_, exec_);
     if (memory.fits()) return;
     fail_input(
         "this run needs {:.0f} MiB, {:.0f} MiB are available; the largest train.micro_batch that fits is {} (plimsoll "
@@ -135,56 +115,12 @@ void Trainer::check_memory() {
         memory.largest_micro_batch);
 }
 
-void Trainer::compute_micro_batches(int64_t first, int64_t count) {
-    const int64_t rows = config_.train.micro_batch;
-    const int64_t first_sample = options_.overfit_batch ? 0 : state_.samples;
-    for (int64_t m = 0; m < count; ++m) {
-        const TraceRange range(exec_, "micro batch", first + m);
-        const ModelInput input = feed_.next(first_sample + (first + m) * rows, rows);
-        const Write write = m == 0 ? Write::kOverwrite : Write::kAccumulate;
-        const bool last = m == count - 1;
-        const auto on_ready = [&](int64_t layer) {
-            if (last && sync_) sync_->on_ready(layer);
-        };
-        const auto forward_and_backward = [&] {
-            model_.forward(core_, input, write, exec_);
-            model_.backward(core_, input, write, on_ready, exec_);
-        };
-        if (config_.run.graphs)
-            (m == 0 ? first_micro_batch_ : next_micro_batch_).run(exec_, forward_and_backward);
-        else
-            forward_and_backward();
-    }
-}
-
-// What a run of ranks computes, in one process: each rank's gradients by itself, then added in rank order.
-LossSums Trainer::compute_as_virtual_ranks() {
-    const int64_t ranks = config_.train.virtual_ranks, count = config_.micro_batches() / ranks;
-    const Tensor gradients = model_.gradients(), sum = virtual_sum_[{0}];
-    const auto row = [](Tensor t) { return t.reshape({1, t.shape[0]}); };
-    LossSums sums;
-    for (int64_t r = 0; r < ranks; ++r) {
-        compute_micro_batches(r * count, count);
-        const LossSums part = model_.loss(exec_);
-        sums.nll += part.nll, sums.z += part.z, sums.scored += part.scored;
-        if (r == 0)
-            convert(row(sum), row(gradients), exec_);
-        else
-            residual_forward(row(sum), row(sum), row(gradients), exec_);
-    }
-    convert(row(gradients), row(sum), exec_);
-    return sums;
-}
-
 LossSums Trainer::compute_step() {
-    if (config_.train.virtual_ranks > 1) return compute_as_virtual_ranks();
-    const int64_t count = config_.micro_batches() / world_.size();
-    compute_micro_batches(world_.rank() * count, count);
-    const LossSums own = model_.loss(exec_);
-    if (!sync_) return own;
+    const LossSums own = replica_.compute(options_.overfit_batch ? 0 : state_.samples, exec_);
+    if (grid_.world.size() == 1) return own;
     std::array<double, 4> sums{own.nll, own.z, static_cast<double>(own.scored), stop_requested() ? 1.0 : 0.0};
-    world_.sum(sums);
-    sync_->finish();
+    grid_.world.sum(sums);
+    replica_.finish_gradients();
     stop_ = sums[3] > 0;
     return {.nll = sums[0], .z = sums[1], .scored = static_cast<int64_t>(sums[2])};
 }
@@ -197,7 +133,7 @@ StepResult Trainer::train_step() {
     const TraceRange range(exec_, "update");
     const double mean = 1.0 / static_cast<double>(std::max<int64_t>(1, sums.scored));
     result.loss = (sums.nll + sums.z) * mean;
-    result.norm = gradient_norm(model_, exec_) * mean;
+    result.norm = replica_.gradient_norm(exec_) * mean;
     result.lr = learning_rate(config_.schedule, config_.optimizer.lr, state_.step, max_steps_);
     if (!std::isfinite(result.loss) || !std::isfinite(result.norm))
         throw Error(ExitCode::kInternal,
@@ -207,7 +143,7 @@ StepResult Trainer::train_step() {
     // As torch.nn.utils.clip_grad_norm_, with its 1e-6.
     const double clip = config_.train.clip;
     const double clipped = clip > 0 && result.norm > clip ? clip / (result.norm + 1e-6) : 1.0;
-    optimizer_.step(model_, result.lr, mean * clipped, state_.step + 1, exec_);
+    replica_.update(result.lr, mean * clipped, state_.step + 1, exec_);
     state_.step += 1;
     state_.samples += rows * micro_batches;
     state_.tokens += result.tokens;
@@ -231,7 +167,7 @@ void Trainer::profile_next_step(bool there_is_one) {
 
 // A launcher ends the job when the first rank ends with an error status: none may while rank 0 still writes.
 void Trainer::wait_for_root() {
-    if (world_.size() > 1) world_.barrier();
+    if (grid_.world.size() > 1) grid_.world.barrier();
 }
 
 double Trainer::elapsed() const {
@@ -253,8 +189,9 @@ void Trainer::evaluate_and_keep(bool last) {
         state_.step == 0 || last || (config_.train.eval_every && state_.step % config_.train.eval_every == 0);
     if (!validation_ || !due || last_evaluated_ == state_.step || !is_root()) return;
     last_evaluated_ = state_.step;
-    const Evaluation e = evaluate(model_, core_, *validation_, config_.train.eval_samples, config_.train.micro_batch,
-                                  config_.scored_tokens(), exec_);
+    replica_.await_parameters();
+    const Evaluation e = evaluate(replica_.whole(), replica_.core(), *validation_, config_.train.eval_samples,
+                                  config_.train.micro_batch, config_.scored_tokens(), exec_);
     directory_.append("evals.jsonl", {{"step", state_.step},
                                       {"tokens", state_.tokens},
                                       {"seconds", elapsed()},
@@ -284,15 +221,16 @@ void Trainer::probe(bool last) {
         if (probe_seconds_ + last_probe_seconds_ > config_.probes.max_share * expected) return;
     }
     last_probed_ = state_.step;
+    replica_.await_parameters();
     const double start = now_seconds();
     probed_.refresh();
     const Exec host{.threads = exec_.threads};
-    json line = probes_->measure(probed_, core_, host);
+    json line = probes_->measure(probed_, replica_.core(), host);
     line["step"] = state_.step;
     line["tokens"] = state_.tokens;
     directory_.append("probes.jsonl", line);
     if (last) {
-        json maps = probes_->attention_maps(probed_, core_, *validation_, host);
+        json maps = probes_->attention_maps(probed_, replica_.core(), *validation_, host);
         maps["step"] = state_.step;
         directory_.write_json("attention_maps.json", maps);
     }
@@ -314,7 +252,7 @@ ExitCode Trainer::train() {
     while (state_.step < max_steps_) {
         evaluate_and_keep(false);
         probe(false);
-        if (world_.size() > 1 ? stop_ : stop_requested()) {
+        if (grid_.world.size() > 1 ? stop_ : stop_requested()) {
             profile_next_step(false);
             save();
             write_run_json("stopped");

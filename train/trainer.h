@@ -4,16 +4,13 @@
 #include <memory>
 
 #include "data/loader.h"
-#include "dist/gradient_sync.h"
-#include "kernels/replay.h"
 #include "train/checkpoint.h"
 #include "train/device.h"
 #include "train/evaluate.h"
-#include "train/feed.h"
 #include "train/log.h"
-#include "train/optimizer.h"
 #include "train/probes.h"
 #include "train/profile.h"
+#include "train/replica.h"
 #include "train/run_directory.h"
 #include "train/speed.h"
 
@@ -48,8 +45,7 @@ class Trainer {
     // One update from the samples after the last; visible for tests.
     StepResult train_step();
     int64_t step() const { return state_.step; }
-    Transformer& model() { return model_; }
-    Optimizer& optimizer() { return optimizer_; }
+    Transformer& model() { return replica_.whole(); }
 
   private:
     // What the run says about itself: trainer_report.cpp.
@@ -64,23 +60,20 @@ class Trainer {
     void profile_next_step(bool there_is_one);
     void wait_for_root();
     double elapsed() const;
-    // trainer_checkpoint.cpp: what is on disk. Every tensor of a checkpoint, in the given flat buffers (parameters, then the optimizer's).
+    // trainer_checkpoint.cpp: what is on disk. Every tensor of a checkpoint, in the given flat buffers (parameters,
+    // then the optimizer's).
     std::vector<CheckpointTensor> checkpoint_tensors(const std::vector<Tensor>& buffers) const;
     std::vector<Tensor> state_buffers() const;
     void resume_from_checkpoint();
     void save();
 
-    bool is_root() const { return world_.rank() == 0; }
-    // Micro batches first .. first + count - 1 of the step: forward and backward; `last` = the step's last for this
-    // rank.
-    void compute_micro_batches(int64_t first, int64_t count);
-    // The sums of the step over all ranks, or over the ranks this process stands for.
+    bool is_root() const { return grid_.is_root(); }
+    // Forward and backward of the step: its loss over all ranks. They also agree whether a signal stops the run.
     LossSums compute_step();
-    LossSums compute_as_virtual_ranks();
 
     RunConfig config_;
     TrainOptions options_;
-    Communicator world_;
+    RankGrid grid_;
     int64_t max_steps_;
     RunDevice device_;
     Exec exec_;
@@ -91,14 +84,8 @@ class Trainer {
     RunDirectory directory_;
     Log log_;
     Checkpointer checkpointer_;
-    Transformer model_;
-    Optimizer optimizer_;
-    std::optional<GradientSync> sync_;  // with several ranks
-    Arena virtual_sum_;                 // of the gradients, with virtual ranks
-    bool stop_ = false;                 // agreed on by all ranks
-    LocalCoreAttention core_;
-    BatchFeed feed_;
-    Replay first_micro_batch_, next_micro_batch_;
+    Replica replica_;
+    bool stop_ = false;  // agreed on by all ranks
     SpeedOfLight speed_;
     std::unique_ptr<Profile> profile_;
     ProbedModel probed_;

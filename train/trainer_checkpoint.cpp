@@ -26,19 +26,19 @@ struct HostCopies {
 }  // namespace
 
 std::vector<Tensor> Trainer::state_buffers() const {
-    std::vector<Tensor> buffers{model_.parameters()};
-    for (const auto& [name, buffer] : optimizer_.state()) buffers.push_back(buffer);
+    std::vector<Tensor> buffers{replica_.chunks().front()->model.parameters()};
+    for (const auto& [name, buffer] : replica_.chunks().front()->optimizer.state()) buffers.push_back(buffer);
     return buffers;
 }
 
 std::vector<CheckpointTensor> Trainer::checkpoint_tensors(const std::vector<Tensor>& buffers) const {
     std::vector<std::string> names{"parameters"};
-    for (const auto& [name, buffer] : optimizer_.state()) names.push_back(name);
+    for (const auto& [name, buffer] : replica_.chunks().front()->optimizer.state()) names.push_back(name);
     std::vector<CheckpointTensor> tensors;
     for (size_t b = 0; b < buffers.size(); ++b)
-        for (size_t i = 0; i < model_.table().entries().size(); ++i)
-            tensors.push_back({names[b] + "/" + model_.table().entries()[i].name,
-                               model_.table().view(buffers[b], static_cast<int>(i))});
+        for (size_t i = 0; i < replica_.chunks().front()->model.table().entries().size(); ++i)
+            tensors.push_back({names[b] + "/" + replica_.chunks().front()->model.table().entries()[i].name,
+                               replica_.chunks().front()->model.table().view(buffers[b], static_cast<int>(i))});
     return tensors;
 }
 

@@ -33,18 +33,20 @@ void Trainer::print_settings() {
                     fmt::join(c.attention.extra_column, ", "), fmt::join(c.attention.gate, ", "),
                     fmt::join(c.attention.window, ", "), c.attention.placeholders));
     if (c.attention.placeholders) row("", "placeholder positions carry no target; losses are over real targets only");
-    row("parameters", fmt::format("{} ({} without embeddings), {:.3g} FLOPs per token", model_.table().count(),
-                                  model_.table().count_non_embedding(), flops_per_token(network_)));
+    row("parameters",
+        fmt::format("{} ({} without embeddings), {:.3g} FLOPs per token", replica_.whole().table().count(),
+                    replica_.whole().table().count_non_embedding(), flops_per_token(network_)));
     row("data", data_.describe());
     row("batch", fmt::format("{} tokens = {} x {} rows of {}", c.batch_tokens(), c.micro_batches(), c.train.micro_batch,
                              c.model.context));
-    if (world_.size() > 1)
-        row("ranks", fmt::format("{}, {} micro batches each", world_.size(), c.micro_batches() / world_.size()));
+    if (grid_.world.size() > 1)
+        row("ranks",
+            fmt::format("{}, {} micro batches each", grid_.world.size(), c.micro_batches() / grid_.world.size()));
     row("steps", fmt::format("{}, {} tokens", max_steps_, max_steps_ * c.batch_tokens()));
     row("optimizer", fmt::format("{} lr {} {}, warmup {}, decay {} of {}, clip {}", c.optimizer.kind, c.optimizer.lr,
                                  c.schedule.kind, c.schedule.warmup_steps, c.optimizer.weight_decay, c.optimizer.decay,
                                  c.train.clip));
-    log_.write(arena_table(model_, optimizer_));
+    log_.write(arena_table(*replica_.chunks().front()));
 }
 
 void Trainer::write_run_json(const char* status) {
@@ -65,7 +67,7 @@ void Trainer::write_run_json(const char* status) {
                      {"build", build},
                      {"cpu", cpu_name()},
                      {"threads", exec_.threads},
-                     {"ranks", world_.size()},
+                     {"ranks", grid_.world.size()},
                      {"device", device_.describe()},
                      {"card_tflops", number(speed_.card())},
                      {"measured_peak_tflops", number(speed_.measured())},
@@ -73,8 +75,8 @@ void Trainer::write_run_json(const char* status) {
                      {"seed", config_.run.seed},
                      {"data_hash", state_.data_hash},
                      {"data", data_.describe()},
-                     {"params", model_.table().count()},
-                     {"params_non_embedding", model_.table().count_non_embedding()},
+                     {"params", replica_.whole().table().count()},
+                     {"params_non_embedding", replica_.whole().table().count_non_embedding()},
                      {"flops_per_token", flops_per_token(network_)},
                      {"qk_norm", config_.model.qk_norm},
                      {"placeholders", config_.attention.placeholders},

@@ -48,7 +48,7 @@ endfunction()
 
 # The threads communicator under ThreadSanitizer: a build of its own, without OpenMP, which reports races that are none.
 function(plimsoll_add_tsan_test)
-    add_executable(dist_tsan_test dist/communicator.cpp dist/gradient_sync.cpp dist/thread_transport.cpp
+    add_executable(dist_tsan_test dist/communicator.cpp dist/gradient_sync.cpp dist/shard_layout.cpp dist/thread_transport.cpp
         dist/single_transport.cpp kernels/tensor.cpp tests/dist/communicator_test.cpp tests/dist/gradient_sync_test.cpp)
     target_include_directories(dist_tsan_test PRIVATE ${PROJECT_SOURCE_DIR} tests)
     target_compile_options(dist_tsan_test PRIVATE -fsanitize=thread -g -O1)

@@ -12,8 +12,8 @@ namespace plimsoll {
 namespace {
 
 // Layers -1 .. 3 with several parts each, of sizes that no number of ranks divides, with gaps between them.
-std::vector<GradientPart> parts() {
-    std::vector<GradientPart> list;
+std::vector<LayerPart> parts() {
+    std::vector<LayerPart> list;
     int64_t at = 0;
     for (const auto& [layer, size] :
          {std::pair<int64_t, int64_t>{-1, 333}, {-1, 17}, {0, 100}, {0, 45}, {1, 7}, {2, 901}, {2, 1}, {3, 64}}) {
@@ -30,11 +30,16 @@ template <class T>
 void expect_sums(int ranks, int64_t bucket_elements) {
     as_ranks(ranks, [&](Communicator& world) {
         std::vector<T> gradients = rough_vector<T>(world.rank(), static_cast<size_t>(elements()));
-        GradientSync sync(world, flat(gradients), parts(), bucket_elements);
+        GradientSync sync(world, flat(gradients), ShardLayout(parts(), elements(), ranks, bucket_elements));
         for (int step = 0; step < 2; ++step) {
             std::ranges::copy(rough_vector<T>(world.rank(), gradients.size()), gradients.begin());
             for (int64_t layer = 3; layer >= -1; --layer) sync.on_ready(layer);
-            sync.finish();
+            sync.finish_sums();
+            for (const ElementRange& range : sync.layout().owned(world.rank()))
+                for (auto i = static_cast<size_t>(range.begin); i < static_cast<size_t>(range.end); ++i)
+                    ASSERT_EQ(gradients[i], sum_over_ranks<T>(ranks, i)) << "element " << i << ", step " << step;
+            sync.gather({flat(gradients)});
+            sync.await_all();
             for (size_t i = 0; i < gradients.size(); ++i)
                 ASSERT_EQ(gradients[i], sum_over_ranks<T>(ranks, i)) << "element " << i << ", step " << step;
         }
@@ -47,20 +52,58 @@ TEST(GradientSync, EveryRankGetsEverySumToTheBit) {
             expect_sums<float>(ranks, bucket), expect_sums<double>(ranks, bucket);
 }
 
-TEST(GradientSync, BucketsAreWholeLayers) {
-    Communicator world(single_transport());
-    std::vector<float> gradients(static_cast<size_t>(elements()));
-    const auto buckets = [&](int64_t size) { return GradientSync(world, flat(gradients), parts(), size).buckets(); };
+// Values of a layer are there after await() of it, before all of those behind it are.
+TEST(GradientSync, LayersArriveInTheOrderForwardReadsThem) {
+    as_ranks(3, [](Communicator& world) {
+        std::vector<double> values(static_cast<size_t>(elements())), gradients(values.size());
+        GradientSync sync(world, flat(gradients), ShardLayout(parts(), elements(), 3, 1));
+        const auto value = [](size_t i) { return static_cast<double>(i) + 0.25; };
+        for (const ElementRange& range : sync.layout().owned(world.rank()))
+            for (auto i = static_cast<size_t>(range.begin); i < static_cast<size_t>(range.end); ++i)
+                values[i] = value(i);
+        sync.gather({flat(values)});
+        for (int64_t layer = -1; layer <= 3; ++layer) {
+            sync.await(layer);
+            for (const LayerPart& part : parts())
+                for (auto i = part.range.begin; i < part.range.end && part.layer <= layer; ++i)
+                    ASSERT_EQ(values[static_cast<size_t>(i)], value(static_cast<size_t>(i))) << layer;
+        }
+        const double waits = world.stats(CommKind::kAllGather).wait_seconds;
+        sync.await_all();  // nothing is left to wait for
+        EXPECT_EQ(world.stats(CommKind::kAllGather).wait_seconds, waits);
+    });
+}
+
+TEST(ShardLayout, BucketsAreWholeLayers) {
+    const auto buckets = [&](int64_t size) { return ShardLayout(parts(), elements(), 1, size).buckets().size(); };
     EXPECT_EQ(buckets(1), 5u);    // one per layer
     EXPECT_EQ(buckets(170), 3u);  // 3 with 2; 1 with 0, together 176 elements with their gaps; -1
     EXPECT_EQ(buckets(1 << 20), 1u);
+    const ShardLayout layout(parts(), elements(), 1, 170);
+    EXPECT_EQ(layout.buckets()[1].first_layer, 0);
+    EXPECT_EQ(layout.buckets()[1].last_layer, 1);
+}
+
+TEST(ShardLayout, RanksOwnEverythingOnce) {
+    for (const int ranks : {1, 2, 3, 7})
+        for (const int64_t bucket : {1, 170, 1 << 20}) {
+            const ShardLayout layout(parts(), elements(), ranks, bucket);
+            std::vector<int> owners(static_cast<size_t>(elements()));
+            for (int rank = 0; rank < ranks; ++rank)
+                for (const ElementRange& range : layout.owned(rank))
+                    for (int64_t i = range.begin; i < range.end; ++i) owners[static_cast<size_t>(i)] += 1;
+            EXPECT_EQ(owners, std::vector<int>(owners.size(), 1)) << ranks << " ranks, buckets of " << bucket;
+        }
+    const std::vector<ElementRange> whole = ShardLayout(parts(), elements(), 1, 1).owned(0);
+    ASSERT_EQ(whole.size(), 1u);  // the shards of one rank are one range
+    EXPECT_EQ(whole[0].size(), elements());
 }
 
 // A bucket goes on its way when its last layer is ready, not before: what backward still adds to must not be sent.
 TEST(GradientSync, NothingIsSentBeforeItIsComplete) {
     as_ranks(2, [](Communicator& world) {
         std::vector<float> gradients(static_cast<size_t>(elements()));
-        GradientSync sync(world, flat(gradients), parts(), 170);
+        GradientSync sync(world, flat(gradients), ShardLayout(parts(), elements(), 2, 170));
         sync.on_ready(3);
         EXPECT_EQ(world.stats(CommKind::kReduceScatter).calls, 0);  // its bucket waits for layer 2
         sync.on_ready(2);
@@ -69,16 +112,16 @@ TEST(GradientSync, NothingIsSentBeforeItIsComplete) {
         EXPECT_EQ(world.stats(CommKind::kReduceScatter).calls, 1);
         sync.on_ready(0), sync.on_ready(-1);
         EXPECT_EQ(world.stats(CommKind::kReduceScatter).calls, 3);
-        sync.finish();
+        sync.finish_sums();
     });
 }
 
 TEST(GradientSync, ALayerThatWasNeverReadyIsAnError) {
     Communicator world(single_transport());
     std::vector<float> gradients(static_cast<size_t>(elements()));
-    GradientSync sync(world, flat(gradients), parts(), 1);
+    GradientSync sync(world, flat(gradients), ShardLayout(parts(), elements(), 1, 1));
     for (const int64_t layer : {3, 2, 1, 0}) sync.on_ready(layer);
-    EXPECT_THROW(sync.finish(), Error);
+    EXPECT_THROW(sync.finish_sums(), Error);
 }
 
 }  // namespace

@@ -58,7 +58,7 @@ class Ranks(unittest.TestCase):
             for ranks in (2, 3, 4):
                 real = self.trained(f"{variant}_{ranks}", ranks, "--variant", variant, "--set", "run.precision=fp32")
                 same = self.trained(f"{variant}_{ranks}v", 0, "--variant", variant, "--set", "run.precision=fp32",
-                                    "--set", f"train.virtual_ranks={ranks}")
+                                    "--set", f"parallel.virtual_ranks={ranks}")
                 self.assertEqual(metrics(real), metrics(same), f"{variant}, {ranks} ranks")
                 self.assertEqual(state(real, 6), state(same, 6), f"{variant}, {ranks} ranks")
 

@@ -17,7 +17,7 @@ TEST(CudaMemoryPlan, PlannedIsAllocatedBeforeStepZeroAndNothingAfter) {
         Trainer trainer(config, {});
         const auto taken = static_cast<int64_t>(simt::device_memory_in_use()) - before;
         const NetworkConfig& network = trainer.model().config();
-        EXPECT_EQ(plan_memory(config, network, trainer.model().precision(), on_gpu()).bytes, taken);
+        EXPECT_EQ(plan_memory(config, network, trainer.model().precision(), {}, on_gpu()).bytes, taken);
         const int graphs = simt::host_state().graph_launches;
         for (int step = 0; step < 3; ++step) trainer.train_step();
         EXPECT_EQ(simt::host_state().graph_launches - graphs, 2 * 2);  // both micro batches, from the second step on

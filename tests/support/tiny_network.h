@@ -55,7 +55,7 @@ struct TinyModel {
     TinyModel(const NetworkConfig& config, int64_t N, DType compute, int threads = 2,
               Recompute recompute = Recompute::kNone)
         : exec{.device = Device::kCpu, .threads = threads},
-          model(config, StageRange::whole(config.model), N, Precision{compute}, recompute) {
+          model(config, StageRange::whole(config.model), N, Precision{compute}, {.recompute = recompute}) {
         model.allocate();
         initialize(model.parameters(), model.table(), 3, exec);
         model.refresh_working(exec);

@@ -1,0 +1,29 @@
+// Which part of a run this process is: one stage of one replica.
+#pragma once
+
+#include "dist/communicator.h"
+#include "train/config.h"
+
+namespace plimsoll {
+
+// A process among those of a run. Stage `stage` of each data rank holds the same layers.
+struct RankPlace {
+    int stages = 1, stage = 0;
+    int data_ranks = 1, data_rank = 0;
+};
+
+// World rank = data_rank * stages + stage. Ranks of one stage hold the same parameters and share the micro batches of a
+// step; the stages of one data rank hold one network together.
+struct RankGrid : RankPlace {
+    Communicator world;
+    Communicator data;  // ranks of this stage, by data_rank
+    // The stages of this data rank, once for what goes forward and once for what comes back: the messages of each
+    // arrive in the order they were sent in, whatever the other does.
+    Communicator forward, backward;
+
+    // Splits the world. Throws Error (78) if its size is no multiple of parallel.stages.
+    RankGrid(Communicator everyone, int64_t stages);
+    bool is_root() const { return world.rank() == 0; }
+};
+
+}  // namespace plimsoll
