@@ -10,6 +10,10 @@
 namespace plimsoll {
 namespace {
 
+std::span<std::byte> bytes_of(Tensor data) {
+    return {static_cast<std::byte*>(data.data), static_cast<size_t>(data.bytes())};
+}
+
 std::span<std::byte> bytes_of(Tensor data, ElementRange range) {
     const int64_t size = size_of(data.dtype);
     return {static_cast<std::byte*>(data.data) + range.begin * size, static_cast<size_t>(range.size() * size)};
@@ -153,6 +157,14 @@ Work Communicator::receive(std::span<std::byte> bytes, int peer) {
     return start(CommKind::kSend, {}, receives);
 }
 
+Work Communicator::send(Tensor tensor, int peer) {
+    return send(bytes_of(tensor), peer);
+}
+
+Work Communicator::receive(Tensor tensor, int peer) {
+    return receive(bytes_of(tensor), peer);
+}
+
 void Communicator::broadcast(std::span<std::byte> bytes, int root) {
     std::vector<SendTo> sends;
     std::vector<ReceiveFrom> receives;
@@ -196,7 +208,9 @@ void Communicator::barrier() {
 }
 
 Communicator Communicator::split(int color, int key, std::string name) {
-    return Communicator(transport_->split(color, key), std::move(name));
+    Communicator group(transport_->split(color, key), std::move(name));
+    group.set_timeout(timeout_);
+    return group;
 }
 
 }  // namespace plimsoll

@@ -71,6 +71,9 @@ class Communicator {
                       std::span<const int64_t> receive_bytes, std::span<const int64_t> receive_offsets);
     Work send(std::span<const std::byte> bytes, int peer);
     Work receive(std::span<std::byte> bytes, int peer);
+    // The same for contiguous tensors.
+    Work send(Tensor tensor, int peer);
+    Work receive(Tensor tensor, int peer);
 
     // Small things that are waited for at once.
     void broadcast(std::span<std::byte> bytes, int root);
@@ -80,6 +83,7 @@ class Communicator {
     std::vector<std::byte> gather(std::span<const std::byte> bytes);
     void barrier();
 
+    // Ranks with the same color form a group, ordered by (key, rank); its timeout is this one's. Every rank takes part.
     Communicator split(int color, int key, std::string name);
     void abort(const std::string& reason) { transport_->abort(reason); }
     const CommStats& stats(CommKind kind) const { return stats_[static_cast<size_t>(kind)]; }

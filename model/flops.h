@@ -10,4 +10,8 @@ namespace plimsoll {
 // in attention, averaged over the positions of a row under the causal mask and the window. Recomputation not counted.
 double flops_per_token(const NetworkConfig& config);
 
+// The part of one block, and of the head.
+double block_flops_per_token(const NetworkConfig& config, int64_t layer);
+double head_flops_per_token(const NetworkConfig& config);
+
 }  // namespace plimsoll

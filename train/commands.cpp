@@ -75,7 +75,7 @@ void add_training_commands(CLI::App& app, const std::string& command_line, int& 
         command->callback([=, &status] {
             const RunConfig config = configured(*sources, *run_dir);
             if (*dry_run) {
-                status = print_plan(config);
+                status = print_plan(config, 1);
                 return;
             }
             if (!profile->empty()) options->profile = parse_step_range(*profile);
@@ -87,7 +87,9 @@ void add_training_commands(CLI::App& app, const std::string& command_line, int& 
     const auto sources = std::make_shared<ConfigSources>();
     const auto run_dir = std::make_shared<std::string>();
     add_config_options(command, sources, run_dir);
-    command->callback([=, &status] { status = print_plan(configured(*sources, *run_dir)); });
+    const auto ranks = std::make_shared<int>(1);
+    command->add_option("--ranks", *ranks, "processes that share the run")->check(CLI::Range(1, 1 << 20));
+    command->callback([=, &status] { status = print_plan(configured(*sources, *run_dir), *ranks); });
 }
 
 void add_data_commands(CLI::App& app) {

@@ -299,6 +299,9 @@ void RunConfig::validate() const {
     check_range("train.keep", train.keep, 1, kMany);
     check_range("train.log_every", train.log_every, 1, kMany);
     check_range("parallel.virtual_ranks", parallel.virtual_ranks, 1, 4096);
+    check_range("parallel.stages", parallel.stages, 1, 4096);
+    check_range("parallel.chunks", parallel.chunks, 1, 4096);
+    check_range("parallel.in_flight", parallel.in_flight, 0, 1 << 20);
     check_range("train.shared_placeholders", train.shared_placeholders, 0, model.context - 2);
     check_range("schedule.warmup_steps", schedule.warmup_steps, 0, kMany);
     check_range("probes.tokens", probes.tokens, 0, kMany);

@@ -81,11 +81,28 @@ struct TrainSection {
 
 // How ranks share a run. Never changes what is computed, but the order of sums.
 struct ParallelSection {
+    int64_t stages = 1;
+    int64_t chunks = 1;
+    std::string schedule = "1f1b";
+    int64_t in_flight = 0;
     bool zero1 = false;
     int64_t virtual_ranks = 1;
 
+    bool pipelined() const { return stages * chunks > 1; }
+
     template <class Self, class Visitor>
     static void visit(Self& self, Visitor&& v) {
+        v.field(
+            "stages", self.stages,
+            "pipeline stages, each a rank of its own; data ranks = ranks / stages share the micro batches of a step");
+        v.field("chunks", self.chunks,
+                "ranges of layers per stage, of the schedule interleaved; with one stage: computes what so many stages "
+                "would, to the bit");
+        v.choice("schedule", self.schedule, {"1f1b", "interleaved", "zb-h1", "zb-greedy", "same-phase"},
+                 "order of a pipeline's forwards and backwards. Never changes results");
+        v.field("in_flight", self.in_flight,
+                "schedules zb-greedy and same-phase: micro batches whose activations a stage may hold; 0 = as 1f1b "
+                "holds, and as many as it takes");
         v.field("zero1", self.zero1,
                 "each rank holds the optimizer state of, and updates, its share of the parameters (ZeRO-1)");
         v.field("virtual_ranks", self.virtual_ranks,

@@ -70,7 +70,44 @@ std::string arena_table(const NetworkChunk& chunk) {
     return out;
 }
 
-int print_plan(const RunConfig& config) {
+namespace {
+
+// What each stage of a pipeline computes and holds.
+void print_stages(const RunConfig& config, const NetworkConfig& network, Precision precision, int data_ranks) {
+    const ParallelSection& parallel = config.parallel;
+    const LayerCosts costs = layer_costs(network);
+    const std::vector<StageRange> ranges = stage_ranges(network, parallel.stages * parallel.chunks);
+    const double all = flops_per_token(network);
+    fmt::print("\n{} pipeline stages, {} data ranks, schedule {}, {} micro batches per step and data rank\n",
+               parallel.stages, data_ranks, parallel.schedule, config.micro_batches() / data_ranks);
+    fmt::print("  {:<6}{:<24}{:>8}{:>12}{:>14}{:>12}{:>14}{:>12}\n", "stage", "layers", "FLOPs", "parameters",
+               "optimizer MiB", "in flight", "activations", "all MiB");
+    for (int s = 0; s < parallel.stages; ++s) {
+        const Chunks chunks = plan_chunks(config, network, precision, config.tokens_per_micro_batch(),
+                                          {static_cast<int>(parallel.stages), s, data_ranks, 0});
+        std::string layers;
+        double flops = 0;
+        int64_t parameters = 0, optimizer = 0, sets = 0, activations = 0, bytes = 0;
+        for (const auto& chunk : chunks) {
+            const StageRange range = chunk->model.stage();
+            layers += fmt::format("{}{}{}-{}{}", layers.empty() ? "" : ", ", range.embedding ? "embedding, " : "",
+                                  range.first_layer, range.last_layer - 1, range.head ? ", head" : "");
+            flops += cost_of(costs, {range.first_layer, range.last_layer});
+            parameters += chunk->model.table().count();
+            optimizer += chunk->optimizer.plan().bytes();
+            sets += chunk->model.plan().activation_sets;
+            activations += chunk->model.plan().activation_sets * chunk->model.plan().activations.bytes();
+            bytes += chunk->bytes();
+        }
+        const auto mib = [](int64_t b) { return static_cast<double>(b) / kMiB; };
+        fmt::print("  {:<6}{:<24}{:>6.1f} %{:>12}{:>14.1f}{:>12}{:>14.1f}{:>12.1f}\n", s, layers, 100 * flops / all,
+                   parameters, mib(optimizer), sets, mib(activations), mib(bytes));
+    }
+}
+
+}  // namespace
+
+int print_plan(const RunConfig& config, int ranks) {
     config.validate();
     const Loader data(config.data, Split::kTrain,
                       {.T = config.model.context,
@@ -82,7 +119,8 @@ int print_plan(const RunConfig& config) {
                            config.run.threads ? static_cast<int>(config.run.threads) : usable_threads());
     const Exec& exec = device.exec();
     const Precision precision{compute_dtype(config.run.precision, exec.device)};
-    const Chunks chunks = plan_chunks(config, network, precision, config.tokens_per_micro_batch(), {});
+    const RankPlace place = place_of(0, std::max(ranks, static_cast<int>(config.parallel.stages)), config.parallel);
+    const Chunks chunks = plan_chunks(config, network, precision, config.tokens_per_micro_batch(), place);
     const Transformer& model = chunks.front()->model;
     for (const ArenaPlan* arena : arenas(*chunks.front())) {
         fmt::print("{} ({:.1f} MiB)\n", arena->name(), arena->mib());
@@ -94,13 +132,14 @@ int print_plan(const RunConfig& config) {
                 fmt::print("    {:<26} {:<20}       {:>10.2f} MiB\n", p.name, p.shape.to_string(),
                            static_cast<double>(p.shape.elements() * size_of(precision.stream())) / kMiB);
     }
+    if (config.parallel.pipelined()) print_stages(config, network, precision, place.data_ranks);
     const double flops = flops_per_token(network), step_flops = flops * static_cast<double>(config.batch_tokens());
     // Measured here: a product of the model's own shape says what this machine reaches.
     const double rate = matmul_flops_per_second(precision.compute, device.is_gpu() ? 8192 : 1024,
                                                 4 * config.model.channels, config.model.channels, exec);
-    const MemoryPlan memory = plan_memory(config, network, precision, {}, exec);
-    fmt::print("\nparameters           {} ({} without embeddings)\n", model.table().count(),
-               model.table().count_non_embedding());
+    const MemoryPlan memory = plan_memory(config, network, precision, place, exec);
+    const ParameterTable table(network, StageRange::whole(config.model));
+    fmt::print("\nparameters           {} ({} without embeddings)\n", table.count(), table.count_non_embedding());
     fmt::print("FLOPs per token      {:.4g} (forward and backward)\n", flops);
     fmt::print("step                 {} tokens = {} x {} rows of {}, {:.4g} FLOPs\n", config.batch_tokens(),
                config.micro_batches(), config.train.micro_batch, config.model.context, step_flops);

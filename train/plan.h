@@ -28,6 +28,8 @@ std::string arena_table(const NetworkChunk& chunk);
 
 // Prints parameters, FLOPs per token, every tensor of every arena with shape, dtype and MiB, what fits and the expected
 // time. Returns 0, or 78 if the configuration does not fit this machine.
-int print_plan(const RunConfig& config);
+// `ranks`: how many processes share the run; at least parallel.stages are assumed. Listed is what rank 0 holds, and of
+// a pipeline every stage's share.
+int print_plan(const RunConfig& config, int ranks);
 
 }  // namespace plimsoll

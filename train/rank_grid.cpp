@@ -3,22 +3,19 @@
 #include "kernels/error.h"
 
 namespace plimsoll {
-namespace {
 
-int checked_stages(const Communicator& world, int64_t stages) {
-    if (world.size() % stages)
-        fail_input("parallel.stages = {} does not divide {} ranks; start a multiple of it", stages, world.size());
-    return static_cast<int>(stages);
+RankPlace place_of(int rank, int ranks, const ParallelSection& parallel) {
+    const int stages = static_cast<int>(parallel.stages);
+    if (ranks % stages)
+        fail_input("parallel.stages = {} does not divide {} ranks; start a multiple of it", stages, ranks);
+    return {.stages = stages, .stage = rank % stages, .data_ranks = ranks / stages, .data_rank = rank / stages};
 }
 
-}  // namespace
-
-RankGrid::RankGrid(Communicator everyone, int64_t stages)
-    : world(std::move(everyone)),
-      data(world.split(world.rank() % checked_stages(world, stages), world.rank(), "data")),
-      forward(world.split(world.rank() / static_cast<int>(stages), world.rank(), "stages, forward")),
-      backward(world.split(world.rank() / static_cast<int>(stages), world.rank(), "stages, backward")) {
-    this->stages = forward.size(), stage = forward.rank(), data_ranks = data.size(), data_rank = data.rank();
-}
+RankGrid::RankGrid(Communicator everyone, const ParallelSection& parallel)
+    : RankPlace(place_of(everyone.rank(), everyone.size(), parallel)),
+      world(std::move(everyone)),
+      data(world.split(stage, world.rank(), "data")),
+      forward(world.split(data_rank, world.rank(), "stages, forward")),
+      backward(world.split(data_rank, world.rank(), "stages, backward")) {}
 
 }  // namespace plimsoll

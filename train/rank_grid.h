@@ -12,8 +12,12 @@ struct RankPlace {
     int data_ranks = 1, data_rank = 0;
 };
 
-// World rank = data_rank * stages + stage. Ranks of one stage hold the same parameters and share the micro batches of a
-// step; the stages of one data rank hold one network together.
+// Where a world rank stands: rank = data_rank * stages + stage. Throws Error (78) if parallel.stages does not divide
+// the ranks.
+RankPlace place_of(int rank, int ranks, const ParallelSection& parallel);
+
+// The groups of this process. Ranks of one stage hold the same parameters and share the micro batches of a step; the
+// stages of one data rank hold one network together.
 struct RankGrid : RankPlace {
     Communicator world;
     Communicator data;  // ranks of this stage, by data_rank
@@ -22,7 +26,7 @@ struct RankGrid : RankPlace {
     Communicator forward, backward;
 
     // Splits the world. Throws Error (78) if its size is no multiple of parallel.stages.
-    RankGrid(Communicator everyone, int64_t stages);
+    RankGrid(Communicator everyone, const ParallelSection& parallel);
     bool is_root() const { return world.rank() == 0; }
 };
 

@@ -1,7 +1,6 @@
 #include "train/replica.h"
 
 #include <cmath>
-#include <cstring>
 
 #include "kernels/global_norm.h"
 #include "kernels/residual.h"
@@ -10,74 +9,42 @@
 namespace plimsoll {
 namespace {
 
-ShardLayout layout_of(const ParameterTable& table, int ranks) {
-    std::vector<LayerPart> parts;
-    for (const Parameter& p : table.entries()) parts.push_back({{p.offset, p.offset + p.shape.elements()}, p.layer});
-    return ShardLayout(parts, table.buffer_elements(), ranks);
-}
-
-// Only ranks of their own have shards of their own: virtual ones share one memory.
-std::vector<ElementRange> updated_by(const ShardLayout& layout, const ParallelSection& parallel, int data_rank) {
-    if (parallel.zero1 && parallel.virtual_ranks == 1) return layout.owned(data_rank);
-    return {{0, layout.elements()}};
-}
-
 Tensor as_row(Tensor t) {
-    return t.reshape({1, t.shape[0]});
+    return t.reshape({1, t.shape.elements()});
 }
 
 }  // namespace
 
-NetworkChunk::NetworkChunk(const RunConfig& config, const NetworkConfig& network, StageRange stage, int64_t tokens,
-                           Precision precision, const ActivationOptions& activations, const RankPlace& place)
-    : model(network, stage, tokens, precision, activations),
-      layout(layout_of(model.table(), place.data_ranks * static_cast<int>(config.parallel.virtual_ranks))),
-      optimizer(config.optimizer, model.table(), precision, updated_by(layout, config.parallel, place.data_rank),
-                static_cast<uint64_t>(config.run.seed)) {
-    if (config.parallel.virtual_ranks > 1)
-        virtual_plan.add("gradients", {model.table().buffer_elements()}, precision.stream());
-}
-
-void NetworkChunk::allocate(const ParallelSection& parallel, Communicator& data, Device device) {
-    model.allocate(device);
-    optimizer.allocate(device);
-    if (data.size() > 1) sync.emplace(data, model.gradients(), layout);
-    if (parallel.virtual_ranks > 1) virtual_sum = Arena(virtual_plan, device);
-}
-
-int64_t NetworkChunk::bytes() const {
-    return model.plan().bytes() + optimizer.plan().bytes() + virtual_plan.bytes();
-}
-
-std::vector<std::unique_ptr<NetworkChunk>> plan_chunks(const RunConfig& config, const NetworkConfig& network,
-                                                       Precision precision, int64_t tokens, const RankPlace& place) {
-    std::vector<std::unique_ptr<NetworkChunk>> chunks;
-    chunks.push_back(
-        std::make_unique<NetworkChunk>(config, network, StageRange::whole(config.model), tokens, precision,
-                                       ActivationOptions{.recompute = recompute_of(config.train.recompute)}, place));
-    return chunks;
-}
-
 Replica::Replica(const RunConfig& config, const NetworkConfig& network, Precision precision, RankGrid& grid,
                  const Loader& data, const Exec& exec)
-    : config_(config), grid_(grid), feed_(data, config.train.micro_batch, exec) {
-    const int64_t ranks = grid.data_ranks * config.parallel.virtual_ranks;
+    : config_(config), network_(network), grid_(grid) {
+    const ParallelSection& parallel = config.parallel;
+    const int64_t ranks = grid.data_ranks * parallel.virtual_ranks, tokens = config.tokens_per_micro_batch();
     if (config.micro_batches() % ranks)
         fail_input(
             "train.batch_tokens is {} micro batches, which {} ranks cannot share; wanted a multiple of {} tokens",
-            config.micro_batches(), ranks, ranks * config.tokens_per_micro_batch());
-    if (grid.data_ranks > 1 && config.parallel.virtual_ranks > 1)
-        fail_input("parallel.virtual_ranks = {} stands for ranks in one process; here are {}",
-                   config.parallel.virtual_ranks, grid.world.size());
+            config.micro_batches(), ranks, ranks * tokens);
+    if (grid.data_ranks > 1 && parallel.virtual_ranks > 1)
+        fail_input("parallel.virtual_ranks = {} stands for ranks in one process; here are {}", parallel.virtual_ranks,
+                   grid.world.size());
     micro_batches_ = config.micro_batches() / ranks;
-    chunks_ = plan_chunks(config, network, precision, config.tokens_per_micro_batch(), grid);
+    chunks_ = plan_chunks(config, network, precision, tokens, grid);
+    if (!parallel.pipelined()) {
+        feed_ = std::make_unique<BatchFeed>(data, config.train.micro_batch, exec);
+        return;
+    }
+    executor_ = std::make_unique<PipelineExecutor>(grid.forward, grid.backward, schedule_of(parallel, micro_batches_));
+    work_ = std::make_unique<PipelineWork>(chunks_, core_, data, config.train.micro_batch, exec);
+    if (grid.is_root())
+        whole_ = std::make_unique<Transformer>(network, StageRange::whole(config.model), tokens, precision);
 }
 
 void Replica::allocate(Device device) {
-    for (const auto& chunk : chunks_) chunk->allocate(config_.parallel, grid_.data, device);
+    for (const auto& chunk : chunks_) chunk->allocate(grid_.data, device);
+    if (whole_) whole_->allocate(device);
 }
 
-void Replica::compute_micro_batches(int64_t first_sample, int64_t first, const Exec& exec) {
+void Replica::compute_in_turn(int64_t first_sample, int64_t first, const Exec& exec) {
     NetworkChunk& chunk = *chunks_.front();
     const int64_t rows = config_.train.micro_batch;
     // A recorded micro batch repeats its kernels, not its callbacks: gradients leave after it.
@@ -85,14 +52,14 @@ void Replica::compute_micro_batches(int64_t first_sample, int64_t first, const E
     if (graphs) await_parameters();
     for (int64_t m = 0; m < micro_batches_; ++m) {
         const TraceRange range(exec, "micro batch", first + m);
-        const ModelInput input = feed_.next(first_sample + (first + m) * rows, rows);
+        const ModelInput input = feed_->next(first_sample + (first + m) * rows, rows);
         const Write write = m == 0 ? Write::kOverwrite : Write::kAccumulate;
         const bool last = m == micro_batches_ - 1;
         const auto before_layer = [&](int64_t layer) {
-            if (chunk.sync && !graphs) chunk.sync->await(layer);
+            if (!graphs) chunk.await(layer);
         };
         const auto on_ready = [&](int64_t layer) {
-            if (last && chunk.sync && !graphs) chunk.sync->on_ready(layer);
+            if (last && !graphs) chunk.on_ready(layer);
         };
         const auto forward_and_backward = [&] {
             chunk.model.forward(core_, input, write, before_layer, exec);
@@ -103,7 +70,36 @@ void Replica::compute_micro_batches(int64_t first_sample, int64_t first, const E
         else
             forward_and_backward();
     }
-    if (chunk.sync && graphs) chunk.sync->on_ready(-1);
+    if (graphs) chunk.on_ready(-1);
+}
+
+void Replica::compute_micro_batches(int64_t first_sample, int64_t first, const Exec& exec) {
+    if (!executor_) return compute_in_turn(first_sample, first, exec);
+    work_->begin(first_sample + first * config_.train.micro_batch, micro_batches_, exec);
+    times_ = executor_->run(*work_, exec);
+    sum_shared_table(exec);
+}
+
+void Replica::sum_shared_table(const Exec& exec) {
+    NetworkChunk &embedding = *chunks_.front(), &head = *chunks_.back();
+    if (grid_.stages == 1) {
+        if (!embedding.shares_table()) return;
+        const Tensor sum = as_row(embedding.table_gradient()), other = as_row(head.table_gradient());
+        residual_forward(sum, sum, other, exec);
+        convert(other, sum, exec);
+        return;
+    }
+    NetworkChunk& chunk = grid_.stage == 0 ? embedding : head;
+    if (!chunk.shares_table()) return;
+    const bool first = grid_.stage == 0;
+    const Tensor own = chunk.table_gradient(), other = chunk.extra[chunk.other_table];
+    const int peer = first ? grid_.stages - 1 : 0;
+    Work sent = grid_.forward.send(own, peer);
+    grid_.forward.receive(other, peer).wait();
+    sent.wait();
+    // The embedding's part first, on both.
+    residual_forward(as_row(own), as_row(first ? own : other), as_row(first ? other : own), exec);
+    chunk.table_is_summed();
 }
 
 // What a run of ranks computes, in one process: each rank's gradients by itself, then added in rank order.
@@ -114,14 +110,15 @@ LossSums Replica::compute_as_virtual_ranks(int64_t first_sample, const Exec& exe
         for (const auto& chunk : chunks_) {
             const LossSums part = chunk->model.loss(exec);
             sums.nll += part.nll, sums.z += part.z, sums.scored += part.scored;
-            const Tensor gradients = as_row(chunk->model.gradients()), sum = as_row(chunk->virtual_sum[{0}]);
+            const Tensor gradients = as_row(chunk->model.gradients()), sum = as_row(chunk->extra[chunk->virtual_sum]);
             if (r == 0)
                 convert(sum, gradients, exec);
             else
                 residual_forward(sum, sum, gradients, exec);
         }
     }
-    for (const auto& chunk : chunks_) convert(as_row(chunk->model.gradients()), as_row(chunk->virtual_sum[{0}]), exec);
+    for (const auto& chunk : chunks_)
+        convert(as_row(chunk->model.gradients()), as_row(chunk->extra[chunk->virtual_sum]), exec);
     return sums;
 }
 
@@ -141,19 +138,22 @@ void Replica::finish_gradients() {
     }
 }
 
-// By data rank, the sum over what it owns: the same partial sums whoever computes them.
+// By virtual stage, then by data rank, the sum over what that rank owns: the same partial sums whoever computes them.
 double Replica::gradient_norm(const Exec& exec) {
-    const auto ranks = static_cast<size_t>(chunks_.front()->layout.ranks());
-    std::vector<double> squares(ranks);
-    for (const auto& chunk : chunks_) {
-        const Tensor gradients = chunk->model.gradients();
-        for (size_t r = 0; r < ranks; ++r) {
-            if (chunk->sync && static_cast<int>(r) != grid_.data_rank) continue;
-            for (const ElementRange& range : chunk->layout.owned(static_cast<int>(r)))
-                squares[r] += sum_of_squares(gradients.slice_rows(range.begin, range.size()), exec);
+    const int ranks = chunks_.front()->layout.ranks();
+    std::vector<double> squares(chunks_.size() * static_cast<size_t>(grid_.stages * ranks));
+    for (size_t c = 0; c < chunks_.size(); ++c) {
+        const NetworkChunk& chunk = *chunks_[c];
+        const Tensor gradients = chunk.model.gradients();
+        const size_t virtual_stage = c * static_cast<size_t>(grid_.stages) + static_cast<size_t>(grid_.stage);
+        for (int r = 0; r < ranks; ++r) {
+            if (chunk.sync && r != grid_.data_rank) continue;
+            double& sum = squares[virtual_stage * static_cast<size_t>(ranks) + static_cast<size_t>(r)];
+            for (const ElementRange& range : chunk.counted(r))
+                sum += sum_of_squares(gradients.slice_rows(range.begin, range.size()), exec);
         }
     }
-    grid_.data.sum(squares);  // each rank's number and zeros
+    grid_.world.sum(squares);  // one rank's number and the others' zeros
     double total = 0;
     for (const double sum : squares) total += sum;
     return std::sqrt(total);
@@ -168,8 +168,40 @@ void Replica::update(double lr, double gradient_scale, int64_t step, const Exec&
 }
 
 void Replica::await_parameters() {
-    for (const auto& chunk : chunks_)
-        if (chunk->sync) chunk->sync->await_all();
+    for (const auto& chunk : chunks_) chunk->await_all();
+}
+
+Transformer* Replica::whole() {
+    return executor_ ? whole_.get() : &chunks_.front()->model;
+}
+
+void Replica::collect(const Exec& exec) {
+    await_parameters();
+    if (!executor_ || grid_.data_rank > 0) return;
+    const std::vector<StageRange> ranges = stage_ranges(network_, grid_.stages * config_.parallel.chunks);
+    for (size_t v = 0; v < ranges.size(); ++v) {
+        const int stage = static_cast<int>(v) % grid_.stages;
+        if (!whole_ && stage != grid_.stage) continue;
+        const size_t chunk = v / static_cast<size_t>(grid_.stages);
+        const ParameterTable table(network_, ranges[v]);
+        for (const Parameter& p : table.entries()) {
+            if (p.layer == -1 && !ranges[v].embedding) continue;  // the head's copy of a tied table
+            const auto here = [&] {
+                const Transformer& model = chunks_[chunk]->model;
+                return model.table().view(model.parameters(), model.table().find(p.name));
+            };
+            if (!whole_) {
+                grid_.forward.send(here(), 0).wait();
+                continue;
+            }
+            const Tensor there = whole_->table().view(whole_->parameters(), whole_->table().find(p.name));
+            if (stage == grid_.stage)
+                copy_tensor(there, here(), exec);
+            else
+                grid_.forward.receive(there, stage).wait();
+        }
+    }
+    if (whole_) whole_->refresh_working(exec);
 }
 
 }  // namespace plimsoll

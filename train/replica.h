@@ -1,35 +1,10 @@
 // The network as this process trains it: its part of the layers, their optimizer, their traffic with other ranks.
 #pragma once
 
-#include <memory>
-#include <optional>
-
-#include "dist/gradient_sync.h"
 #include "kernels/replay.h"
-#include "train/feed.h"
-#include "train/optimizer.h"
-#include "train/rank_grid.h"
+#include "train/pipeline_work.h"
 
 namespace plimsoll {
-
-// A range of layers with all that belongs to it.
-struct NetworkChunk {
-    Transformer model;
-    ShardLayout layout;  // over the data ranks, or those this process stands for
-    Optimizer optimizer;
-    std::optional<GradientSync> sync;  // with several data ranks
-    ArenaPlan virtual_plan{"sum over virtual ranks"};
-    Arena virtual_sum;  // of the gradients
-
-    NetworkChunk(const RunConfig& config, const NetworkConfig& network, StageRange stage, int64_t tokens,
-                 Precision precision, const ActivationOptions& activations, const RankPlace& place);
-    void allocate(const ParallelSection& parallel, Communicator& data, Device device);
-    int64_t bytes() const;  // of all arenas
-};
-
-// What one process of a run will hold, planned for micro batches of so many tokens. Allocates nothing.
-std::vector<std::unique_ptr<NetworkChunk>> plan_chunks(const RunConfig& config, const NetworkConfig& network,
-                                                       Precision precision, int64_t tokens, const RankPlace& place);
 
 class Replica {
   public:
@@ -49,24 +24,39 @@ class Replica {
     void update(double lr, double gradient_scale, int64_t step, const Exec& exec);
     void await_parameters();
 
-    // The whole network, for evaluation and probes.
-    Transformer& whole() { return chunks_.front()->model; }
+    // The whole network, for evaluation and probes: the one trained, or in a pipeline a copy that the world's first
+    // rank has, of the parameters as collect() found them. Null on the other ranks of a pipeline.
+    Transformer* whole();
+    // Brings whole() up to date. All ranks of a pipeline take part.
+    void collect(const Exec& exec);
+
     std::vector<std::unique_ptr<NetworkChunk>>& chunks() { return chunks_; }
     const std::vector<std::unique_ptr<NetworkChunk>>& chunks() const { return chunks_; }
     CoreAttention& core() { return core_; }
+    // What the last compute() took on this stage of a pipeline.
+    const StageTimes& stage_times() const { return times_; }
 
   private:
     // Micro batches first ... of the step: as many as this replica, or a virtual rank, has.
     void compute_micro_batches(int64_t first_sample, int64_t first, const Exec& exec);
+    void compute_in_turn(int64_t first_sample, int64_t first, const Exec& exec);
     LossSums compute_as_virtual_ranks(int64_t first_sample, const Exec& exec);
+    // The gradient of a tied table that two stages hold: the embedding's and the head's, on both.
+    void sum_shared_table(const Exec& exec);
 
     const RunConfig& config_;
+    const NetworkConfig& network_;
     RankGrid& grid_;
     int64_t micro_batches_;  // of a step, for this replica or virtual rank
     std::vector<std::unique_ptr<NetworkChunk>> chunks_;
     LocalCoreAttention core_;
-    BatchFeed feed_;
+    std::unique_ptr<Transformer> whole_;  // of a pipeline
+    // Micro batches in turn, or a pipeline of them.
+    std::unique_ptr<BatchFeed> feed_;
     Replay first_micro_batch_, next_micro_batch_;
+    std::unique_ptr<PipelineExecutor> executor_;
+    std::unique_ptr<PipelineWork> work_;
+    StageTimes times_;
 };
 
 }  // namespace plimsoll

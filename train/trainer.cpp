@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "data/file.h"
@@ -67,7 +68,7 @@ RunDirectory open_directory(const RunConfig& config, Resume resume, Communicator
 Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communicator world)
     : config_(validated(config)),
       options_(options),
-      grid_(std::move(world), 1),
+      grid_(std::move(world), config.parallel),
       max_steps_(config.max_steps()),
       device_(config.run.device, threads_for(config)),
       exec_(device_.exec()),
@@ -79,8 +80,7 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communica
       log_(is_root() ? directory_.file("log.txt") : ""),
       checkpointer_(directory_.path()),
       replica_(config_, network_, precision_, grid_, data_, exec_),
-      speed_(exec_),
-      probed_(replica_.whole(), config.tokens_per_micro_batch(), exec_) {
+      speed_(exec_) {
     check_memory();
     if (grid_.world.size() > 1 && device_.is_gpu())
         fail_input("{} ranks run on CPUs only; set run.device = \"cpu\"", grid_.world.size());
@@ -91,7 +91,7 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communica
                        data_.samples_available(), config_.train.micro_batch * config_.micro_batches());
         max_steps_ = std::min(max_steps_, steps);
     }
-    reserve_gpu_scratch(scratch_sizes(replica_.whole(), config_.tokens_per_micro_batch()), exec_);
+    reserve_gpu_scratch(scratch_sizes(model(), config_.tokens_per_micro_batch()), exec_);
     replica_.allocate(exec_.device);
     for (const auto& chunk : replica_.chunks())
         initialize(chunk->model.parameters(), chunk->model.table(), static_cast<uint64_t>(config_.run.seed), exec_);
@@ -101,7 +101,8 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communica
     if (directory_.existed()) resume_from_checkpoint();
     if (is_root() && grid_.world.size() > 1) grid_.world.barrier();
     for (const auto& chunk : replica_.chunks()) chunk->model.refresh_working(exec_);
-    if (validation_ && config_.probes.enabled)
+    if (Transformer* whole = replica_.whole()) probed_.emplace(*whole, config_.tokens_per_micro_batch(), exec_);
+    if (validation_ && config_.probes.enabled && is_root())
         probes_ = std::make_unique<Probes>(config_.probes, network_, *validation_, config_.train.micro_batch);
 }
 
@@ -122,6 +123,12 @@ LossSums Trainer::compute_step() {
     grid_.world.sum(sums);
     replica_.finish_gradients();
     stop_ = sums[3] > 0;
+    if (config_.parallel.pipelined()) {
+        const StageTimes own_times = replica_.stage_times();
+        const std::vector<std::byte> all = grid_.world.gather(std::as_bytes(std::span(&own_times, 1)));
+        stage_times_.resize(static_cast<size_t>(grid_.world.size()));
+        std::memcpy(stage_times_.data(), all.data(), all.size());
+    }
     return {.nll = sums[0], .z = sums[1], .scored = static_cast<int64_t>(sums[2])};
 }
 
@@ -184,53 +191,69 @@ void Trainer::check_initial_loss(const Evaluation& evaluation) {
             evaluation.loss, network_.total_vocab(), uniform);
 }
 
-void Trainer::evaluate_and_keep(bool last) {
-    const bool due =
-        state_.step == 0 || last || (config_.train.eval_every && state_.step % config_.train.eval_every == 0);
-    if (!validation_ || !due || last_evaluated_ == state_.step || !is_root()) return;
+bool Trainer::evaluation_is_due(bool last) const {
+    if (!validation_ || last_evaluated_ == state_.step) return false;
+    return state_.step == 0 || last || (config_.train.eval_every && state_.step % config_.train.eval_every == 0);
+}
+
+bool Trainer::probe_is_due(bool last) const {
+    return validation_ && config_.probes.enabled && last_probed_ != state_.step &&
+           (last || state_.step == 0 || is_probe_step(state_.step));
+}
+
+void Trainer::evaluate_and_probe(bool last) {
+    const bool evaluation = evaluation_is_due(last), probes = probe_is_due(last);
+    if (!evaluation && !probes) return;
+    replica_.collect(exec_);
+    if (evaluation) evaluate_and_keep();
+    if (probes && is_root()) probe(last);
+}
+
+// Rank 0 evaluates; all ranks learn whether the checkpoint is to be kept.
+void Trainer::evaluate_and_keep() {
     last_evaluated_ = state_.step;
-    replica_.await_parameters();
-    const Evaluation e = evaluate(replica_.whole(), replica_.core(), *validation_, config_.train.eval_samples,
-                                  config_.train.micro_batch, config_.scored_tokens(), exec_);
-    directory_.append("evals.jsonl", {{"step", state_.step},
-                                      {"tokens", state_.tokens},
-                                      {"seconds", elapsed()},
-                                      {"loss", e.loss},
-                                      {"scored", e.scored},
-                                      {"bigram_risk", number_or_null(e.bigram_risk)},
-                                      {"copy_risk", number_or_null(e.copy_risk)}});
-    std::string risks;
-    if (e.bigram_risk && e.copy_risk)
-        risks = fmt::format(", bigram risk {:.4f}, back-copy risk {:.4f}", *e.bigram_risk, *e.copy_risk);
-    log_.line("eval {}/{}: loss {:.4f}{}", state_.step, max_steps_, e.loss, risks);
-    if (state_.step == 0) check_initial_loss(e);
-    if (state_.step > 0 && (state_.best_loss < 0 || e.loss < state_.best_loss)) {
-        state_.best_loss = e.loss;
+    std::array<double, 1> loss{};
+    if (is_root()) {
+        const Evaluation e = evaluate(*replica_.whole(), replica_.core(), *validation_, config_.train.eval_samples,
+                                      config_.train.micro_batch, config_.scored_tokens(), exec_);
+        directory_.append("evals.jsonl", {{"step", state_.step},
+                                          {"tokens", state_.tokens},
+                                          {"seconds", elapsed()},
+                                          {"loss", e.loss},
+                                          {"scored", e.scored},
+                                          {"bigram_risk", number_or_null(e.bigram_risk)},
+                                          {"copy_risk", number_or_null(e.copy_risk)}});
+        std::string risks;
+        if (e.bigram_risk && e.copy_risk)
+            risks = fmt::format(", bigram risk {:.4f}, back-copy risk {:.4f}", *e.bigram_risk, *e.copy_risk);
+        log_.line("eval {}/{}: loss {:.4f}{}", state_.step, max_steps_, e.loss, risks);
+        if (state_.step == 0) check_initial_loss(e);
+        loss[0] = e.loss;
+    }
+    if (grid_.world.size() > 1) grid_.world.broadcast(std::as_writable_bytes(std::span(loss)), 0);
+    if (state_.step > 0 && (state_.best_loss < 0 || loss[0] < state_.best_loss)) {
+        state_.best_loss = loss[0];
         state_.best_step = state_.step;
         save();
     }
 }
 
 void Trainer::probe(bool last) {
-    if (!probes_ || last_probed_ == state_.step || !is_root()) return;
-    const bool always = last || state_.step == 0;
-    if (!always) {
-        if (!is_probe_step(state_.step)) return;
+    if (!last && state_.step > 0) {
         const double expected =
             train_seconds_ / static_cast<double>(std::max<int64_t>(1, steps_here_)) * static_cast<double>(max_steps_);
         if (probe_seconds_ + last_probe_seconds_ > config_.probes.max_share * expected) return;
     }
     last_probed_ = state_.step;
-    replica_.await_parameters();
     const double start = now_seconds();
-    probed_.refresh();
+    probed_->refresh();
     const Exec host{.threads = exec_.threads};
-    json line = probes_->measure(probed_, replica_.core(), host);
+    json line = probes_->measure(*probed_, replica_.core(), host);
     line["step"] = state_.step;
     line["tokens"] = state_.tokens;
     directory_.append("probes.jsonl", line);
     if (last) {
-        json maps = probes_->attention_maps(probed_, replica_.core(), *validation_, host);
+        json maps = probes_->attention_maps(*probed_, replica_.core(), *validation_, host);
         maps["step"] = state_.step;
         directory_.write_json("attention_maps.json", maps);
     }
@@ -250,8 +273,7 @@ ExitCode Trainer::train() {
     // A resume starts after the step it was saved at: what was measured there is on disk.
     if (state_.step > 0) last_evaluated_ = last_probed_ = state_.step < max_steps_ ? state_.step : -1;
     while (state_.step < max_steps_) {
-        evaluate_and_keep(false);
-        probe(false);
+        evaluate_and_probe(false);
         if (grid_.world.size() > 1 ? stop_ : stop_requested()) {
             profile_next_step(false);
             save();
@@ -270,8 +292,7 @@ ExitCode Trainer::train() {
         if (config_.train.save_every && state_.step % config_.train.save_every == 0 && state_.step < max_steps_) save();
     }
     profile_next_step(false);
-    evaluate_and_keep(true);
-    probe(true);
+    evaluate_and_probe(true);
     save();
     write_run_json("done");
     wait_for_root();

@@ -45,7 +45,7 @@ class Trainer {
     // One update from the samples after the last; visible for tests.
     StepResult train_step();
     int64_t step() const { return state_.step; }
-    Transformer& model() { return replica_.whole(); }
+    Transformer& model() { return replica_.chunks().front()->model; }
 
   private:
     // What the run says about itself: trainer_report.cpp.
@@ -55,7 +55,11 @@ class Trainer {
 
     void check_memory();
     void check_initial_loss(const Evaluation& evaluation);
-    void evaluate_and_keep(bool last);
+    // What is due after this many steps: all ranks come to the same answer.
+    bool evaluation_is_due(bool last) const;
+    bool probe_is_due(bool last) const;
+    void evaluate_and_probe(bool last);
+    void evaluate_and_keep();
     void probe(bool last);
     void profile_next_step(bool there_is_one);
     void wait_for_root();
@@ -85,10 +89,11 @@ class Trainer {
     Log log_;
     Checkpointer checkpointer_;
     Replica replica_;
-    bool stop_ = false;  // agreed on by all ranks
+    bool stop_ = false;                    // agreed on by all ranks
+    std::vector<StageTimes> stage_times_;  // of the last step, by rank of a pipeline
     SpeedOfLight speed_;
     std::unique_ptr<Profile> profile_;
-    ProbedModel probed_;
+    std::optional<ProbedModel> probed_;  // where the whole network is
     std::unique_ptr<Probes> probes_;
     TrainingState state_;
     bool finished_ = false;        // by an earlier call

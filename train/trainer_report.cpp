@@ -13,6 +13,7 @@ namespace plimsoll {
 using nlohmann::json;
 
 void Trainer::print_settings() {
+    const ParameterTable table(network_, StageRange::whole(config_.model));
     const RunConfig& c = config_;
     const auto row = [&](const char* name, const std::string& value) { log_.line("  {:<14} {}", name, value); };
     log_.line("plimsoll {}", version_text());
@@ -33,15 +34,18 @@ void Trainer::print_settings() {
                     fmt::join(c.attention.extra_column, ", "), fmt::join(c.attention.gate, ", "),
                     fmt::join(c.attention.window, ", "), c.attention.placeholders));
     if (c.attention.placeholders) row("", "placeholder positions carry no target; losses are over real targets only");
-    row("parameters",
-        fmt::format("{} ({} without embeddings), {:.3g} FLOPs per token", replica_.whole().table().count(),
-                    replica_.whole().table().count_non_embedding(), flops_per_token(network_)));
+    row("parameters", fmt::format("{} ({} without embeddings), {:.3g} FLOPs per token", table.count(),
+                                  table.count_non_embedding(), flops_per_token(network_)));
     row("data", data_.describe());
     row("batch", fmt::format("{} tokens = {} x {} rows of {}", c.batch_tokens(), c.micro_batches(), c.train.micro_batch,
                              c.model.context));
     if (grid_.world.size() > 1)
         row("ranks",
-            fmt::format("{}, {} micro batches each", grid_.world.size(), c.micro_batches() / grid_.world.size()));
+            fmt::format("{}, {} micro batches each{}", grid_.world.size(), c.micro_batches() / grid_.data_ranks,
+                        c.parallel.zero1 && grid_.data_ranks > 1 ? ", ZeRO-1" : ""));
+    if (c.parallel.pipelined())
+        row("pipeline", fmt::format("{} stages, {} ranges of layers each, {}", c.parallel.stages, c.parallel.chunks,
+                                    c.parallel.schedule));
     row("steps", fmt::format("{}, {} tokens", max_steps_, max_steps_ * c.batch_tokens()));
     row("optimizer", fmt::format("{} lr {} {}, warmup {}, decay {} of {}, clip {}", c.optimizer.kind, c.optimizer.lr,
                                  c.schedule.kind, c.schedule.warmup_steps, c.optimizer.weight_decay, c.optimizer.decay,
@@ -50,6 +54,7 @@ void Trainer::print_settings() {
 }
 
 void Trainer::write_run_json(const char* status) {
+    const ParameterTable table(network_, StageRange::whole(config_.model));
     json vocab;
     if (network_.total_vocab() <= 512)
         for (int32_t id = 0; id < network_.total_vocab(); ++id) vocab.push_back(data_.label(id));
@@ -75,8 +80,8 @@ void Trainer::write_run_json(const char* status) {
                      {"seed", config_.run.seed},
                      {"data_hash", state_.data_hash},
                      {"data", data_.describe()},
-                     {"params", replica_.whole().table().count()},
-                     {"params_non_embedding", replica_.whole().table().count_non_embedding()},
+                     {"params", table.count()},
+                     {"params_non_embedding", table.count_non_embedding()},
                      {"flops_per_token", flops_per_token(network_)},
                      {"qk_norm", config_.model.qk_norm},
                      {"placeholders", config_.attention.placeholders},
@@ -94,21 +99,36 @@ void Trainer::write_run_json(const char* status) {
                      {"context", config_.model.context}});
 }
 
+namespace {
+
+// The share of all stages' time in which they did not compute.
+double bubble_of(const std::vector<StageTimes>& stages) {
+    double computing = 0, slowest = 0;
+    for (const StageTimes& times : stages) computing += times.computing(), slowest = std::max(slowest, times.total);
+    return 1 - computing / (static_cast<double>(stages.size()) * std::max(slowest, 1e-9));
+}
+
+}  // namespace
+
 void Trainer::report_step(const StepResult& r, double step_seconds) {
-    directory_.append("metrics.jsonl", {{"step", state_.step},
-                                        {"loss", r.loss},
-                                        {"norm", r.norm},
-                                        {"lr", r.lr},
-                                        {"tokens", state_.tokens},
-                                        {"seconds", elapsed()}});
+    json line{{"step", state_.step}, {"loss", r.loss},          {"norm", r.norm},
+              {"lr", r.lr},          {"tokens", state_.tokens}, {"seconds", elapsed()}};
+    std::string pipeline;
+    if (!stage_times_.empty()) {
+        line["bubble"] = bubble_of(stage_times_);
+        for (const StageTimes& times : stage_times_)
+            line["stage_ms"].push_back({1e3 * times.forward, 1e3 * times.backward, 1e3 * times.weight});
+        pipeline = fmt::format(" bubble {:.0f} %", 100 * bubble_of(stage_times_));
+    }
+    directory_.append("metrics.jsonl", line);
     const double per_step = train_seconds_ / static_cast<double>(steps_here_);
     const double share = static_cast<double>(state_.step) / static_cast<double>(max_steps_);
     const double tokens_per_second = static_cast<double>(r.tokens) / step_seconds;
     const std::string utilization = speed_.utilization(flops_per_token(network_) * tokens_per_second);
     const bool on_screen = state_.step % config_.train.log_every == 0 || state_.step == 1 || state_.step == max_steps_;
-    log_.progress(fmt::format("step {}/{} loss {:.4f} norm {:.3f} lr {:.2e} {:.1f} ms {:.0f} tokens/s{} ETA {}",
+    log_.progress(fmt::format("step {}/{} loss {:.4f} norm {:.3f} lr {:.2e} {:.1f} ms {:.0f} tokens/s{}{} ETA {}",
                               state_.step, max_steps_, r.loss, r.norm, r.lr, 1e3 * step_seconds, tokens_per_second,
-                              utilization.empty() ? "" : " " + utilization,
+                              utilization.empty() ? "" : " " + utilization, pipeline,
                               duration(per_step * static_cast<double>(max_steps_ - state_.step))),
                   share, on_screen);
 }
