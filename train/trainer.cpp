@@ -78,7 +78,10 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communica
       network_{config.model, config.attention, config.loss, data_.vocab_size()},
       directory_(open_directory(config, options.resume, grid_.world)),
       log_(is_root() ? directory_.file("log.txt") : ""),
-      checkpointer_(directory_.path()),
+      checkpointer_(directory_.path(),
+                    {.keep = {.newest = config.train.keep, .every = config.train.keep_every},
+                     .asynchronous = config.train.async_save},
+                    grid_.world),
       replica_(config_, network_, precision_, grid_, data_, exec_),
       speed_(exec_) {
     check_memory();
@@ -97,9 +100,7 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communica
         initialize(chunk->model.parameters(), chunk->model.table(), static_cast<uint64_t>(config_.run.seed), exec_);
     state_.config = resolved_toml(config_);
     state_.data_hash = data_hash(data_);
-    if (!is_root()) grid_.world.barrier();  // rank 0 tidies up the checkpoints first
-    if (directory_.existed()) resume_from_checkpoint();
-    if (is_root() && grid_.world.size() > 1) grid_.world.barrier();
+    resume_from_checkpoint();
     for (const auto& chunk : replica_.chunks()) chunk->model.refresh_working(exec_);
     if (Transformer* whole = replica_.whole()) probed_.emplace(*whole, config_.tokens_per_micro_batch(), exec_);
     if (validation_ && config_.probes.enabled && is_root())
@@ -142,11 +143,13 @@ StepResult Trainer::train_step() {
     result.loss = (sums.nll + sums.z) * mean;
     result.norm = replica_.gradient_norm(exec_) * mean;
     result.lr = learning_rate(config_.schedule, config_.optimizer.lr, state_.step, max_steps_);
-    if (!std::isfinite(result.loss) || !std::isfinite(result.norm))
+    if (!std::isfinite(result.loss) || !std::isfinite(result.norm)) {
+        finish_save();
         throw Error(ExitCode::kInternal,
                     fmt::format("step {}: loss {}, gradient norm {}; not updated. Lower optimizer.lr, or look "
                                 "at the last lines of {}",
                                 state_.step + 1, result.loss, result.norm, directory_.file("metrics.jsonl")));
+    }
     // As torch.nn.utils.clip_grad_norm_, with its 1e-6.
     const double clip = config_.train.clip;
     const double clipped = clip > 0 && result.norm > clip ? clip / (result.norm + 1e-6) : 1.0;
@@ -205,36 +208,32 @@ void Trainer::evaluate_and_probe(bool last) {
     const bool evaluation = evaluation_is_due(last), probes = probe_is_due(last);
     if (!evaluation && !probes) return;
     replica_.collect(exec_);
-    if (evaluation) evaluate_and_keep();
+    if (evaluation) {
+        last_evaluated_ = state_.step;
+        if (is_root()) evaluate_now();
+        keep_if_best();
+    }
     if (probes && is_root()) probe(last);
 }
 
-// Rank 0 evaluates; all ranks learn whether the checkpoint is to be kept.
-void Trainer::evaluate_and_keep() {
-    last_evaluated_ = state_.step;
-    std::array<double, 1> loss{};
-    if (is_root()) {
-        const Evaluation e = evaluate(*replica_.whole(), replica_.core(), *validation_, config_.train.eval_samples,
-                                      config_.train.micro_batch, config_.scored_tokens(), exec_);
-        directory_.append("evals.jsonl", {{"step", state_.step},
-                                          {"tokens", state_.tokens},
-                                          {"seconds", elapsed()},
-                                          {"loss", e.loss},
-                                          {"scored", e.scored},
-                                          {"bigram_risk", number_or_null(e.bigram_risk)},
-                                          {"copy_risk", number_or_null(e.copy_risk)}});
-        std::string risks;
-        if (e.bigram_risk && e.copy_risk)
-            risks = fmt::format(", bigram risk {:.4f}, back-copy risk {:.4f}", *e.bigram_risk, *e.copy_risk);
-        log_.line("eval {}/{}: loss {:.4f}{}", state_.step, max_steps_, e.loss, risks);
-        if (state_.step == 0) check_initial_loss(e);
-        loss[0] = e.loss;
-    }
-    if (grid_.world.size() > 1) grid_.world.broadcast(std::as_writable_bytes(std::span(loss)), 0);
-    if (state_.step > 0 && (state_.best_loss < 0 || loss[0] < state_.best_loss)) {
-        state_.best_loss = loss[0];
+void Trainer::evaluate_now() {
+    const Evaluation e = evaluate(*replica_.whole(), replica_.core(), *validation_, config_.train.eval_samples,
+                                  config_.train.micro_batch, config_.scored_tokens(), exec_);
+    directory_.append("evals.jsonl", {{"step", state_.step},
+                                      {"tokens", state_.tokens},
+                                      {"seconds", elapsed()},
+                                      {"loss", e.loss},
+                                      {"scored", e.scored},
+                                      {"bigram_risk", number_or_null(e.bigram_risk)},
+                                      {"copy_risk", number_or_null(e.copy_risk)}});
+    std::string risks;
+    if (e.bigram_risk && e.copy_risk)
+        risks = fmt::format(", bigram risk {:.4f}, back-copy risk {:.4f}", *e.bigram_risk, *e.copy_risk);
+    log_.line("eval {}/{}: loss {:.4f}{}", state_.step, max_steps_, e.loss, risks);
+    if (state_.step == 0) check_initial_loss(e);
+    if (state_.step > 0 && (state_.best_loss < 0 || e.loss < state_.best_loss)) {
+        state_.best_loss = e.loss;
         state_.best_step = state_.step;
-        save();
     }
 }
 
@@ -274,9 +273,10 @@ ExitCode Trainer::train() {
     if (state_.step > 0) last_evaluated_ = last_probed_ = state_.step < max_steps_ ? state_.step : -1;
     while (state_.step < max_steps_) {
         evaluate_and_probe(false);
+        save_if_due();
         if (grid_.world.size() > 1 ? stop_ : stop_requested()) {
             profile_next_step(false);
-            save();
+            save_last();
             write_run_json("stopped");
             log_.line("stopped by a signal after step {}; the same command with --resume auto goes on", state_.step);
             wait_for_root();
@@ -289,11 +289,10 @@ ExitCode Trainer::train() {
         train_seconds_ += seconds;
         ++steps_here_;
         report_step(result, seconds);
-        if (config_.train.save_every && state_.step % config_.train.save_every == 0 && state_.step < max_steps_) save();
     }
     profile_next_step(false);
     evaluate_and_probe(true);
-    save();
+    save_last();
     write_run_json("done");
     wait_for_root();
     log_.line("done: {} steps in {}, {:.0f} tokens/s, probes {:.1f} % of the time", state_.step, duration(elapsed()),

@@ -59,17 +59,27 @@ class Trainer {
     bool evaluation_is_due(bool last) const;
     bool probe_is_due(bool last) const;
     void evaluate_and_probe(bool last);
-    void evaluate_and_keep();
+    void evaluate_now();
     void probe(bool last);
     void profile_next_step(bool there_is_one);
     void wait_for_root();
     double elapsed() const;
-    // trainer_checkpoint.cpp: what is on disk. Every tensor of a checkpoint, in the given flat buffers (parameters,
-    // then the optimizer's).
-    std::vector<CheckpointTensor> checkpoint_tensors(const std::vector<Tensor>& buffers) const;
+    // trainer_checkpoint.cpp: what is on disk. Every rank calls these at the same point.
+    // The parts of the checkpoint's tensors that this rank has to save, or wants loaded, in copies of state_buffers().
+    enum class Use : uint8_t { kSave, kLoad };
+    std::vector<CheckpointPart> held_parts(const std::vector<Tensor>& buffers, Use use) const;
+    // Of each chunk the parameters, then the optimizer's.
     std::vector<Tensor> state_buffers() const;
     void resume_from_checkpoint();
+    void keep_if_best();
+    void report_save(const std::optional<SaveOutcome>& outcome);
+    // Between steps: tells of a save that is done, starts one that is due.
+    void save_if_due();
+    // Starts a save, after the end of one that may be under way.
     void save();
+    void finish_save();
+    // Saves this step for certain. Throws Error (74) if that fails.
+    void save_last();
 
     bool is_root() const { return grid_.is_root(); }
     // Forward and backward of the step: its loss over all ranks. They also agree whether a signal stops the run.

@@ -1,8 +1,10 @@
 // What a run keeps on disk to go on from: saving it, and finding it again.
+#include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 
+#include "kernels/error.h"
 #include "kernels/gpu.h"
-#include "train/timing.h"
 #include "train/trainer.h"
 
 namespace plimsoll {
@@ -23,71 +25,133 @@ struct HostCopies {
     }
 };
 
+// The parameters' parts of a buffer that holds these ranges of the flat layout, one after the other: of what is wanted.
+void add_parts(std::vector<CheckpointPart>& parts, const NetworkChunk& chunk, const std::string& name, Tensor buffer,
+               const std::vector<ElementRange>& ranges, const std::vector<ElementRange>& wanted, bool with_copies) {
+    int64_t before = 0;  // elements of the buffer
+    for (const ElementRange& held : ranges) {
+        for (const Parameter& p : chunk.model.table().entries()) {
+            if (!with_copies && chunk.holds_copy() && p.offset == 0) continue;
+            for (const ElementRange& want : wanted) {
+                const int64_t begin = std::max({held.begin, want.begin, p.offset}),
+                              end = std::min({held.end, want.end, p.offset + p.shape.elements()});
+                if (begin >= end) continue;
+                parts.push_back({.name = name + "/" + p.name,
+                                 .shape = p.shape,
+                                 .range = {begin - p.offset, end - p.offset},
+                                 .data = buffer.slice_rows(before + begin - held.begin, end - begin)});
+            }
+        }
+        before += held.size();
+    }
+}
+
 }  // namespace
 
 std::vector<Tensor> Trainer::state_buffers() const {
-    std::vector<Tensor> buffers{replica_.chunks().front()->model.parameters()};
-    for (const auto& [name, buffer] : replica_.chunks().front()->optimizer.state()) buffers.push_back(buffer);
+    std::vector<Tensor> buffers;
+    for (const auto& chunk : replica_.chunks()) {
+        buffers.push_back(chunk->model.parameters());
+        for (const auto& [name, buffer] : chunk->optimizer.state()) buffers.push_back(buffer);
+    }
     return buffers;
 }
 
-std::vector<CheckpointTensor> Trainer::checkpoint_tensors(const std::vector<Tensor>& buffers) const {
-    std::vector<std::string> names{"parameters"};
-    for (const auto& [name, buffer] : replica_.chunks().front()->optimizer.state()) names.push_back(name);
-    std::vector<CheckpointTensor> tensors;
-    for (size_t b = 0; b < buffers.size(); ++b)
-        for (size_t i = 0; i < replica_.chunks().front()->model.table().entries().size(); ++i)
-            tensors.push_back({names[b] + "/" + replica_.chunks().front()->model.table().entries()[i].name,
-                               replica_.chunks().front()->model.table().view(buffers[b], static_cast<int>(i))});
-    return tensors;
+std::vector<CheckpointPart> Trainer::held_parts(const std::vector<Tensor>& buffers, Use use) const {
+    std::vector<CheckpointPart> parts;
+    size_t next = 0;
+    for (const auto& chunk : replica_.chunks()) {
+        const ElementRange all{0, chunk->layout.elements()};
+        // What every data rank has is saved by the one whose shard it is.
+        const bool shared_out = use == Use::kSave && grid_.data_ranks > 1;
+        const std::vector<ElementRange> wanted =
+            shared_out ? chunk->layout.owned(grid_.data_rank) : std::vector<ElementRange>{all};
+        const bool with_copies = use == Use::kLoad;
+        add_parts(parts, *chunk, "parameters", buffers[next++], {all}, wanted, with_copies);
+        for (const auto& [name, buffer] : chunk->optimizer.state())
+            add_parts(parts, *chunk, name, buffers[next++], chunk->optimizer.owned(), wanted, with_copies);
+    }
+    return parts;
 }
 
 void Trainer::resume_from_checkpoint() {
     const json info = directory_.read_json("run.json");
-    const std::vector<int64_t> steps = checkpointer_.steps();
-    for (size_t i = steps.size(); i-- > 0;) {
-        try {
-            const TrainingState saved = checkpointer_.read_state(steps[i]);
-            const std::vector<Tensor> buffers = state_buffers();
-            const HostCopies host(buffers, exec_);
-            checkpointer_.load(steps[i], checkpoint_tensors(host.tensors));
-            if (device_.is_gpu())
-                for (size_t b = 0; b < buffers.size(); ++b) copy_tensor(buffers[b], host.tensors[b], exec_);
-            if (saved.data_hash != state_.data_hash)
-                throw Error(ExitCode::kBadInput,
-                            fmt::format("step {} was trained on data with hash {}, the data here has {}; "
-                                        "restore the data, or start again with --fresh",
-                                        saved.step, saved.data_hash, state_.data_hash));
-            const std::string config = state_.config;
-            state_ = saved;
-            state_.config = config;
-            finished_ = info.is_object() && info.value("status", "") == "done" && state_.step >= max_steps_;
-            if (!finished_) {
-                log_.line("resume: step {} of {}", state_.step, max_steps_);
-                for (const char* name : {"metrics.jsonl", "evals.jsonl", "probes.jsonl"})
-                    directory_.truncate_after(name, state_.step);
-            }
-            return;
-        } catch (const Error& error) {
-            if (std::string_view(error.what()).find("was trained on data") != std::string_view::npos) throw;
-            log_.line("resume: {}", error.what());
-        }
+    checkpointer_.take_over();
+    if (!directory_.existed()) return;
+    const std::vector<Tensor> buffers = state_buffers();
+    const HostCopies host(buffers, exec_);
+    const std::optional<TrainingState> saved =
+        checkpointer_.load_newest(held_parts(host.tensors, Use::kLoad),
+                                  [&](const std::string& why) { log_.line("resume: passed over {}", why); });
+    if (saved && saved->data_hash != state_.data_hash)
+        fail_input(
+            "step {} was trained on data with hash {}, the data here has {}; restore the data, or start again with "
+            "--fresh",
+            saved->step, saved->data_hash, state_.data_hash);
+    if (saved) {
+        if (device_.is_gpu())
+            for (size_t b = 0; b < buffers.size(); ++b) copy_tensor(buffers[b], host.tensors[b], exec_);
+        const std::string config = state_.config;
+        state_ = *saved;
+        state_.config = config;
+        last_saved_ = state_.step;
+        finished_ = info.is_object() && info.value("status", "") == "done" && state_.step >= max_steps_;
+        if (finished_) return;
+        log_.line("resume: step {} of {}", state_.step, max_steps_);
     }
-    if (!steps.empty())
-        fail_input("'{}' holds {} checkpoints, none of them whole; --fresh starts again from nothing",
-                   directory_.file("checkpoints"), steps.size());
-    for (const char* name : {"metrics.jsonl", "evals.jsonl", "probes.jsonl"}) directory_.truncate_after(name, -1);
+    for (const char* name : {"metrics.jsonl", "evals.jsonl", "probes.jsonl"})
+        directory_.truncate_after(name, saved ? state_.step : -1);
+}
+
+void Trainer::keep_if_best() {
+    std::array<double, 2> best{state_.best_loss, static_cast<double>(state_.best_step)};
+    if (grid_.world.size() > 1) grid_.world.broadcast(std::as_writable_bytes(std::span(best)), 0);
+    state_.best_loss = best[0];
+    state_.best_step = static_cast<int64_t>(best[1]);
+    if (state_.best_step == state_.step) save();
+}
+
+void Trainer::report_save(const std::optional<SaveOutcome>& outcome) {
+    if (!outcome) return;
+    if (outcome->saved)
+        log_.line("saved {} in {:.1f} s", outcome->text, outcome->seconds);
+    else
+        log_.line("warning: step {} was not saved, training goes on; {} saves failed so far: {}", outcome->step,
+                  checkpointer_.failures(), outcome->text);
+}
+
+void Trainer::save_if_due() {
+    report_save(checkpointer_.poll());
+    if (state_.step > 0 && config_.train.save_every && state_.step % config_.train.save_every == 0) save();
 }
 
 void Trainer::save() {
-    if (last_saved_ == state_.step || !is_root()) return;
+    if (last_saved_ == state_.step) return;
+    finish_save();
     last_saved_ = state_.step;
+    replica_.await_parameters();
     TrainingState state = state_;
     state.seconds = elapsed();
-    const double start = now_seconds();
     const HostCopies host(state_buffers(), exec_);
-    const std::string folder = checkpointer_.save(state, checkpoint_tensors(host.tensors), config_.train.keep);
-    log_.line("saved {} in {:.1f} s", folder, now_seconds() - start);
+    checkpointer_.start(state, held_parts(host.tensors, Use::kSave));
+    if (!config_.train.async_save) finish_save();
+}
+
+void Trainer::finish_save() {
+    report_save(checkpointer_.finish());
+}
+
+void Trainer::save_last() {
+    finish_save();
+    if (checkpointer_.newest_step() == state_.step) return;
+    last_saved_ = -1;  // once more, if it was tried
+    save();
+    finish_save();
+    if (checkpointer_.newest_step() != state_.step)
+        fail_io(
+            "the last step, {}, could not be saved (why is in {}); the same command with --resume auto goes on from "
+            "step {}",
+            state_.step, directory_.file("log.txt"), checkpointer_.newest_step());
 }
 
 }  // namespace plimsoll

@@ -111,8 +111,13 @@ double bubble_of(const std::vector<StageTimes>& stages) {
 }  // namespace
 
 void Trainer::report_step(const StepResult& r, double step_seconds) {
-    json line{{"step", state_.step}, {"loss", r.loss},          {"norm", r.norm},
-              {"lr", r.lr},          {"tokens", state_.tokens}, {"seconds", elapsed()}};
+    json line{{"step", state_.step},
+              {"loss", r.loss},
+              {"norm", r.norm},
+              {"lr", r.lr},
+              {"tokens", state_.tokens},
+              {"seconds", elapsed()},
+              {"checkpoint_failures", checkpointer_.failures()}};
     std::string pipeline;
     if (!stage_times_.empty()) {
         line["bubble"] = bubble_of(stage_times_);

@@ -40,7 +40,9 @@ def metrics(folder):
 
 
 def state(folder, step):
-    return (folder / f"checkpoints/step_{step:08d}/rank_0.bin").read_bytes()
+    """Hashes of all tensors, whatever ranks hold which part of them."""
+    return subprocess.run([PLIMSOLL, "inspect", "--hash", folder / f"checkpoints/step_{step:08d}"], capture_output=True,
+                          text=True, timeout=60, check=True).stdout
 
 
 class Ranks(unittest.TestCase):

@@ -88,6 +88,23 @@ class Cli(unittest.TestCase):
     def state(self, name, step):
         return hashlib.sha256((self.folder / name / "checkpoints" / f"step_{step:08}" / "rank_0.bin").read_bytes()).hexdigest()
 
+    def test_inspect_verifies_checkpoints(self):
+        self.assertEqual(self.run_plimsoll(*self.train("run", "--set", "train.max_steps=2")).returncode, 0)
+        run = self.folder / "run"
+        checkpoint = run / "checkpoints" / "step_00000002"
+        done = self.run_plimsoll("inspect", checkpoint)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for word in ("step 2", "1 ranks", "parameters/wte.weight fp32", "whole"):
+            self.assertIn(word, done.stdout)
+        self.assertIn("all tensors", self.run_plimsoll("inspect", "--hash", checkpoint).stdout)
+        self.assertIn("whole", self.run_plimsoll("inspect", run).stdout)
+        data = checkpoint / "rank_0.bin"
+        content = bytearray(data.read_bytes())
+        content[1000] ^= 1
+        data.write_bytes(content)
+        for folder in (checkpoint, run):
+            self.expect_error(78, ["rank_0.bin", "is damaged: bytes"], "inspect", folder)
+
     def test_ctrl_c_saves_and_the_same_command_goes_on(self):
         steps = 400
         command = [BINARY, *map(str, self.train("run", "--resume", "auto", "--set", f"train.max_steps={steps}", "--set", "run.precision=fp32"))]

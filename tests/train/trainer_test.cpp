@@ -2,8 +2,13 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
+#include <sys/resource.h>
 
+#include <cmath>
+#include <csignal>
+
+#include "dist/as_ranks.h"
+#include "train/inspect_checkpoint.h"
 #include "train_test_support.h"
 
 namespace plimsoll {
@@ -37,6 +42,17 @@ class TrainerTest : public testing::Test {
     // Parameters and optimizer state of a finished run.
     std::string final_checkpoint(const std::string& name, int64_t step) {
         return read_file(folder_ / (name + fmt::format("/checkpoints/step_{:08}/rank_0.bin", step)), "checkpoint");
+    }
+    // What the manifest of a checkpoint says.
+    Manifest manifest(const std::string& name, int64_t step) {
+        return read_manifest(CheckpointStore(folder_ / name).folder(step));
+    }
+    // Runs as `ranks` threads.
+    static void train_as_ranks(int ranks, const RunConfig& c, Resume resume = Resume::kNever) {
+        as_ranks(ranks, [&](Communicator& world) {
+            Trainer trainer(c, {.resume = resume, .command = "test"}, world.split(0, world.rank(), "trainer"));
+            EXPECT_EQ(trainer.train(), ExitCode::kOk);
+        });
     }
     // metrics.jsonl without the clock.
     std::vector<std::string> metrics(const std::string& name) {
@@ -80,6 +96,84 @@ TEST_F(TrainerTest, ADamagedCheckpointFallsBackToTheOneBefore) {
     expect_error(ExitCode::kBadInput, {"checkpoints", "none of them whole", "--fresh"},
                  [&] { train(again, Resume::kAuto); });
     EXPECT_EQ(train(again, Resume::kFresh), ExitCode::kOk);
+}
+
+TEST_F(TrainerTest, SavesBesideTrainingAreThoseInBetween) {
+    for (const bool aside : {false, true}) {
+        RunConfig c = config(aside ? "aside" : "between");
+        c.train.save_every = 1, c.train.keep = 100, c.train.async_save = aside;
+        EXPECT_EQ(train(c), ExitCode::kOk);
+    }
+    for (int64_t step = 1; step <= 12; ++step)
+        EXPECT_EQ(final_checkpoint("aside", step), final_checkpoint("between", step));
+    EXPECT_EQ(metrics("aside"), metrics("between"));
+    RunConfig c = config("pruned");
+    c.train.save_every = 1, c.train.keep = 2, c.train.keep_every = 5;
+    train(c);
+    EXPECT_EQ(CheckpointStore(folder_ / "pruned").steps(), (std::vector<int64_t>{5, 10, 11, 12}));
+}
+
+// Ranks go on from what other numbers of ranks saved, with the bits of one process, and agree on the best step.
+TEST_F(TrainerTest, RanksGoOnFromEachOthersCheckpoints) {
+    const auto small = [&](const std::string& name, int64_t steps) {
+        RunConfig c = config(name, steps);
+        c.run.threads = 1, c.train.micro_batch = 1, c.train.save_every = 2, c.train.eval_every = 3;
+        return c;
+    };
+    RunConfig whole = small("whole", 8);
+    whole.parallel.virtual_ranks = 2, whole.train.keep = 100;
+    EXPECT_EQ(train(whole), ExitCode::kOk);
+    train_as_ranks(2, small("parts", 4));
+    EXPECT_EQ(tensors_hash(manifest("parts", 4)), tensors_hash(manifest("whole", 4)));
+    {
+        Trainer one(small("parts", 8), {.resume = Resume::kAuto, .command = "test"});
+        EXPECT_EQ(one.step(), 4);
+        const std::string saved = CheckpointStore(folder_ / "parts").folder(4);
+        const std::span<float> parameters = one.model().parameters().span<float>();
+        std::vector<float> wte(static_cast<size_t>(one.model().table().entries()[0].shape.elements()));
+        const Parameter& first = one.model().table().entries()[0];
+        const CheckpointPart part{.name = "parameters/" + first.name,
+                                  .shape = first.shape,
+                                  .range = {0, first.shape.elements()},
+                                  .data = Tensor(wte.data(), DType::kF32, {first.shape.elements()})};
+        load_parts(saved, read_manifest(saved), {&part, 1}, 0, 1);
+        EXPECT_TRUE(std::equal(wte.begin(), wte.end(), parameters.begin() + first.offset));
+    }
+    train_as_ranks(2, small("parts", 8), Resume::kAuto);
+    const Manifest a = manifest("parts", 8), b = manifest("whole", 8);
+    EXPECT_EQ(a.files.size(), 2u);
+    EXPECT_EQ(b.files.size(), 1u);
+    EXPECT_EQ(tensors_hash(a), tensors_hash(b));
+    EXPECT_EQ(a.state.best_loss, b.state.best_loss);
+    EXPECT_GT(a.state.best_step, 0);
+    EXPECT_EQ(metrics("parts"), metrics("whole"));
+    train_as_ranks(4, small("parts", 10), Resume::kAuto);
+    EXPECT_EQ(manifest("parts", 10).files.size(), 4u);
+}
+
+// The kernel refuses files as large as a checkpoint's: training goes on, and the run's end is an error.
+TEST_F(TrainerTest, AFullDiskDoesNotStopTraining) {
+    RunConfig c = config("run");
+    c.train.save_every = 4, c.train.async_save = false;
+    rlimit before{};
+    getrlimit(RLIMIT_FSIZE, &before);
+    const rlimit limit{.rlim_cur = 40'000, .rlim_max = before.rlim_max};
+    const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    expect_error(ExitCode::kIo, {"the last step, 12, could not be saved", "log.txt"}, [&] { train(c); });
+    setrlimit(RLIMIT_FSIZE, &before);
+    std::signal(SIGXFSZ, handler);
+    const auto lines = read_lines(folder_ / "run/metrics.jsonl");
+    ASSERT_EQ(lines.size(), 12u);
+    EXPECT_EQ(lines[3]["checkpoint_failures"], 0);
+    EXPECT_EQ(lines[4]["checkpoint_failures"], 1);
+    EXPECT_EQ(lines[11]["checkpoint_failures"], 2);
+    EXPECT_NE(read_file(folder_ / "run/log.txt", "log").find("step 4 was not saved, training goes on"),
+              std::string::npos);
+    EXPECT_TRUE(fs::is_empty(folder_ / "run/checkpoints"));
+    EXPECT_EQ(train(c, Resume::kAuto), ExitCode::kOk);
+    EXPECT_EQ(train(config("whole")), ExitCode::kOk);
+    EXPECT_EQ(final_checkpoint("run", 12), final_checkpoint("whole", 12));
 }
 
 TEST_F(TrainerTest, AnExistingDirectoryIsNeverOverwritten) {
