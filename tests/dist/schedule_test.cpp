@@ -245,8 +245,10 @@ TEST(Schedule, SmallOnesByHand) {
 
 TEST(Schedule, OneStageAloneHasNoMessages) {
     const ScheduleOptions options{.stages = 1, .micro_batches = 5};
-    for (const char* name : {"1f1b", "zb-h1", "zb-greedy", "same-phase"})
-        for (const Action& action : make_schedule(name, options).actions[0]) EXPECT_FALSE(communicates(action.kind));
+    for (const char* name : {"1f1b", "zb-h1", "zb-greedy", "same-phase"}) {
+        const Schedule schedule = make_schedule(name, options);
+        for (const Action& action : schedule.actions[0]) EXPECT_FALSE(communicates(action.kind)) << name;
+    }
     EXPECT_EQ(problem_with(interleaved(1, 5, 3)), std::nullopt);
 }
 
@@ -290,11 +292,12 @@ TEST(Schedule, NamesAndOptions) {
     EXPECT_NE(refusal("zb-greedy", {.stages = 2, .micro_batches = 2, .costs = uniform(2, 0, 0, 0)}), "none");
 }
 
-// Weight gradients that cost nothing, stages that cost a billionth of others.
+// Actions that cost nothing or a billionth of others.
 TEST(Schedule, GreedyTakesUnevenCosts) {
-    PipelineCosts costs = uniform(3, 1, 1, 0);
-    costs.forward[1] = 1e-9, costs.backward[2] = 1e9;
-    EXPECT_EQ(problem_with(zero_bubble_greedy(3, 9, costs, 3), 3), std::nullopt);
+    PipelineCosts uneven = uniform(3, 1, 1, 0);
+    uneven.forward[1] = 1e-9, uneven.backward[2] = 1e9;
+    for (const PipelineCosts& costs : {uneven, uniform(3, 0, 1, 0), uniform(3, 1, 0, 1)})
+        EXPECT_EQ(problem_with(zero_bubble_greedy(3, 9, costs, 3), 3), std::nullopt);
 }
 
 }  // namespace
