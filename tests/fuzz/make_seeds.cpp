@@ -1,0 +1,69 @@
+// make_seeds FOLDER: valid files, by plimsoll's own writers, in FOLDER/TARGET/. The fuzzers start from them.
+#include <numeric>
+#include <span>
+
+#include "checkpoint_folder.h"
+#include "data/document_index.h"
+#include "data/file.h"
+#include "data/shard_writer.h"
+#include "data/tokenizer.h"
+#include "train/config.h"
+
+using namespace plimsoll;
+
+namespace {
+
+std::string folder_of(const std::string& root, const char* target) {
+    const std::string folder = root + "/" + target;
+    std::filesystem::create_directories(folder);
+    return folder;
+}
+
+void make_data_seeds(const std::string& root) {
+    std::vector<int32_t> ids(64);
+    std::iota(ids.begin(), ids.end(), 0);
+    const std::string shards = folder_of(root, "shard");
+    write_token_shard(shards + "/uint16.bin", ids, 50257);
+    write_token_shard(shards + "/uint32.bin", ids, 128256);
+    write_token_shard(shards + "/empty.bin", {}, 50257);
+    const std::string indices = folder_of(root, "document_index");
+    const std::vector<int64_t> starts = {0, 10, 11, 63};
+    for (const size_t count : {size_t{0}, size_t{1}, starts.size()}) {
+        const std::string shard = fmt::format("{}/{}.bin", indices, count);
+        write_document_index(shard, 64, std::span(starts).first(count));
+    }
+    const std::string tokenizers = folder_of(root, "tokenizer");
+    save_tokenizer(*make_char_tokenizer("To be, or not\n", true), tokenizers + "/char.json");
+    save_tokenizer(*make_char_tokenizer("ab", false), tokenizers + "/two.json");
+    save_tokenizer(*make_byte_tokenizer(true), tokenizers + "/byte.json");
+}
+
+void make_checkpoint_seeds(const std::string& root) {
+    const std::string manifests = folder_of(root, "manifest"), checkpoints = folder_of(root, "checkpoint");
+    const TrainingState state{.step = kSeedStep,
+                              .samples = 24,
+                              .tokens = 1536,
+                              .seconds = 0.5,
+                              .best_loss = 2.25,
+                              .best_step = 2,
+                              .config = "[run]\nname = \"seed\"\n",
+                              .data_hash = "0123456789abcdef"};
+    SeedTensors tensors;
+    const std::string run = fuzz_folder();
+    Checkpointer(run).save(state, tensors.list(), 1);
+    const std::string manifest = read_file(checkpoint_folder(run) + "/MANIFEST", "seed");
+    const std::string data = read_file(checkpoint_folder(run) + "/rank_0.bin", "seed");
+    write_input(manifests + "/MANIFEST", manifest);
+    write_input(checkpoints + "/whole", manifest + '\0' + data);
+    std::filesystem::remove_all(run);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+    require(count == 2, "usage: make_seeds FOLDER");
+    const std::string root = arguments[1];
+    make_data_seeds(root);
+    make_checkpoint_seeds(root);
+    write_input(folder_of(root, "config") + "/resolved.toml", resolved_toml(RunConfig{}));
+}
