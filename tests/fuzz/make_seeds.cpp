@@ -1,4 +1,5 @@
 // make_seeds FOLDER: valid files, by plimsoll's own writers, in FOLDER/TARGET/. The fuzzers start from them.
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <span>
 
@@ -53,8 +54,13 @@ void make_checkpoint_seeds(const std::string& root) {
     Checkpointer(run).save(state, tensors.list(), 1);
     const std::string manifest = read_file(checkpoint_folder(run) + "/MANIFEST", "seed");
     const std::string data = read_file(checkpoint_folder(run) + "/rank_0.bin", "seed");
-    write_input(manifests + "/MANIFEST", manifest);
-    write_input(checkpoints + "/whole", manifest + '\0' + data);
+    // Also without blanks: half the length, so that more mutations hit a value.
+    const std::string compact = with_checksum(nlohmann::json::parse(body_of(manifest)).dump() + "\n");
+    for (const std::string& text : {manifest, compact}) {
+        const std::string name = fmt::format("{}_bytes", text.size());
+        write_input(manifests + "/" + name, text);
+        write_input(checkpoints + "/" + name, text + '\0' + data);
+    }
     std::filesystem::remove_all(run);
 }
 

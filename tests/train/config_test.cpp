@@ -229,6 +229,7 @@ TEST_F(ConfigTest, HostileFilesAreRefusedInOneShortLine) {
     expect_message("[" + deep + "]\n", "100000 dots");
     expect_message("[model]\nlayers = { " + deep + " = 1 }\n", "100000 dots");
     // A string that ends in quotes ends the string; quotes in comments and escaped quotes do not begin one.
+    expect_message("a = \"\"\"x\"\"\"\"\n" + deep + " = 1\n", "100000 dots");
     expect_message("a = \"\"\"x\"\"\"\"\"\n# it's\nb = \"\\\"\"\n" + deep + " = 1\n", "100000 dots");
     expect_message("a = ''\nb = '''it's'''\n" + deep + " = 1\n", "100000 dots");
     const std::string dots(2000, '.');
