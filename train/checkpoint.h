@@ -1,62 +1,116 @@
-// Checkpoints: what a run needs to go on, bit for bit, and to survive a crash at any moment while saving.
-//
-// RUN/checkpoints/step_00001000/ holds rank_0.bin (tensors one after the other, row-major, little-endian) and MANIFEST
-// (JSON: tensors by name, dtype, shape and offset; CRC32C of every chunk of at most 64 MiB; the run's state; then a
-// line with the CRC32C of the JSON). Everything is written into step_N.tmp, flushed to disk, and renamed last: a folder
-// without ".tmp" is complete.
+// Checkpoints: what a run needs to go on, bit for bit, on any number of ranks, and to survive a crash at any moment.
 #pragma once
 
+#include <atomic>
+#include <chrono>
+#include <memory>
 #include <optional>
-#include <string>
-#include <vector>
+#include <thread>
 
-#include "kernels/tensor.h"
+#include "train/checkpoint_store.h"
+#include "train/run_lock.h"
 
 namespace plimsoll {
 
-struct CheckpointTensor {
-    std::string name;  // "parameters/wte.weight", "m/wte.weight"
-    Tensor data;       // contiguous
+struct CheckpointOptions {
+    KeepRule keep = {};
+    bool asynchronous = true;  // write beside training, from a copy in host memory
+    int64_t chunk_bytes = kChunkBytes;
+    std::chrono::nanoseconds visible_within = std::chrono::seconds(30);  // what rank 0 sees, to other nodes
 };
 
-// Where a run stands.
-struct TrainingState {
-    int64_t step = 0;     // updates done
-    int64_t samples = 0;  // global sample index of the next training row
-    int64_t tokens = 0;
-    double seconds = 0;     // of training, over all resumes
-    double best_loss = -1;  // lowest validation loss so far; -1 = none
-    int64_t best_step = -1;
-    std::string config;  // the resolved configuration (TOML)
-    std::string data_hash;
+// How a save ended.
+struct SaveOutcome {
+    int64_t step = 0;
+    bool saved = false;
+    std::string text;    // the checkpoint's folder and, if old ones could not be removed, why; or why there is none
+    double seconds = 0;  // since start()
 };
 
+// The checkpoints of a run, as all its ranks together save and load them. Every public function is called by every rank
+// at the same point; with one rank nothing is communicated.
+//
+// A save: each rank writes its parts and flushes them; if any could not, all give up and training goes on. Rank 0
+// writes the manifest of all, flushes, checks that the run is still its own (RunLock), and renames. Only then the
+// checkpoint exists; older ones are pruned after it.
 class Checkpointer {
   public:
-    explicit Checkpointer(std::string run_directory);
+    // `world` must live as long.
+    Checkpointer(const std::string& run_directory, const CheckpointOptions& options, Communicator& world);
+    // Waits for what is being written and leaves it unfinished.
+    ~Checkpointer() = default;
 
-    // Saves, then removes all but the `keep` newest checkpoints up to this step and the best one. A whole checkpoint of
-    // the same step is left as it is, a damaged one replaced. Returns the checkpoint's folder.
-    // Throws Error (74) and leaves earlier checkpoints alone if anything cannot be written.
-    std::string save(const TrainingState& state, const std::vector<CheckpointTensor>& tensors, int64_t keep) const;
-    // Steps that have a complete folder, ascending. Removes folders an interrupted save left behind.
-    std::vector<int64_t> steps() const;
-    // The state and manifest of a step, verified. Throws Error (78) naming file, place and what was found.
-    TrainingState read_state(int64_t step) const;
-    // Fills every tensor, verifying checksums. Throws Error (78) for a missing, truncated, damaged or unlike tensor.
-    void load(int64_t step, const std::vector<CheckpointTensor>& tensors) const;
+    // Takes the run's lock and removes what interrupted saves left. Before anything else.
+    void take_over();
+
+    // Starts a save of this rank's parts; the state is rank 0's. Returns with the parts copied, or written if saves are
+    // not asynchronous or the copy would not fit into memory. Nothing else may be under way.
+    void start(const TrainingState& state, std::vector<CheckpointPart> parts);
+    // The outcome of a save once every rank has written, nothing before. Once per start(), with finish().
+    // A save that failed leaves no trace but the outcome. Throws Error on every rank: (75) if another process took the
+    // run over, and (70) for parts that are not every tensor once.
+    std::optional<SaveOutcome> poll();
+    // The same, waiting for it; nothing if no save is under way.
+    std::optional<SaveOutcome> finish();
+
+    // Fills the parts from the newest whole checkpoint, every byte of which some rank verified; returns its state,
+    // nothing if there is no checkpoint at all. On rank 0 `report` is told of each that was passed over, and why.
+    // Throws Error on every rank: (78) if there are checkpoints but none is whole, (74) if a rank cannot see within
+    // `visible_within` what rank 0 sees.
+    std::optional<TrainingState> load_newest(const std::vector<CheckpointPart>& parts,
+                                             const std::function<void(const std::string&)>& report);
+
+    const CheckpointStore& store() const { return store_; }
+    // Step of the newest checkpoint this process saved or loaded; -1 = none.
+    int64_t newest_step() const { return newest_step_; }
+    // Saves that failed, in this process.
+    int64_t failures() const { return failures_; }
 
   private:
-    std::string folder(int64_t step) const;
-    struct Manifest;
-    Manifest read_manifest(int64_t step) const;
-    bool is_whole(int64_t step) const;
-    void prune(const TrainingState& state, int64_t keep) const;
+    struct Failure {
+        ExitCode code;
+        std::string message;
+    };
+    // A save under way.
+    struct Flight {
+        TrainingState state;
+        std::string folder;  // unfinished
+        std::vector<CheckpointPart> parts;
+        double started = 0;  // clock
+        // Written by the writer, read once it is done.
+        std::string share;
+        std::optional<Failure> failure;
+        std::atomic<bool> done = false;
+        std::jthread writer = {};
+    };
 
-    std::string root_;
+    static std::optional<Failure> failure_of(const std::function<void()>& work);
+    // The gravest failure of any rank, the same on all of them.
+    std::optional<Failure> agree(const std::optional<Failure>& own);
+    void throw_agreed(const std::optional<Failure>& own);
+    bool copy_parts(std::vector<CheckpointPart>& parts);
+    void write(Flight& flight) const;
+    bool all_done();
+    SaveOutcome publish();
+    std::vector<std::string> gather_shares(const std::string& own);
+    // What rank 0 wants loaded next.
+    struct Candidate {
+        int64_t step;  // -1: there is none
+        int64_t manifest_crc;
+    };
+    Candidate next_candidate(std::vector<int64_t>& steps, const std::function<void(const std::string&)>& report) const;
+    Manifest wait_for_manifest(const Candidate& candidate) const;
+
+    CheckpointStore store_;
+    CheckpointOptions options_;
+    Communicator& world_;
+    std::optional<RunLock> lock_;  // of rank 0
+    std::string generation_;
+    std::unique_ptr<std::byte[]> copy_;  // of the parts of the save under way
+    int64_t copy_bytes_ = 0;
+    std::unique_ptr<Flight> flight_;  // after copy_: the writer ends before its bytes do
+    int64_t newest_step_ = -1;
+    int64_t failures_ = 0;
 };
-
-// CRC32C (Castagnoli polynomial, RFC 3720) of bytes, continued from `crc`.
-uint32_t crc32c(const void* data, size_t size, uint32_t crc = 0);
 
 }  // namespace plimsoll

@@ -9,6 +9,7 @@
 #include "data/file.h"
 #include "data/inspect.h"
 #include "data/shard_writer.h"
+#include "train/inspect_checkpoint.h"
 #include "train/machine.h"
 #include "train/plan.h"
 #include "train/trainer.h"
@@ -81,6 +82,19 @@ void add_training_commands(CLI::App& app, const std::string& command_line, int& 
             if (!profile->empty()) options->profile = parse_step_range(*profile);
             options->resume = *fresh ? Resume::kFresh : *resume == "auto" ? Resume::kAuto : Resume::kNever;
             status = train(config, *options);
+        });
+    }
+    {
+        CLI::App* command = app.add_subcommand(
+            "inspect", "what a checkpoint holds, every checksum verified; or the checkpoints of a run");
+        const auto path = std::make_shared<std::string>();
+        const auto hashes = std::make_shared<bool>(false);
+        command->add_option("folder", *path, "RUN/checkpoints/step_N, or RUN")->required();
+        command->add_flag("--hash", *hashes,
+                          "only hashes of tensors, which do not depend on the ranks that saved them");
+        command->callback([=] {
+            inspect_checkpoint(*path, *hashes ? Shown::kHashes : Shown::kAll,
+                               [](const std::string& text) { fmt::print("{}", text); });
         });
     }
     CLI::App* command = app.add_subcommand("plan", "parameters, FLOPs, memory and expected time of a configuration");

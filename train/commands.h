@@ -14,7 +14,7 @@ namespace plimsoll {
 // `arguments`: the command line as typed.
 void add_commands(CLI::App& app, std::vector<std::string> arguments, int& status);
 
-// train, plan
+// train, inspect, plan
 void add_training_commands(CLI::App& app, const std::string& command_line, int& status);
 // data prepare, data inspect, data bigrams
 void add_data_commands(CLI::App& app);

@@ -391,6 +391,7 @@ void RunConfig::check_values() const {
     check_range("train.eval_samples", train.eval_samples, 0, kMany);
     check_range("train.save_every", train.save_every, 0, kMany);
     check_range("train.keep", train.keep, 1, kMany);
+    check_range("train.keep_every", train.keep_every, 0, kMany);
     check_range("train.log_every", train.log_every, 1, kMany);
     check_range("train.virtual_ranks", train.virtual_ranks, 1, 4096);
     check_range("train.shared_placeholders", train.shared_placeholders, 0, model.context - 2);

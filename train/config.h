@@ -55,6 +55,8 @@ struct TrainSection {
     int64_t eval_samples = 0;
     int64_t save_every = 0;
     int64_t keep = 2;
+    int64_t keep_every = 0;
+    bool async_save = true;
     int64_t log_every = 10;
     int64_t shared_placeholders = 0;
     int64_t virtual_ranks = 1;
@@ -75,6 +77,9 @@ struct TrainSection {
         v.field("eval_samples", self.eval_samples, "validation rows per evaluation; 0 = the whole split");
         v.field("save_every", self.save_every, "steps between checkpoints; 0 = at the end and on a signal only");
         v.field("keep", self.keep, "newest checkpoints kept, beside the best");
+        v.field("keep_every", self.keep_every, "checkpoints of steps this many apart are kept for good; 0 = none");
+        v.field("async_save", self.async_save,
+                "write checkpoints beside training, from a copy in host memory. Never changes results");
         v.field("log_every", self.log_every, "steps between lines on a screen that is no terminal; log.txt has all");
         v.field("shared_placeholders", self.shared_placeholders,
                 "largest attention.placeholders among the runs to compare: all are scored on the targets they share");

@@ -18,8 +18,8 @@ namespace fs = std::filesystem;
 // Keys that may change between the parts of one run: none changes what the steps already done would have been.
 constexpr std::string_view kFree[] = {"run.dir",          "run.threads",      "run.name",         "train.max_steps",
                                       "train.max_tokens", "train.eval_every", "train.save_every", "train.keep",
-                                      "train.log_every",  "probes.enabled",   "probes.max_share", "train.recompute",
-                                      "run.graphs",       "run.measure_peak"};
+                                      "train.keep_every", "train.async_save", "train.log_every",  "probes.enabled",
+                                      "probes.max_share", "train.recompute",  "run.graphs",       "run.measure_peak"};
 
 bool may_change(const std::string& difference) {
     return std::any_of(std::begin(kFree), std::end(kFree),

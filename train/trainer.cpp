@@ -83,7 +83,10 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communica
       network_{config.model, config.attention, config.loss, data_.vocab_size()},
       directory_(open_directory(config, options.resume, world_)),
       log_(is_root() ? directory_.file("log.txt") : ""),
-      checkpointer_(directory_.path()),
+      checkpointer_(directory_.path(),
+                    {.keep = {.newest = config.train.keep, .every = config.train.keep_every},
+                     .asynchronous = config.train.async_save},
+                    world_),
       model_(network_, StageRange::whole(config.model), config.tokens_per_micro_batch(), precision_,
              recompute_of(config.train.recompute)),
       optimizer_(config.optimizer, model_.table(), precision_, static_cast<uint64_t>(config.run.seed)),
@@ -117,9 +120,7 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communica
         plan.add("gradients", model_.gradients().shape, model_.gradients().dtype);
         virtual_sum_ = Arena(plan, exec_.device);
     }
-    if (!is_root()) world_.barrier();  // rank 0 tidies up the checkpoints first
-    if (directory_.existed()) resume_from_checkpoint();
-    if (is_root() && world_.size() > 1) world_.barrier();
+    resume_from_checkpoint();
     model_.refresh_working(exec_);
     if (validation_ && config_.probes.enabled)
         probes_ = std::make_unique<Probes>(config_.probes, network_, *validation_, config_.train.micro_batch);
@@ -199,11 +200,13 @@ StepResult Trainer::train_step() {
     result.loss = (sums.nll + sums.z) * mean;
     result.norm = gradient_norm(model_, exec_) * mean;
     result.lr = learning_rate(config_.schedule, config_.optimizer.lr, state_.step, max_steps_);
-    if (!std::isfinite(result.loss) || !std::isfinite(result.norm))
+    if (!std::isfinite(result.loss) || !std::isfinite(result.norm)) {
+        finish_save();
         throw Error(ExitCode::kInternal,
                     fmt::format("step {}: loss {}, gradient norm {}; not updated. Lower optimizer.lr, or look "
                                 "at the last lines of {}",
                                 state_.step + 1, result.loss, result.norm, directory_.file("metrics.jsonl")));
+    }
     // As torch.nn.utils.clip_grad_norm_, with its 1e-6.
     const double clip = config_.train.clip;
     const double clipped = clip > 0 && result.norm > clip ? clip / (result.norm + 1e-6) : 1.0;
@@ -251,8 +254,13 @@ void Trainer::check_initial_loss(const Evaluation& evaluation) {
 void Trainer::evaluate_and_keep(bool last) {
     const bool due =
         state_.step == 0 || last || (config_.train.eval_every && state_.step % config_.train.eval_every == 0);
-    if (!validation_ || !due || last_evaluated_ == state_.step || !is_root()) return;
+    if (!validation_ || !due || last_evaluated_ == state_.step) return;
     last_evaluated_ = state_.step;
+    if (is_root()) evaluate_now();
+    keep_if_best();
+}
+
+void Trainer::evaluate_now() {
     const Evaluation e = evaluate(model_, core_, *validation_, config_.train.eval_samples, config_.train.micro_batch,
                                   config_.scored_tokens(), exec_);
     directory_.append("evals.jsonl", {{"step", state_.step},
@@ -270,7 +278,6 @@ void Trainer::evaluate_and_keep(bool last) {
     if (state_.step > 0 && (state_.best_loss < 0 || e.loss < state_.best_loss)) {
         state_.best_loss = e.loss;
         state_.best_step = state_.step;
-        save();
     }
 }
 
@@ -314,9 +321,10 @@ ExitCode Trainer::train() {
     while (state_.step < max_steps_) {
         evaluate_and_keep(false);
         probe(false);
+        save_if_due();
         if (world_.size() > 1 ? stop_ : stop_requested()) {
             profile_next_step(false);
-            save();
+            save_last();
             write_run_json("stopped");
             log_.line("stopped by a signal after step {}; the same command with --resume auto goes on", state_.step);
             wait_for_root();
@@ -329,12 +337,11 @@ ExitCode Trainer::train() {
         train_seconds_ += seconds;
         ++steps_here_;
         report_step(result, seconds);
-        if (config_.train.save_every && state_.step % config_.train.save_every == 0 && state_.step < max_steps_) save();
     }
     profile_next_step(false);
     evaluate_and_keep(true);
     probe(true);
-    save();
+    save_last();
     write_run_json("done");
     wait_for_root();
     log_.line("done: {} steps in {}, {:.0f} tokens/s, probes {:.1f} % of the time", state_.step, duration(elapsed()),

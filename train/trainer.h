@@ -60,15 +60,27 @@ class Trainer {
     void check_memory();
     void check_initial_loss(const Evaluation& evaluation);
     void evaluate_and_keep(bool last);
+    void evaluate_now();
     void probe(bool last);
     void profile_next_step(bool there_is_one);
     void wait_for_root();
     double elapsed() const;
-    // trainer_checkpoint.cpp: what is on disk. Every tensor of a checkpoint, in the given flat buffers (parameters, then the optimizer's).
-    std::vector<CheckpointTensor> checkpoint_tensors(const std::vector<Tensor>& buffers) const;
+    // trainer_checkpoint.cpp: what is on disk. Every rank calls these at the same point.
+    // The parts of the checkpoint's tensors that this rank has to save, or wants loaded, in the given flat buffers
+    // (parameters, then the optimizer's).
+    enum class Use : uint8_t { kSave, kLoad };
+    std::vector<CheckpointPart> held_parts(const std::vector<Tensor>& buffers, Use use) const;
     std::vector<Tensor> state_buffers() const;
     void resume_from_checkpoint();
+    void keep_if_best();
+    void report_save(const std::optional<SaveOutcome>& outcome);
+    // Between steps: tells of a save that is done, starts one that is due.
+    void save_if_due();
+    // Starts a save, after the end of one that may be under way.
     void save();
+    void finish_save();
+    // Saves this step for certain. Throws Error (74) if that fails.
+    void save_last();
 
     bool is_root() const { return world_.rank() == 0; }
     // Micro batches first .. first + count - 1 of the step: forward and backward; `last` = the step's last for this

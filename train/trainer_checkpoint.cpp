@@ -1,8 +1,10 @@
 // What a run keeps on disk to go on from: saving it, and finding it again.
+#include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 
+#include "kernels/error.h"
 #include "kernels/gpu.h"
-#include "train/timing.h"
 #include "train/trainer.h"
 
 namespace plimsoll {
@@ -31,63 +33,104 @@ std::vector<Tensor> Trainer::state_buffers() const {
     return buffers;
 }
 
-std::vector<CheckpointTensor> Trainer::checkpoint_tensors(const std::vector<Tensor>& buffers) const {
+// Parameters and optimizer state are whole on every rank: saving is shared out evenly, loading fills everything.
+std::vector<CheckpointPart> Trainer::held_parts(const std::vector<Tensor>& buffers, Use use) const {
     std::vector<std::string> names{"parameters"};
     for (const auto& [name, buffer] : optimizer_.state()) names.push_back(name);
-    std::vector<CheckpointTensor> tensors;
+    ElementRange held{0, model_.table().buffer_elements()};
+    if (use == Use::kSave)
+        held = split_range(held, world_.size(), kParameterAlignment)[static_cast<size_t>(world_.rank())];
+    std::vector<CheckpointPart> parts;
     for (size_t b = 0; b < buffers.size(); ++b)
-        for (size_t i = 0; i < model_.table().entries().size(); ++i)
-            tensors.push_back({names[b] + "/" + model_.table().entries()[i].name,
-                               model_.table().view(buffers[b], static_cast<int>(i))});
-    return tensors;
+        for (const Parameter& p : model_.table().entries()) {
+            const int64_t begin = std::max(held.begin, p.offset),
+                          end = std::min(held.end, p.offset + p.shape.elements());
+            if (begin >= end) continue;
+            parts.push_back({.name = names[b] + "/" + p.name,
+                             .shape = p.shape,
+                             .range = {begin - p.offset, end - p.offset},
+                             .data = buffers[b].slice_rows(begin, end - begin)});
+        }
+    return parts;
 }
 
 void Trainer::resume_from_checkpoint() {
     const json info = directory_.read_json("run.json");
-    const std::vector<int64_t> steps = checkpointer_.steps();
-    for (size_t i = steps.size(); i-- > 0;) {
-        try {
-            const TrainingState saved = checkpointer_.read_state(steps[i]);
-            const std::vector<Tensor> buffers = state_buffers();
-            const HostCopies host(buffers, exec_);
-            checkpointer_.load(steps[i], checkpoint_tensors(host.tensors));
-            if (device_.is_gpu())
-                for (size_t b = 0; b < buffers.size(); ++b) copy_tensor(buffers[b], host.tensors[b], exec_);
-            if (saved.data_hash != state_.data_hash)
-                throw Error(ExitCode::kBadInput,
-                            fmt::format("step {} was trained on data with hash {}, the data here has {}; "
-                                        "restore the data, or start again with --fresh",
-                                        saved.step, saved.data_hash, state_.data_hash));
-            const std::string config = state_.config;
-            state_ = saved;
-            state_.config = config;
-            finished_ = info.is_object() && info.value("status", "") == "done" && state_.step >= max_steps_;
-            if (!finished_) {
-                log_.line("resume: step {} of {}", state_.step, max_steps_);
-                for (const char* name : {"metrics.jsonl", "evals.jsonl", "probes.jsonl"})
-                    directory_.truncate_after(name, state_.step);
-            }
-            return;
-        } catch (const Error& error) {
-            if (std::string_view(error.what()).find("was trained on data") != std::string_view::npos) throw;
-            log_.line("resume: {}", error.what());
-        }
+    checkpointer_.take_over();
+    if (!directory_.existed()) return;
+    const std::vector<Tensor> buffers = state_buffers();
+    const HostCopies host(buffers, exec_);
+    const std::optional<TrainingState> saved =
+        checkpointer_.load_newest(held_parts(host.tensors, Use::kLoad),
+                                  [&](const std::string& why) { log_.line("resume: passed over {}", why); });
+    if (saved && saved->data_hash != state_.data_hash)
+        fail_input(
+            "step {} was trained on data with hash {}, the data here has {}; restore the data, or start again with "
+            "--fresh",
+            saved->step, saved->data_hash, state_.data_hash);
+    if (saved) {
+        if (device_.is_gpu())
+            for (size_t b = 0; b < buffers.size(); ++b) copy_tensor(buffers[b], host.tensors[b], exec_);
+        const std::string config = state_.config;
+        state_ = *saved;
+        state_.config = config;
+        last_saved_ = state_.step;
+        finished_ = info.is_object() && info.value("status", "") == "done" && state_.step >= max_steps_;
+        if (finished_) return;
+        log_.line("resume: step {} of {}", state_.step, max_steps_);
     }
-    if (!steps.empty())
-        fail_input("'{}' holds {} checkpoints, none of them whole; --fresh starts again from nothing",
-                   directory_.file("checkpoints"), steps.size());
-    for (const char* name : {"metrics.jsonl", "evals.jsonl", "probes.jsonl"}) directory_.truncate_after(name, -1);
+    for (const char* name : {"metrics.jsonl", "evals.jsonl", "probes.jsonl"})
+        directory_.truncate_after(name, saved ? state_.step : -1);
+}
+
+void Trainer::keep_if_best() {
+    std::array<double, 2> best{state_.best_loss, static_cast<double>(state_.best_step)};
+    if (world_.size() > 1) world_.broadcast(std::as_writable_bytes(std::span(best)), 0);
+    state_.best_loss = best[0];
+    state_.best_step = static_cast<int64_t>(best[1]);
+    if (state_.best_step == state_.step) save();
+}
+
+void Trainer::report_save(const std::optional<SaveOutcome>& outcome) {
+    if (!outcome) return;
+    if (outcome->saved)
+        log_.line("saved {} in {:.1f} s", outcome->text, outcome->seconds);
+    else
+        log_.line("warning: step {} was not saved, training goes on; {} saves failed so far: {}", outcome->step,
+                  checkpointer_.failures(), outcome->text);
+}
+
+void Trainer::save_if_due() {
+    report_save(checkpointer_.poll());
+    if (state_.step > 0 && config_.train.save_every && state_.step % config_.train.save_every == 0) save();
 }
 
 void Trainer::save() {
-    if (last_saved_ == state_.step || !is_root()) return;
+    if (last_saved_ == state_.step) return;
+    finish_save();
     last_saved_ = state_.step;
     TrainingState state = state_;
     state.seconds = elapsed();
-    const double start = now_seconds();
     const HostCopies host(state_buffers(), exec_);
-    const std::string folder = checkpointer_.save(state, checkpoint_tensors(host.tensors), config_.train.keep);
-    log_.line("saved {} in {:.1f} s", folder, now_seconds() - start);
+    checkpointer_.start(state, held_parts(host.tensors, Use::kSave));
+    if (!config_.train.async_save) finish_save();
+}
+
+void Trainer::finish_save() {
+    report_save(checkpointer_.finish());
+}
+
+void Trainer::save_last() {
+    finish_save();
+    if (checkpointer_.newest_step() == state_.step) return;
+    last_saved_ = -1;  // once more, if it was tried
+    save();
+    finish_save();
+    if (checkpointer_.newest_step() != state_.step)
+        fail_io(
+            "the last step, {}, could not be saved (why is in {}); the same command with --resume auto goes on from "
+            "step {}",
+            state_.step, directory_.file("log.txt"), checkpointer_.newest_step());
 }
 
 }  // namespace plimsoll

@@ -98,7 +98,8 @@ void Trainer::report_step(const StepResult& r, double step_seconds) {
                                         {"norm", r.norm},
                                         {"lr", r.lr},
                                         {"tokens", state_.tokens},
-                                        {"seconds", elapsed()}});
+                                        {"seconds", elapsed()},
+                                        {"checkpoint_failures", checkpointer_.failures()}});
     const double per_step = train_seconds_ / static_cast<double>(steps_here_);
     const double share = static_cast<double>(state_.step) / static_cast<double>(max_steps_);
     const double tokens_per_second = static_cast<double>(r.tokens) / step_seconds;

@@ -1,106 +1,94 @@
+// What is on disk: written, read by other ranks, damaged, pruned.
 #include "train/checkpoint.h"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
-#include <csignal>
-#include <functional>
-
-#include "train_test_support.h"
+#include "checkpoint_support.h"
+#include "train/crc32c.h"
+#include "train/inspect_checkpoint.h"
 
 namespace plimsoll {
 namespace {
 
 namespace fs = std::filesystem;
 
-TEST(Crc32c, MatchesRfc3720) {
-    const std::vector<unsigned char> zeros(32, 0), ones(32, 0xff);
-    EXPECT_EQ(crc32c(zeros.data(), 32), 0x8a9136aau);
-    EXPECT_EQ(crc32c(ones.data(), 32), 0x62a8ab43u);
-    EXPECT_EQ(crc32c("123456789", 9), 0xe3069283u);
-    EXPECT_EQ(crc32c("6789", 4, crc32c("12345", 5)), 0xe3069283u);  // continued
-    std::vector<unsigned char> counting(32), falling(32);
-    for (unsigned char i = 0; i < 32; ++i) counting[i] = i, falling[i] = static_cast<unsigned char>(31 - i);
-    EXPECT_EQ(crc32c(counting.data(), 32), 0x46dd794eu);
-    EXPECT_EQ(crc32c(falling.data(), 32), 0x113fdb5cu);
-    EXPECT_EQ(crc32c(nullptr, 0), 0u);
+void put(const std::string& path, size_t at, char byte) {
+    std::fstream(path, std::ios::binary | std::ios::in | std::ios::out).seekp(static_cast<int64_t>(at)).put(byte);
 }
-
-// Eight bytes at a time or one by one, from any address: the same sum.
-TEST(Crc32c, DoesNotDependOnHowTheBytesAreCut) {
-    std::string bytes(100, '\0');
-    for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<char>(i * i + 7);
-    for (size_t begin = 0; begin < 9; ++begin) {
-        const uint32_t whole = crc32c(bytes.data() + begin, bytes.size() - begin);
-        for (size_t cut = begin; cut <= bytes.size(); ++cut)
-            ASSERT_EQ(crc32c(bytes.data() + cut, bytes.size() - cut, crc32c(bytes.data() + begin, cut - begin)), whole)
-                << "from " << begin << ", cut at " << cut;
-    }
-}
-
-class CheckpointTest : public testing::Test {
-  protected:
-    TemporaryFolder folder_;
-    Checkpointer checkpointer_{(folder_ / "run")};
-    std::vector<float> weights_ = std::vector<float>(33, 1.5f);
-    std::vector<double> moments_ = std::vector<double>(7, -2.25);
-
-    std::vector<CheckpointTensor> tensors() {
-        return {{"parameters/w", Tensor(weights_.data(), DType::kF32, {11, 3})},
-                {"m/w", Tensor(moments_.data(), DType::kF64, {7})}};
-    }
-    void save(int64_t step, int64_t keep = 100, int64_t best = -1) {
-        TrainingState state{.step = step,
-                            .samples = 10 * step,
-                            .tokens = 100 * step,
-                            .seconds = 1.5,
-                            .best_loss = 0.1 + 0.2,
-                            .best_step = best,
-                            .config = "[run]\n",
-                            .data_hash = "abc"};
-        weights_[0] = static_cast<float>(step);
-        checkpointer_.save(state, tensors(), keep);
-    }
-    std::string file(int64_t step, const std::string& name) {
-        return (folder_ / fmt::format("run/checkpoints/step_{:08}/{}", step, name));
-    }
-    void expect_refused(int64_t step, const std::string& what) {
-        try {
-            checkpointer_.read_state(step);
-            checkpointer_.load(step, tensors());
-            ADD_FAILURE() << what << ": not noticed";
-        } catch (const Error& error) {
-            EXPECT_EQ(error.code(), ExitCode::kBadInput) << error.what();
-        }
-    }
-};
 
 TEST_F(CheckpointTest, GivesBackWhatWasSaved) {
-    save(3);
-    const std::vector<float> saved = weights_;
-    std::fill(weights_.begin(), weights_.end(), 0.0f);
-    std::fill(moments_.begin(), moments_.end(), 0.0);
-    EXPECT_EQ(checkpointer_.steps(), std::vector<int64_t>{3});
-    const TrainingState state = checkpointer_.read_state(3);
-    checkpointer_.load(3, tensors());
-    EXPECT_EQ(weights_, saved);
-    EXPECT_EQ(moments_, std::vector<double>(7, -2.25));
-    EXPECT_EQ(state.samples, 30);
-    EXPECT_EQ(state.best_loss, 0.1 + 0.2);  // every bit
-    EXPECT_EQ(state.config, "[run]\n");
+    save({3});
+    EXPECT_EQ(steps(), std::vector<int64_t>{3});
+    Communicator alone(single_transport());
+    Checkpointer checkpointer(run_, options_, alone);
+    LogicalTensors tensors(0);
+    const auto state = checkpointer.load_newest(tensors.whole(), [](const std::string& why) { ADD_FAILURE() << why; });
+    ASSERT_TRUE(state);
+    EXPECT_EQ(tensors.bytes(), LogicalTensors(3).bytes());
+    const TrainingState wanted = state_at(3);
+    EXPECT_EQ(state->step, 3);
+    EXPECT_EQ(state->samples, wanted.samples);
+    EXPECT_EQ(state->tokens, wanted.tokens);
+    EXPECT_EQ(state->seconds, wanted.seconds);
+    EXPECT_EQ(state->best_loss, 0.1 + 0.2);  // every bit
+    EXPECT_EQ(state->best_step, wanted.best_step);
+    EXPECT_EQ(state->config, wanted.config);
+    EXPECT_EQ(state->data_hash, wanted.data_hash);
+    EXPECT_EQ(state->extra, wanted.extra);
 }
 
-TEST_F(CheckpointTest, NoticesEveryFlippedBitAndEveryLength) {
-    save(1);
-    for (const char* name : {"MANIFEST", "rank_0.bin"}) {
+TEST_F(CheckpointTest, ARunWithoutCheckpointsLoadsNothing) {
+    std::mt19937 random(1);
+    for (const int ranks : {1, 3}) EXPECT_EQ(load_cut(ranks, random).step, -1);
+}
+
+TEST_F(CheckpointTest, AnyLayoutIsLoadedByAnyOther) {
+    std::mt19937 random(7);
+    for (int64_t step = 1; step <= 24; ++step) {
+        options_.asynchronous = random() % 2;
+        options_.chunk_bytes = 1 + static_cast<int64_t>(random() % 64);
+        const int savers = 1 + static_cast<int>(random() % 5), loaders = 1 + static_cast<int>(random() % 5);
+        save_cut(savers, step, random);
+        const Loaded loaded = load_cut(loaders, random);
+        ASSERT_EQ(loaded.step, step);
+        ASSERT_EQ(loaded.bytes, LogicalTensors(static_cast<unsigned char>(step)).bytes())
+            << savers << " ranks saved, " << loaders << " loaded, chunks of " << options_.chunk_bytes;
+    }
+}
+
+TEST_F(CheckpointTest, HashesDoNotDependOnTheLayout) {
+    std::mt19937 random(3);
+    uint64_t first = 0;
+    for (const int ranks : {1, 2, 5}) {
+        options_.chunk_bytes = 5 * ranks;
+        save_cut(ranks, 4, random);
+        const Manifest manifest = read_manifest(CheckpointStore(run_).folder(4));
+        if (ranks == 1) first = tensors_hash(manifest);
+        EXPECT_EQ(tensors_hash(manifest), first) << ranks;
+        LogicalTensors tensors(4);
+        for (const CheckpointPart& part : tensors.whole())
+            EXPECT_EQ(tensor_hash(manifest.tensors[static_cast<size_t>(manifest.find(part.name))], 5 * ranks),
+                      crc32c(part.data.data, static_cast<size_t>(part.data.bytes())));
+    }
+    save_cut(2, 5, random);
+    EXPECT_NE(tensors_hash(read_manifest(CheckpointStore(run_).folder(5))), first);
+}
+
+TEST_F(CheckpointTest, NoticesFlippedBitsAndOtherLengthsOfAnyFile) {
+    std::mt19937 random(5);
+    save_cut(2, 1, random);
+    const std::vector<std::string> files{"MANIFEST", "rank_0.bin", "rank_1.bin"};
+    for (int round = 0; round < 1000; ++round) {
+        const std::string& name = files[random() % 3];
         const std::string path = file(1, name), whole = read_file(path, "checkpoint");
-        for (size_t bit = 0; bit < 8 * whole.size(); ++bit) {
-            std::string damaged = whole;
-            damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ (1 << (bit % 8)));
-            write_bytes(path, damaged);
-            expect_refused(1, fmt::format("{} byte {} bit {}", name, bit / 8, bit % 8));
-        }
-        for (size_t size = 0; size < whole.size(); ++size) {
+        const size_t bit = random() % (8 * whole.size());
+        put(path, bit / 8, static_cast<char>(whole[bit / 8] ^ (1 << (bit % 8))));
+        expect_refused(1, fmt::format("{} byte {} bit {}", name, bit / 8, bit % 8));
+        put(path, bit / 8, whole[bit / 8]);
+    }
+    for (const std::string& name : files) {
+        const std::string path = file(1, name), whole = read_file(path, "checkpoint");
+        for (size_t size = 0; size < whole.size(); size += name == "MANIFEST" ? 37 : 1) {
             write_bytes(path, whole.substr(0, size));
             expect_refused(1, fmt::format("{} cut to {}", name, size));
         }
@@ -110,160 +98,200 @@ TEST_F(CheckpointTest, NoticesEveryFlippedBitAndEveryLength) {
         expect_refused(1, fmt::format("{} missing", name));
         write_bytes(path, whole);
     }
-    checkpointer_.load(1, tensors());
+    verify(1);
+}
+
+// No rank wants the damaged bytes, or one does: all fall back.
+TEST_F(CheckpointTest, EveryByteIsVerifiedBySomeRank) {
+    std::mt19937 random(9);
+    save_cut(2, 1, random);
+    save_cut(3, 2, random);
+    for (int round = 0; round < 60; ++round) {
+        const std::string path = file(2, fmt::format("rank_{}.bin", round % 3)), whole = read_file(path, "checkpoint");
+        std::string damaged = whole;
+        damaged[random() % damaged.size()] ^= static_cast<char>(1 << random() % 8);
+        write_bytes(path, damaged);
+        const bool wanted = round % 2 == 0;
+        const int ranks = 1 + static_cast<int>(random() % 4);
+        if (wanted) {
+            const Loaded loaded = load_cut(ranks, random);
+            ASSERT_EQ(loaded.step, 1);
+            ASSERT_EQ(loaded.bytes, LogicalTensors(1).bytes());
+            ASSERT_NE(loaded.passed_over.find("is damaged"), std::string::npos) << loaded.passed_over;
+        } else {
+            as_ranks(ranks, [&](Communicator& world) {
+                Checkpointer checkpointer(run_, options_, world);
+                EXPECT_EQ(checkpointer.load_newest({}, [](const std::string&) {})->step, 1);
+            });
+        }
+        write_bytes(path, whole);
+    }
+}
+
+TEST_F(CheckpointTest, FallsBackToAnOlderOneAndSaysWhy) {
+    const std::vector<std::pair<std::function<void()>, std::string>> damages{
+        {[&] { fs::remove(file(2, "MANIFEST")); }, "step_00000002/MANIFEST"},
+        {[&] { fs::resize_file(file(2, "MANIFEST"), 63); }, "cut off"},
+        {[&] { fs::remove(file(2, "rank_0.bin")); }, "rank_0.bin: No such file or directory; the manifest says 294"},
+        {[&] { fs::resize_file(file(2, "rank_0.bin"), 1); }, "rank_0.bin: 1 bytes, the manifest says 294"},
+        {[&] { fs::remove_all(fs::path(file(2, "x")).parent_path()), fs::create_directory(file(2, "")); },
+         "step_00000002/MANIFEST"}};
+    std::mt19937 random(2);
+    for (const int ranks : {1, 2})
+        for (const auto& [damage, said] : damages) {
+            fs::remove_all(run_);
+            save({1, 2});
+            damage();
+            const Loaded loaded = load_cut(ranks, random);
+            EXPECT_EQ(loaded.step, 1) << said;
+            EXPECT_EQ(loaded.bytes, LogicalTensors(1).bytes()) << said;
+            EXPECT_NE(loaded.passed_over.find(said), std::string::npos) << said << " in: " << loaded.passed_over;
+        }
+}
+
+TEST_F(CheckpointTest, NoneWholeIsAnErrorOfAllRanksAndDeletesNothing) {
+    save({1, 2});
+    fs::resize_file(file(1, "rank_0.bin"), 3);
+    fs::remove(file(2, "MANIFEST"));
+    const auto before = names();
+    for (const int ranks : {1, 3})
+        as_ranks(ranks, [&](Communicator& world) {
+            Checkpointer checkpointer(run_, options_, world);
+            checkpointer.take_over();
+            expect_error(ExitCode::kBadInput, {"holds 2 checkpoints", "none of them whole", "--fresh"},
+                         [&] { checkpointer.load_newest({}, [](const std::string&) {}); });
+        });
+    EXPECT_EQ(names(), before);
+    EXPECT_TRUE(fs::exists(file(1, "rank_0.bin")) && fs::exists(file(2, "rank_0.bin")));
 }
 
 TEST_F(CheckpointTest, SaysWhatIsDamagedAndWhere) {
-    save(1);
-    const std::string data = file(1, "rank_0.bin"), whole = read_file(data, "checkpoint");
-    write_bytes(data, whole.substr(0, 100));
-    expect_error(ExitCode::kBadInput, {"rank_0.bin", "100 bytes", "188"}, [&] { checkpointer_.read_state(1); });
-    std::string flipped = whole;
-    flipped[140] = static_cast<char>(flipped[140] ^ 4);  // in the second tensor, which begins at 132
-    write_bytes(data, flipped);
-    expect_error(ExitCode::kBadInput, {"rank_0.bin", "'m/w' is damaged", "bytes 132"},
-                 [&] { checkpointer_.load(1, tensors()); });
-    write_bytes(file(1, "MANIFEST"), read_file(file(1, "MANIFEST"), "manifest").substr(0, 50));
-    expect_error(ExitCode::kBadInput, {"MANIFEST", "cut off"}, [&] { checkpointer_.read_state(1); });
-    fs::remove_all(fs::path(data).parent_path());
-    expect_error(ExitCode::kBadInput, {"step_00000001/MANIFEST"}, [&] { checkpointer_.read_state(1); });
+    save({1});
+    const std::string data = file(1, "rank_0.bin");
+    put(data, 150, '\0');
+    // parameters/w is bytes 0 to 132, parameters/b to 142, m/w to 198.
+    expect_error(ExitCode::kBadInput, {"rank_0.bin", "'m/w' is damaged", "bytes 142 to 158"}, [&] { verify(1); });
+    std::string shown;
+    expect_error(ExitCode::kBadInput, {"bytes 142 to 158"}, [&] {
+        inspect_checkpoint(fs::path(data).parent_path(), Shown::kAll, [&](const std::string& text) { shown += text; });
+    });
+    EXPECT_EQ(shown.find("whole"), std::string::npos);
+    expect_error(ExitCode::kBadInput, {"1 of 1 checkpoints damaged", "bytes 142 to 158"},
+                 [&] { inspect_checkpoint(run_, Shown::kAll, [](const std::string&) {}); });
+    expect_error(ExitCode::kBadInput, {"nowhere", "no folder"},
+                 [&] { inspect_checkpoint(run_ + "/nowhere", Shown::kAll, [](const std::string&) {}); });
+}
+
+TEST_F(CheckpointTest, InspectShowsStateLayoutAndHashes) {
+    std::mt19937 random(4);
+    save_cut(3, 12, random);
+    std::string shown, hashes, run;
+    const std::string checkpoint = CheckpointStore(run_).folder(12);
+    inspect_checkpoint(checkpoint, Shown::kAll, [&](const std::string& text) { shown += text; });
+    for (const char* part : {"step 12", "1200 tokens", "3 ranks", "rank_2.bin", "parameters/b bf16 (5)", "[0, ", "abc",
+                             "{\"window\":[1.5,2]}", "whole"})
+        EXPECT_NE(shown.find(part), std::string::npos) << part << " in\n" << shown;
+    inspect_checkpoint(checkpoint, Shown::kHashes, [&](const std::string& text) { hashes += text; });
+    EXPECT_EQ(hashes.find("rank_"), std::string::npos);
+    inspect_checkpoint(run_, Shown::kAll, [&](const std::string& text) { run += text; });
+    EXPECT_NE(run.find("step_00000012: whole, 3 ranks"), std::string::npos) << run;
 }
 
 // A tensor above 64 MiB has a checksum per chunk: damage past the first one is found too.
 TEST_F(CheckpointTest, LargeTensorsAreCheckedToTheirEnd) {
     std::vector<float> large((64u << 18) + 3, 0.5f);  // 64 MiB and three values
-    const std::vector<CheckpointTensor> one{
-        {"parameters/large", Tensor(large.data(), DType::kF32, {static_cast<int64_t>(large.size())})}};
-    checkpointer_.save({.step = 1}, one, 1);
+    const auto size = static_cast<int64_t>(large.size());
+    const std::vector<CheckpointPart> one{{.name = "parameters/large",
+                                           .shape = {size},
+                                           .range = {0, size},
+                                           .data = Tensor(large.data(), DType::kF32, {size})}};
+    fs::create_directories(run_);
+    Manifest manifest{.state = state_at(1)};
+    add_share(manifest, share_text(write_parts(run_, 0, one, kChunkBytes)));
+    write_bytes(run_ + "/MANIFEST", manifest_text(manifest));
     large.back() = 0;
-    checkpointer_.load(1, one);
+    load_parts(run_, read_manifest(run_), one, 0, 1);
     EXPECT_EQ(large.back(), 0.5f);
-    std::fstream(file(1, "rank_0.bin"), std::ios::binary | std::ios::in | std::ios::out).seekp(64 << 20).put('x');
-    expect_error(ExitCode::kBadInput, {"bytes 67108864 on"}, [&] { checkpointer_.load(1, one); });
-}
-
-// A manifest whose checksum is right may still say anything: it was written by hand, or by another program.
-TEST_F(CheckpointTest, ManifestsThatLieAreRefused) {
-    save(1);
-    const std::string path = file(1, "MANIFEST"), whole = read_file(path, "manifest");
-    const nlohmann::json good = nlohmann::json::parse(whole.substr(0, whole.rfind("crc32c ")));
-    const auto refuse = [&](const std::string& what, const std::function<void(nlohmann::json&)>& change) {
-        nlohmann::json manifest = good;
-        change(manifest);
-        const std::string text = manifest.dump(1) + "\n";
-        write_bytes(path, text + fmt::format("crc32c {:08x}\n", crc32c(text.data(), text.size())));
-        expect_refused(1, what);
-    };
-    for (const auto& entry : good.items()) {
-        if (entry.key() == "world_size") continue;  // told to people, not read
-        refuse("no " + entry.key(), [&](nlohmann::json& m) { m.erase(entry.key()); });
-        refuse(entry.key() + " of another type", [&](nlohmann::json& m) { m[entry.key()] = nlohmann::json::object(); });
-    }
-    for (const char* key : {"name", "dtype", "shape", "offset", "crc32c"}) {
-        refuse(fmt::format("tensor without {}", key), [&](nlohmann::json& m) { m["tensors"][0].erase(key); });
-        refuse(fmt::format("tensor with a strange {}", key), [&](nlohmann::json& m) { m["tensors"][0][key] = true; });
-    }
-    refuse("a tensor past the end", [](nlohmann::json& m) { m["tensors"][0]["offset"] = 180; });
-    refuse("a tensor before the start", [](nlohmann::json& m) { m["tensors"][0]["offset"] = -4; });
-    refuse("an offset that overflows", [](nlohmann::json& m) { m["tensors"][0]["offset"] = INT64_MAX - 8; });
-    refuse("no checksums", [](nlohmann::json& m) { m["tensors"][0]["crc32c"] = nlohmann::json::array(); });
-    refuse("another format", [](nlohmann::json& m) { m["format"] = 2; });
-    write_bytes(path, whole);
-    checkpointer_.load(1, tensors());
+    put(run_ + "/rank_0.bin", 64 << 20, 'x');
+    expect_error(ExitCode::kBadInput, {"bytes 67108864 to 67108876"},
+                 [&] { load_parts(run_, read_manifest(run_), one, 0, 1); });
 }
 
 TEST_F(CheckpointTest, RefusesTensorsOfAnotherModel) {
-    save(1);
-    std::vector<CheckpointTensor> other = tensors();
-    other[0].data = Tensor(weights_.data(), DType::kF32, {3, 11});
-    expect_error(ExitCode::kBadInput, {"parameters/w", "(3, 11)"}, [&] { checkpointer_.load(1, other); });
-    other[0].data = Tensor(moments_.data(), DType::kF64, {11, 3});
-    expect_error(ExitCode::kBadInput, {"parameters/w", "fp32", "fp64"}, [&] { checkpointer_.load(1, other); });
-    other[0] = {"parameters/v", tensors()[0].data};
-    expect_error(ExitCode::kBadInput, {"no tensor 'parameters/v'"}, [&] { checkpointer_.load(1, other); });
+    save({1});
+    const std::string folder = CheckpointStore(run_).folder(1);
+    const auto refused = [&](std::initializer_list<std::string_view> said, const CheckpointPart& part) {
+        expect_error(ExitCode::kBadInput, said, [&] { load_parts(folder, read_manifest(folder), {&part, 1}, 0, 1); });
+    };
+    LogicalTensors tensors(0);
+    CheckpointPart other = tensors.whole()[0];
+    other.shape = {3, 11};
+    refused({"parameters/w", "(3, 11)", "(11, 3)"}, other);
+    other = tensors.whole()[0];
+    other.data.dtype = DType::kI32;
+    refused({"parameters/w", "fp32", "int32"}, other);
+    other = tensors.whole()[0];
+    other.name = "parameters/v";
+    refused({"no tensor 'parameters/v'"}, other);
 }
 
-TEST_F(CheckpointTest, KeepsTheNewestAndTheBest) {
-    for (int64_t step = 1; step <= 6; ++step) save(step, 2, 2);
-    EXPECT_EQ(checkpointer_.steps(), (std::vector<int64_t>{2, 5, 6}));
+TEST_F(CheckpointTest, KeepsTheNewestTheBestAndTheMajorOnes) {
+    options_.keep = {.newest = 2};
+    save({1, 2, 3, 4, 5, 6}, 2);
+    EXPECT_EQ(steps(), (std::vector<int64_t>{2, 5, 6}));
+    EXPECT_EQ(names().size(), 3u);  // nothing half removed
+    fs::remove_all(run_);
+    options_.keep = {.newest = 1, .every = 4};
+    save({2, 4, 6, 8, 10, 12, 14});
+    EXPECT_EQ(steps(), (std::vector<int64_t>{4, 8, 12, 14}));
 }
 
-TEST_F(CheckpointTest, RemovesWhatAnInterruptedSaveLeft) {
-    EXPECT_EQ(checkpointer_.steps(), std::vector<int64_t>{});  // before the first save there is no folder
-    save(1);
-    fs::create_directories((folder_ / "run/checkpoints/step_00000002.tmp"));
-    write_text(folder_ / "run/checkpoints/step_00000003.tmp/rank_0.bin", "half");
-    EXPECT_EQ(checkpointer_.steps(), std::vector<int64_t>{1});
-    EXPECT_FALSE(fs::exists((folder_ / "run/checkpoints/step_00000002.tmp")));
-    EXPECT_FALSE(fs::exists((folder_ / "run/checkpoints/step_00000003.tmp")));
-    write_text(folder_ / "run/checkpoints/step_00000004.tmp/rank_0.bin", "half");
-    save(4);
-    EXPECT_EQ(checkpointer_.steps(), (std::vector<int64_t>{1, 4}));
-    checkpointer_.load(4, tensors());
-}
-
-TEST_F(CheckpointTest, FilesThatAreNoCheckpointsAreLeftAlone) {
-    save(1);
-    for (const char* name : {"step_", "step_x", "step_12x", "notes", "step_123456789012345678901234567890"})
-        fs::create_directories(folder_ / (std::string("run/checkpoints/") + name));
-    EXPECT_EQ(checkpointer_.steps(), std::vector<int64_t>{1});
-    save(2, 1);
-    EXPECT_EQ(checkpointer_.steps(), std::vector<int64_t>{2});
-    EXPECT_TRUE(fs::exists(folder_ / "run/checkpoints/notes"));
-}
-
-// After a fall back to an older checkpoint the run comes to the damaged one's step again.
-TEST_F(CheckpointTest, SavingAgainReplacesADamagedCheckpoint) {
-    for (const char* name : {"MANIFEST", "rank_0.bin"}) {
-        save(1);
-        const std::string path = file(1, name), whole = read_file(path, "checkpoint");
-        write_bytes(path, whole.substr(0, whole.size() - 1) + "?");
-        expect_refused(1, name);
-        save(1);
-        EXPECT_EQ(read_file(path, "checkpoint"), whole);
-        checkpointer_.load(1, tensors());
-    }
+TEST_F(CheckpointTest, DamagedOnesDoNotCountAsKept) {
+    options_.keep = {.newest = 2};
+    save({1, 2, 3});
+    fs::resize_file(file(3, "rank_0.bin"), 5);
+    save({4});
+    EXPECT_EQ(steps(), (std::vector<int64_t>{2, 3, 4}));
+    save({5});
+    EXPECT_EQ(steps(), (std::vector<int64_t>{4, 5}));
 }
 
 TEST_F(CheckpointTest, ADamagedNewerCheckpointDoesNotPushOutWholeOnes) {
-    save(4);
-    save(8);
+    save({4, 8});
     write_bytes(file(8, "rank_0.bin"), "damaged");
-    save(6, 1);  // went on from 4
-    checkpointer_.load(6, tensors());
-    save(10, 1);
-    EXPECT_EQ(checkpointer_.steps(), std::vector<int64_t>{10});
+    options_.keep = {.newest = 1};
+    save({6});  // went on from 4
+    verify(6);
+    EXPECT_EQ(steps(), (std::vector<int64_t>{6, 8}));
+    save({8});
+    verify(8);
+    EXPECT_EQ(names(), std::vector<std::string>{"step_00000008"});
 }
 
-TEST_F(CheckpointTest, AFailedSaveLeavesEarlierOnesAlone) {
-    save(1);
-    // A file where a folder should be: root, who may write anywhere, cannot make a folder below it either.
-    write_text(folder_ / "blocked", "a file, not a folder");
-    const Checkpointer blocked((folder_ / "blocked"));
-    expect_error(ExitCode::kIo, {"saving step 9"}, [&] { blocked.save({.step = 9}, tensors(), 1); });
-    checkpointer_.load(1, tensors());
+// What is left when a process dies between any two operations of a save or a removal.
+TEST_F(CheckpointTest, HalfSavedAndHalfRemovedFoldersAreNeverLoadedAndGoAway) {
+    save({1});
+    const std::string root = run_ + "/checkpoints/";
+    fs::copy(root + "step_00000001", root + "step_00000002.tmp-0123456789abcdef");
+    fs::copy(root + "step_00000001", root + "step_00000003.removed");
+    fs::create_directories(root + "step_00000004.tmp");
+    write_text(root + "step_00000005.removed/rank_0.bin", "half");
+    std::mt19937 random(1);
+    EXPECT_EQ(load_cut(2, random).step, 1);
+    EXPECT_EQ(names().size(), 5u);  // loading changes nothing
+    save({6});
+    EXPECT_EQ(names(), (std::vector<std::string>{"step_00000001", "step_00000006"}));
 }
 
-// As on a full disk: the kernel refuses to let any file grow past a limit.
-TEST_F(CheckpointTest, ADiskThatIsFullLeavesEarlierOnesAndNoHalfOne) {
-    save(1);
-    rlimit before{};
-    getrlimit(RLIMIT_FSIZE, &before);
-    const auto limited = [&](rlim_t bytes, int64_t step) {
-        const rlimit limit{.rlim_cur = bytes, .rlim_max = before.rlim_max};
-        const auto handler = std::signal(SIGXFSZ, SIG_IGN);  // else the signal ends the process
-        setrlimit(RLIMIT_FSIZE, &limit);
-        expect_error(ExitCode::kIo, {"writing", fmt::format("step_{:08}.tmp", step)}, [&] { save(step, 1); });
-        setrlimit(RLIMIT_FSIZE, &before);
-        std::signal(SIGXFSZ, handler);
-    };
-    limited(100, 2);  // inside rank_0.bin
-    limited(200, 3);  // inside MANIFEST
-    for (const auto& entry : fs::directory_iterator(folder_ / "run/checkpoints"))
-        EXPECT_EQ(entry.path().filename(), "step_00000001");
-    checkpointer_.load(1, tensors());
-    save(2, 1);
-    EXPECT_EQ(checkpointer_.steps(), std::vector<int64_t>{2});
+TEST_F(CheckpointTest, FilesThatAreNoCheckpointsAreLeftAlone) {
+    save({1});
+    for (const char* name : {"step_", "step_x", "step_12x", "notes", "step_123456789012345678901234567890"})
+        fs::create_directories(run_ + "/checkpoints/" + name);
+    EXPECT_EQ(steps(), std::vector<int64_t>{1});
+    options_.keep = {.newest = 1};
+    save({2});
+    EXPECT_EQ(steps(), std::vector<int64_t>{2});
+    EXPECT_TRUE(fs::exists(run_ + "/checkpoints/notes"));
 }
 
 }  // namespace
