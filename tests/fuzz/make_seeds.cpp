@@ -41,19 +41,18 @@ void make_data_seeds(const std::string& root) {
 
 void make_checkpoint_seeds(const std::string& root) {
     const std::string manifests = folder_of(root, "manifest"), checkpoints = folder_of(root, "checkpoint");
-    const TrainingState state{.step = kSeedStep,
-                              .samples = 24,
-                              .tokens = 1536,
-                              .seconds = 0.5,
-                              .best_loss = 2.25,
-                              .best_step = 2,
-                              .config = "[run]\nname = \"seed\"\n",
-                              .data_hash = "0123456789abcdef"};
     SeedTensors tensors;
-    const std::string run = fuzz_folder();
-    Checkpointer(run).save(state, tensors.list(), 1);
-    const std::string manifest = read_file(checkpoint_folder(run) + "/MANIFEST", "seed");
-    const std::string data = read_file(checkpoint_folder(run) + "/rank_0.bin", "seed");
+    Manifest written = write_parts(fuzz_folder(), 0, tensors.parts(), kChunkBytes);
+    written.state = {.step = 3,
+                     .samples = 24,
+                     .tokens = 1536,
+                     .seconds = 0.5,
+                     .best_loss = 2.25,
+                     .best_step = 2,
+                     .config = "[run]\nname = \"seed\"\n",
+                     .data_hash = "0123456789abcdef"};
+    const std::string manifest = manifest_text(written);
+    const std::string data = read_file(fuzz_folder() + "/" + data_file_name(0), "seed");
     // Also without blanks: half the length, so that more mutations hit a value.
     const std::string compact = with_checksum(nlohmann::json::parse(body_of(manifest)).dump() + "\n");
     for (const std::string& text : {manifest, compact}) {
@@ -61,7 +60,7 @@ void make_checkpoint_seeds(const std::string& root) {
         write_input(manifests + "/" + name, text);
         write_input(checkpoints + "/" + name, text + '\0' + data);
     }
-    std::filesystem::remove_all(run);
+    std::filesystem::remove_all(fuzz_folder());
 }
 
 }  // namespace
