@@ -35,7 +35,8 @@ class Descriptor {
 
 // Opens for reading what must be a regular file; `size` receives its length in bytes.
 int open_regular(const std::string& path, std::string_view what, int64_t& size) {
-    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    // Without O_NONBLOCK opening a pipe would wait for its writer.
+    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) {
         fail_input("{} '{}': cannot be opened ({}); relative paths start at the current folder '{}'", what, path,
                    std::strerror(errno), std::filesystem::current_path().string());
@@ -66,9 +67,10 @@ void sync_folder(const std::filesystem::path& folder) {
 
 }  // namespace
 
-std::string read_file(const std::string& path, std::string_view what) {
+std::string read_file(const std::string& path, std::string_view what, int64_t max_bytes) {
     int64_t size = 0;
     const Descriptor fd(open_regular(path, what, size));
+    if (size > max_bytes) fail_input("{} '{}': {} bytes, wanted at most {}", what, path, size, max_bytes);
     std::string content(static_cast<size_t>(size), '\0');
     size_t filled = 0;
     while (filled < content.size()) {

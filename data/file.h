@@ -12,8 +12,9 @@
 namespace plimsoll {
 
 // The bytes of a regular file. `what` opens the message of an error ("data.text", "tokenizer file").
-// Throws Error: 78 if there is no such file or it is not a regular file, 74 if reading fails.
-std::string read_file(const std::string& path, std::string_view what);
+// Throws Error: 78 if there is no such file, it is not a regular file, or it has more than `max_bytes`; 74 if reading
+// fails.
+std::string read_file(const std::string& path, std::string_view what, int64_t max_bytes = INT64_MAX);
 
 // Writes `parts` one after the other to `path`.temporary, then fsync, rename, fsync of the folder: after a crash `path`
 // holds either its old content or all of the new. Throws Error (74).

@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::string_view kFormat = "plimsoll-tokenizer";
 constexpr int kVersion = 1;
+constexpr int64_t kMaxFileBytes = 64 << 10;  // 256 bytes take 1.2 KB, written one to a line 4 KB
 
 // Character and byte tokenizers differ only in which bytes are in the vocabulary.
 class SingleByteTokenizer final : public Tokenizer {
@@ -71,6 +72,11 @@ class SingleByteTokenizer final : public Tokenizer {
     std::array<int32_t, 256> id_of_;
 };
 
+// A value as a message shows it: nlohmann's dump() of a list in a list in a list ... overflows the stack.
+std::string shown(const nlohmann::json& value) {
+    return value.is_structured() ? std::string("an ") + value.type_name() : brief(value.dump());
+}
+
 std::string all_bytes() {
     std::string bytes(256, '\0');
     std::iota(bytes.begin(), bytes.end(), '\0');
@@ -110,37 +116,37 @@ std::unique_ptr<Tokenizer> make_byte_tokenizer(bool with_eot) {
 }
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path) {
-    const std::string content = read_file(path, "tokenizer file");
+    const std::string content = read_file(path, "tokenizer file", kMaxFileBytes);
     try {
         const auto json = nlohmann::json::parse(content);
         if (json.at("format") != kFormat || json.at("version") != kVersion) {
             fail_input("tokenizer file '{}': format '{}' version {}, wanted '{}' version {}", path,
-                       json.at("format").dump(), json.at("version").dump(), kFormat, kVersion);
+                       shown(json.at("format")), shown(json.at("version")), kFormat, kVersion);
         }
         const std::string kind = json.at("kind");
         const bool with_eot = !json.at("eot_token").is_null();
         std::string bytes;
-        for (const auto& item : json.at("bytes")) {
-            const int64_t byte = item.get<int64_t>();
+        for (const auto& item : json.at("bytes").get_ref<const nlohmann::json::array_t&>()) {
+            // Not get<int64_t>() of any number: what a huge one or a fraction becomes is undefined or wrong.
+            const int64_t byte = item.is_number_integer() ? item.get<int64_t>() : -1;
             if (byte < 0 || byte > 255 || (!bytes.empty() && byte <= static_cast<unsigned char>(bytes.back()))) {
                 fail_input("tokenizer file '{}': bytes[{}] is {}, wanted ascending values in 0 .. 255", path,
-                           bytes.size(), byte);
+                           bytes.size(), shown(item));
             }
             bytes.push_back(static_cast<char>(byte));
         }
         if (bytes.empty()) fail_input("tokenizer file '{}': its vocabulary is empty", path);
-        if (with_eot && json.at("eot_token") != bytes.size()) {
-            fail_input("tokenizer file '{}': eot_token is {}, wanted the last id, {}", path,
-                       json.at("eot_token").dump(), bytes.size());
+        if (const auto& eot = json.at("eot_token"); with_eot && !(eot.is_number_integer() && eot == bytes.size())) {
+            fail_input("tokenizer file '{}': eot_token is {}, wanted the last id, {}", path, shown(eot), bytes.size());
         }
         if (kind != "char" && (kind != "byte" || bytes != all_bytes())) {
             fail_input("tokenizer file '{}': kind '{}' with {} characters, wanted 'char', or 'byte' with all 256", path,
-                       kind, bytes.size());
+                       brief(kind), bytes.size());
         }
         return std::make_unique<SingleByteTokenizer>(kind, bytes, with_eot);
     } catch (const nlohmann::json::exception& error) {
         fail_input("tokenizer file '{}': {}; wanted the tokenizer.json that `plimsoll data prepare` writes", path,
-                   error.what());
+                   brief(error.what(), 300));
     }
 }
 

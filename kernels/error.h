@@ -18,6 +18,7 @@
 #include <source_location>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace plimsoll {
@@ -42,6 +43,21 @@ class Error : public std::runtime_error {
     ExitCode code_;
 };
 
+// What a message shows of a text from a file, which may hold anything at any length: its first `bytes`, cut between
+// UTF-8 characters, control characters as \xNN.
+inline std::string brief(std::string_view text, size_t bytes = 60) {
+    const bool cut = text.size() > bytes;
+    while (cut && bytes > 0 && (static_cast<unsigned char>(text[bytes]) & 0xc0) == 0x80) --bytes;
+    std::string shown;
+    for (const char c : text.substr(0, bytes)) {
+        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
+            shown += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+        else
+            shown += c;
+    }
+    return cut ? shown + "..." : shown;
+}
+
 // Throws an Error for input that cannot be used (exit code 78).
 template <class... Args>
 [[noreturn]] void fail_input(fmt::format_string<Args...> format, Args&&... args) {
@@ -59,15 +75,35 @@ template <class... Args>
     throw Error(ExitCode::kIo, fmt::format(format, std::forward<Args>(args)...));
 }
 
+// Where a call stands: std::source_location, or its part used here where clang before 16 hides it.
+#ifdef __cpp_lib_source_location
+using SourceLocation = std::source_location;
+#else
+class SourceLocation {
+  public:
+    static constexpr SourceLocation current(const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {
+        SourceLocation here;
+        here.file_ = file;
+        here.line_ = line;
+        return here;
+    }
+    constexpr const char* file_name() const { return file_; }
+    constexpr unsigned line() const { return line_; }
+
+  private:
+    const char* file_ = "";
+    unsigned line_ = 0;
+};
+#endif
+
 // A format string that also records where it was written.
 template <class... Args>
 struct CheckedFormat {
     template <class String>
-    PLIMSOLL_CONSTEVAL CheckedFormat(const String& text,
-                                     std::source_location location = std::source_location::current())
+    PLIMSOLL_CONSTEVAL CheckedFormat(const String& text, SourceLocation location = SourceLocation::current())
         : format(text), where(location) {}
     fmt::format_string<Args...> format;
-    std::source_location where;
+    SourceLocation where;
 };
 
 // Checks a promise between parts of plimsoll (shapes, dtypes, orders): exit code 70, with the place in the source.

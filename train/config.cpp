@@ -1,11 +1,17 @@
 #include "train/config.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <filesystem>
+#include <map>
 #include <numeric>
 #include <set>
 
+// toml++ asserts (with NDEBUG: has clang assume) what a hostile file does not keep, such as a key after "[", right
+// before it refuses the file in words.
+#undef NDEBUG
+#define TOML_ASSERT(expr) static_assert(true)
 #define TOML_EXCEPTIONS 1
 #include <toml++/toml.h>
 
@@ -43,6 +49,10 @@ struct FieldLister {
     }
 };
 
+constexpr int64_t kMaxBytes = 1 << 20;  // of a configuration file: a hundred times what every key needs
+constexpr int64_t kMaxFiles = 1000;     // read for one configuration: includes that include twice would double
+constexpr int64_t kMaxDots = 1000;      // outside strings and comments
+
 std::string toml_string(const std::string& text) {
     std::string out = "\"";
     for (const char c : text) {
@@ -56,6 +66,40 @@ std::string toml_string(const std::string& text) {
             out += c;
     }
     return out + '"';
+}
+
+// Index of the last character of the string that opens at `begin`, or text.size().
+size_t end_of_string(std::string_view text, size_t begin) {
+    const char quote = text[begin];
+    const std::string_view three = text.substr(begin, 3);
+    const bool lines = three == std::string(3, quote);
+    const std::string_view closing = three.substr(0, lines ? 3 : 1);
+    for (size_t i = begin + closing.size(); i < text.size(); ++i) {
+        if (quote == '"' && text[i] == '\\') {
+            ++i;
+        } else if (text.substr(i, closing.size()) == closing) {
+            i += closing.size() - 1;
+            // """"" closes a string that ends in two quotes.
+            for (int more = 0; lines && more < 2 && text.substr(i + 1, 1) == closing.substr(0, 1); ++more) ++i;
+            return i;
+        }
+    }
+    return text.size();
+}
+
+// Dots outside strings and comments: those of numbers and of keys. toml++ reads a.b.c = 1 as tables in tables and
+// destroys each from the stack frame of the one around it, so that a long enough key overflows the stack.
+int64_t count_dots(std::string_view text) {
+    int64_t dots = 0;
+    for (size_t i = 0; i < text.size(); ++i) {
+        if (text[i] == '#')
+            i = std::min(text.find('\n', i), text.size());
+        else if (text[i] == '"' || text[i] == '\'')
+            i = end_of_string(text, i);
+        else
+            dots += text[i] == '.';
+    }
+    return dots;
 }
 
 std::string shown(double value) {
@@ -83,29 +127,48 @@ size_t distance(std::string_view a, std::string_view b) {
 }
 
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates) {
+    word = word.substr(0, 100);  // the distance takes time in proportion to the length, and no key is longer
     return *std::min_element(candidates.begin(), candidates.end(),
                              [&](const auto& a, const auto& b) { return distance(word, a) < distance(word, b); });
+}
+
+// false also for a name the system refuses, such as one too long.
+bool is_there(const fs::path& path) {
+    std::error_code ignored;
+    return fs::exists(path, ignored);
+}
+
+// Where the text names the key, and not one that only begins like it; npos if nowhere.
+size_t find_key(std::string_view text, std::string_view key) {
+    size_t at = text.find(key);
+    while (at != text.npos && at + key.size() < text.size() &&
+           (std::isalnum(static_cast<unsigned char>(text[at + key.size()])) || text[at + key.size()] == '_'))
+        at = text.find(key, at + 1);
+    return at;
 }
 
 // Applies TOML tables to a configuration, and says where what is wrong stands.
 class Reader {
   public:
-    explicit Reader(RunConfig& config) : fields_(config_fields(config)) {}
+    explicit Reader(RunConfig& config) : fields_(config_fields(config)), places_(config.places) {}
 
     void read_file(const fs::path& path, std::vector<fs::path> chain = {}) {
         std::error_code ignored;
+        if (++files_ > kMaxFiles) fail_input("{}: more than {} files are included", path.string(), kMaxFiles);
         const fs::path canonical = fs::weakly_canonical(path, ignored);
         if (std::find(chain.begin(), chain.end(), canonical) != chain.end())
             fail_input("{}: includes itself, through {} files", path.string(), chain.size());
         chain.push_back(canonical);
-        toml::table table = parse(plimsoll::read_file(path.string(), "configuration"), path.string());
+        toml::table table = parse(plimsoll::read_file(path.string(), "configuration", kMaxBytes), path.string());
         if (const toml::node* include = table.get("include")) {
             const auto follow = [&](const toml::node& node) {
                 const auto name = node.value_exact<std::string>();
-                if (!name) fail_input("{}: include wants a path or a list of paths", place(node, path.string()));
+                if (!name || name->find('\0') != std::string::npos)
+                    fail_input("{}: include wants a path or a list of paths", place(node, path.string()));
                 const fs::path target = path.parent_path() / *name;
-                if (!fs::exists(target))
-                    fail_input("{}: included file '{}' does not exist", place(node, path.string()), target.string());
+                if (!is_there(target))
+                    fail_input("{}: included file '{}' does not exist", place(node, path.string()),
+                               brief(target.string(), 300));
                 read_file(target, chain);
             };
             if (const toml::array* list = include->as_array())
@@ -120,8 +183,9 @@ class Reader {
     void read_override(const std::string& text) {
         const size_t equals = text.find('='), dot = text.find('.');
         if (equals == std::string::npos || dot == std::string::npos || dot > equals)
-            fail_input("--set {}: wanted section.key=value, such as --set optimizer.lr=0.001", text);
-        const std::string where = "--set " + text;
+            fail_input("--set {}: wanted section.key=value, such as --set optimizer.lr=0.001", brief(text));
+        const std::string where = "--set " + brief(text);
+        check_dots(text, where);
         toml::table table;
         try {
             table = toml::parse(std::string_view(text));
@@ -132,17 +196,26 @@ class Reader {
     }
 
   private:
+    static void check_dots(const std::string& text, const std::string& name) {
+        const int64_t dots = count_dots(text);
+        if (dots > kMaxDots) fail_input("{}: {} dots in keys and numbers, wanted at most {}", name, dots, kMaxDots);
+    }
+
     static toml::table parse(const std::string& text, const std::string& name) {
+        check_dots(text, name);
         try {
             return toml::parse(text, name);
         } catch (const toml::parse_error& error) {
             const toml::source_position at = error.source().begin;
-            fail_input("{}:{}:{}: not TOML: {}", name, at.line, at.column, error.description());
+            fail_input("{}:{}:{}: not TOML: {}", name, at.line, at.column, brief(error.description(), 300));
         }
     }
 
-    static std::string place(const toml::node& node, const std::string& file) {
-        return node.source().begin.line ? fmt::format("{}:{}", file, node.source().begin.line) : file;
+    // `item`: a toml::node or a toml::key.
+    template <class Item>
+    static std::string place(const Item& item, const std::string& file) {
+        const toml::source_position at = item.source().begin;
+        return at.line ? fmt::format("{}:{}:{}", file, at.line, at.column) : file;
     }
 
     void apply(const toml::table& table, const std::string& file) {
@@ -152,25 +225,26 @@ class Reader {
                 if (sections.empty() || sections.back() != field.section) sections.push_back(field.section);
             if (std::find(sections.begin(), sections.end(), section.str()) == sections.end())
                 fail_input("{}: unknown section [{}]; did you mean [{}]? (plimsoll train --help lists every key)",
-                           place(node, file), section.str(), nearest(section.str(), sections));
+                           place(section, file), brief(section.str()), nearest(section.str(), sections));
             const toml::table* keys = node.as_table();
             if (!keys)
-                fail_input("{}: '{}' is a section; write [{}] and its keys below", place(node, file), section.str(),
+                fail_input("{}: '{}' is a section; write [{}] and its keys below", place(section, file), section.str(),
                            section.str());
-            for (const auto& [key, value] : *keys) set(std::string(section.str()), std::string(key.str()), value, file);
+            for (const auto& [key, value] : *keys) set(std::string(section.str()), key, value, file);
         }
     }
 
-    void set(const std::string& section, const std::string& key, const toml::node& node, const std::string& file) {
+    void set(const std::string& section, const toml::key& key, const toml::node& node, const std::string& file) {
         std::vector<std::string> keys;
         for (ConfigField& field : fields_) {
             if (field.section != section) continue;
             keys.push_back(field.key);
-            if (field.key == key)
-                return std::visit([&](auto* value) { assign(field, *value, node, file); }, field.value);
+            if (field.key != key.str()) continue;
+            places_[field.path()] = place(node, file);
+            return std::visit([&](auto* value) { assign(field, *value, node, file); }, field.value);
         }
         fail_input("{}: unknown key '{}' in [{}]; did you mean '{}'? (plimsoll train --help lists every key)",
-                   place(node, file), key, section, nearest(key, keys));
+                   place(key, file), brief(key.str()), section, nearest(key.str(), keys));
     }
 
     [[noreturn]] static void wrong_type(const ConfigField& field, std::string_view wanted, const toml::node& node,
@@ -179,7 +253,7 @@ class Reader {
     }
 
     static std::string type_name(const toml::node& node) {
-        if (node.is_string()) return fmt::format("the string {}", toml_string(*node.value<std::string>()));
+        if (node.is_string()) return fmt::format("the string \"{}\"", brief(*node.value<std::string>()));
         if (node.is_integer()) return fmt::format("the integer {}", *node.value<int64_t>());
         if (node.is_floating_point()) return fmt::format("the number {}", *node.value<double>());
         if (node.is_boolean()) return fmt::format("{}", *node.value<bool>());
@@ -202,9 +276,11 @@ class Reader {
     static void assign(const ConfigField& field, std::string& value, const toml::node& node, const std::string& file) {
         if (!node.is_string()) wrong_type(field, "a string", node, file);
         value = *node.value<std::string>();
+        // The system takes names of files as C strings: the rest would be dropped without a word.
+        if (value.find('\0') != std::string::npos) wrong_type(field, "a string without \\u0000", node, file);
         if (!field.choices.empty() &&
             std::find(field.choices.begin(), field.choices.end(), value) == field.choices.end())
-            fail_input("{}: {} = {}: wanted one of {}", place(node, file), field.path(), toml_string(value),
+            fail_input("{}: {} = \"{}\": wanted one of {}", place(node, file), field.path(), brief(value),
                        fmt::join(field.choices, ", "));
     }
     template <class T>
@@ -224,6 +300,8 @@ class Reader {
     }
 
     std::vector<ConfigField> fields_;
+    std::map<std::string, std::string>& places_;
+    int64_t files_ = 0;
 };
 
 // variants/NAME.toml beside the configuration or in a folder above it, as far as the first that has it.
@@ -232,15 +310,17 @@ fs::path find_variant(const std::string& variant, const fs::path& config) {
     const fs::path wanted = fs::path("variants") / (variant + ".toml");
     std::vector<std::string> known;
     for (fs::path folder = fs::absolute(config).parent_path();; folder = folder.parent_path()) {
-        if (fs::exists(folder / wanted)) return folder / wanted;
-        if (fs::is_directory(folder / "variants"))
-            for (const auto& entry : fs::directory_iterator(folder / "variants"))
+        if (is_there(folder / wanted)) return folder / wanted;
+        std::error_code ignored;
+        if (fs::is_directory(folder / "variants", ignored))
+            for (const auto& entry : fs::directory_iterator(folder / "variants", ignored))
                 if (entry.path().extension() == ".toml") known.push_back(entry.path().stem().string());
         if (folder == folder.parent_path()) break;
     }
     std::sort(known.begin(), known.end());
-    if (known.empty()) fail_input("--variant {}: no folder 'variants' beside {} or above it", variant, config.string());
-    fail_input("--variant {}: no such variant; did you mean '{}'? Known: {}", variant, nearest(variant, known),
+    if (known.empty())
+        fail_input("--variant {}: no folder 'variants' beside {} or above it", brief(variant), config.string());
+    fail_input("--variant {}: no such variant; did you mean '{}'? Known: {}", brief(variant), nearest(variant, known),
                fmt::join(known, ", "));
 }
 
@@ -284,6 +364,20 @@ RunConfig load_config(const ConfigSources& sources) {
 }
 
 void RunConfig::validate() const {
+    try {
+        check_values();
+    } catch (const Error& error) {
+        // Where the key that the message names first was set.
+        const std::string message = error.what();
+        size_t first = std::string::npos;
+        std::string place;
+        for (const auto& [key, set_at] : places)
+            if (const size_t at = find_key(message, key); at < first) first = at, place = set_at + ": ";
+        throw Error(error.code(), place + brief(message, 1000));
+    }
+}
+
+void RunConfig::check_values() const {
     NetworkConfig{model, attention, loss, 0}.validate();
     data.validate();
     constexpr int64_t kMany = 1'000'000'000'000'000;  // no product or sum of two sizes below runs over

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <map>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -171,6 +172,7 @@ struct RunConfig {
     OptimizerSection optimizer;
     ScheduleSection schedule;
     ProbeSection probes;
+    std::map<std::string, std::string> places;  // "model.layers": "run.toml:3:10", where load_config found it last
 
     // Calls f(section name, section) for each.
     template <class Self, class F>
@@ -181,7 +183,7 @@ struct RunConfig {
         f("probes", self.probes);
     }
 
-    // Checks that need no file: throws Error (78) naming the key.
+    // Checks that need no file: throws Error (78) naming the key, and where it was set.
     void validate() const;
     int64_t tokens_per_micro_batch() const { return train.micro_batch * model.context; }
     int64_t batch_tokens() const { return train.batch_tokens ? train.batch_tokens : tokens_per_micro_batch(); }
@@ -192,6 +194,9 @@ struct RunConfig {
     }
     int64_t max_steps() const;
     std::string directory() const;
+
+  private:
+    void check_values() const;
 };
 
 // One key of a configuration, with where its value lies.
@@ -216,7 +221,8 @@ struct ConfigSources {
 
 // Reads in this order: includes of a file before the file, then the variant, then the overrides; later values win.
 // Relative includes are looked up from the file that names them.
-// Throws Error (78) with file, line and the nearest legal key for what is malformed, unknown or of the wrong type.
+// Throws Error (78) with file, line, column and the nearest legal key for what is malformed, unknown or of the wrong
+// type.
 RunConfig load_config(const ConfigSources& sources);
 
 // The whole configuration as TOML, every key with its meaning.

@@ -97,6 +97,18 @@ TEST(Tokenizer, MalformedVocabularyFilesAreRefused) {
     refuse(head + R"("eot_token": 7, "bytes": [1, 2]})", {"eot_token is 7", "wanted the last id, 2"});
     refuse(R"({"format": "plimsoll-tokenizer", "version": 1, "kind": "bpe", "eot_token": null, "bytes": [1]})",
            {"'bpe'"});
+    refuse(head + R"("eot_token": null, "bytes": [1.5]})", {"bytes[0] is 1.5"});
+    refuse(head + R"("eot_token": null, "bytes": [true]})", {"bytes[0] is true"});
+    refuse(head + R"("eot_token": null, "bytes": [1e300]})", {"bytes[0] is 1e+300"});
+    refuse(head + R"("eot_token": null, "bytes": [18446744073709551615]})", {"bytes[0] is 18446744073709551615"});
+    refuse(head + R"("eot_token": null, "bytes": {"a": 1}})", {"actual type is object"});
+    refuse(head + R"("eot_token": 2.0, "bytes": [1, 2]})", {"eot_token is 2.0"});
+    refuse(std::string(100'000, ' '), {"100000 bytes", "at most 65536"});
+    // Lists in lists, deep enough to overflow a stack that takes a frame for each.
+    const std::string deep = std::string(30'000, '[') + std::string(30'000, ']');
+    refuse(R"({"version": 1, "format": )" + deep + "}", {"an array", "plimsoll-tokenizer"});
+    refuse(head + R"("eot_token": )" + deep + R"(, "bytes": [1, 2]})", {"eot_token is an array"});
+    refuse(head + R"("eot_token": null, "bytes": [)" + deep + "]}", {"bytes[0] is an array"});
     expect_error(ExitCode::kBadInput, {"missing.json", "cannot be opened"},
                  [&] { load_tokenizer(folder / "missing.json"); });
 }

@@ -185,6 +185,77 @@ TEST_F(ConfigTest, ValuesThatCannotBeUsedAreRefusedByName) {
     refuse({"data.val_fraction=1.0", "data.source=text", "data.text=x"}, {"data.val_fraction"});
 }
 
+// What is found wrong when all values are together is traced to where the value was set.
+TEST_F(ConfigTest, ValuesThatCannotBeUsedAreNamedWithTheirPlace) {
+    write("base.toml", "[model]\nheads = 4\nkv_heads = 3\n");
+    const std::string file = write("top.toml", "include = \"base.toml\"\n[train]\n  keep = 0\nmax_steps = 5\n");
+    const auto refuse = [&](std::vector<std::string> overrides, std::initializer_list<std::string_view> parts) {
+        expect_error(ExitCode::kBadInput, parts, [&] { load(file, overrides).validate(); });
+    };
+    refuse({}, {"base.toml:2:9: model.heads is 4"});
+    refuse({"model.kv_heads=2"}, {"top.toml:3:10: train.keep is 0"});
+    refuse({"model.kv_heads=2", "train.keep=-1"}, {"--set train.keep=-1:1:12: train.keep is -1"});
+    // `data.source` is no part of `data.sources`, and a default has no place.
+    refuse({"model.kv_heads=2", "train.keep=1", "data.sources=[\"1 text x\"]", "data.source=text", "data.text=x"},
+           {"--set data.sources=[\"1 text x\"]:1:14: data.sources"});
+    const std::string wrong = write("wrong.toml", "[model]\n\n  layer = 3\n[run]\nname = [\n  1]\n");
+    expect_error(ExitCode::kBadInput, {"wrong.toml:3:3: unknown key 'layer'"}, [&] { load(wrong); });
+    expect_error(ExitCode::kBadInput, {"wrong2.toml:2:8: run.name wants a string"},
+                 [&] { load(write("wrong2.toml", "[run]\nname = [1]\n")); });
+}
+
+// Every one of these crashed, hung, or filled the screen.
+TEST_F(ConfigTest, HostileFilesAreRefusedInOneShortLine) {
+    const auto message = [&](const std::string& text) {
+        std::string what = "was accepted";
+        const std::string file = write("hostile.toml", text);
+        try {
+            load(file);
+        } catch (const Error& error) {
+            what = error.what();
+            EXPECT_EQ(static_cast<int>(error.code()), static_cast<int>(ExitCode::kBadInput)) << what;
+        }
+        EXPECT_LT(what.size(), 1000u);
+        EXPECT_EQ(what.find_first_of("\n\x1b"), std::string::npos) << what;
+        return what;
+    };
+    const auto expect_message = [&](const std::string& text, std::string_view part) {
+        const std::string what = message(text);
+        EXPECT_NE(what.find(part), std::string::npos) << "wanted '" << part << "' in: " << what;
+    };
+    std::string deep = "a";
+    for (int i = 0; i < 100'000; ++i) deep += ".a";
+    expect_message(deep + " = 1\n", "100000 dots");
+    expect_message("[" + deep + "]\n", "100000 dots");
+    expect_message("[model]\nlayers = { " + deep + " = 1 }\n", "100000 dots");
+    // A string that ends in quotes ends the string; quotes in comments and escaped quotes do not begin one.
+    expect_message("a = \"\"\"x\"\"\"\"\n" + deep + " = 1\n", "100000 dots");
+    expect_message("a = \"\"\"x\"\"\"\"\"\n# it's\nb = \"\\\"\"\n" + deep + " = 1\n", "100000 dots");
+    expect_message("a = ''\nb = '''it's'''\n" + deep + " = 1\n", "100000 dots");
+    const std::string dots(2000, '.');
+    for (const char* quote : {"\"", "'", "\"\"\"", "'''"})
+        EXPECT_EQ(message("[run]\nname = " + (quote + dots) + quote + "  # it's " + dots + "\n"), "was accepted");
+    expect_message("# " + std::string(2 << 20, 'x'), "2097154 bytes, wanted at most 1048576");
+    expect_message("[model]\n\"" + std::string(900'000, 'x') + "\" = 1\n", "unknown key 'xxx");
+    expect_message("[\"" + std::string(900'000, 'x') + "\"]\n", "unknown section [xxx");
+    expect_message("[model]\nlayers = \"" + std::string(900'000, 'x') + "\"\n", "an integer");
+    expect_message("[model]\nnorm = \"" + std::string(900'000, 'x') + "\"\n", "wanted one of rms");
+    expect_message("[model]\n\"a\\nb\\u001b\" = 1\n", "'a\\x0ab\\x1b'");
+    expect_message("include = \"" + std::string(5000, 'x') + "\"\n", "does not exist");
+    expect_message("include = \"a\\u0000b\"\n", "include wants a path");
+    expect_message("[data]\ntext = \"a\\u0000b\"\n", "without \\u0000");
+    expect_message("[\n", "not TOML");
+    expect_error(ExitCode::kBadInput, {"--set " + deep.substr(0, 60) + "...", "100000 dots"},
+                 [&] { load(write("empty.toml", ""), {deep + "=1"}); });
+    expect_error(ExitCode::kBadInput, {"--variant xxx", "..."},
+                 [&] { load(write("empty.toml", ""), {}, std::string(5000, 'x')); });
+    // Each file twice the work of the next.
+    for (int i = 0; i < 40; ++i)
+        write(fmt::format("{}.toml", i), fmt::format("include = [\"{0}.toml\", \"{0}.toml\"]\n", i + 1));
+    write("40.toml", "");
+    expect_error(ExitCode::kBadInput, {"more than 1000 files"}, [&] { load(folder_ / "0.toml"); });
+}
+
 // Products of sizes must not run over: a batch of 2^64 tokens is one of none.
 TEST_F(ConfigTest, HugeNumbersAreRefusedByName) {
     const std::string good = write("good.toml", "[train]\nmax_steps = 10\n");
