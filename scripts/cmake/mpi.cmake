@@ -15,7 +15,23 @@ else()
     list(FILTER sources EXCLUDE REGEX "mpi_transport\\.cpp$")
 endif()
 find_package(Threads REQUIRED)
+# NCCL: a twin too, and what only CUDA builds compile.
+if(cuda_enabled)
+    find_library(PLIMSOLL_NCCL nccl PATHS ${CUDAToolkit_LIBRARY_DIR} ${PROJECT_SOURCE_DIR}/.deps/cuda/lib)
+    find_path(PLIMSOLL_NCCL_INCLUDE nccl.h PATHS ${CUDAToolkit_INCLUDE_DIRS} ${PROJECT_SOURCE_DIR}/.deps/cuda/include)
+endif()
+if(cuda_enabled AND PLIMSOLL_NCCL AND PLIMSOLL_NCCL_INCLUDE)
+    set(nccl_enabled ON)
+    list(FILTER sources EXCLUDE REGEX "nccl_transport_none\\.cpp$")
+else()
+    set(nccl_enabled OFF)
+    list(FILTER sources EXCLUDE REGEX "nccl_(library|transport|watch)\\.cpp$")
+endif()
 add_library(plimsoll_dist STATIC ${sources})
+if(nccl_enabled)
+    target_include_directories(plimsoll_dist SYSTEM PUBLIC ${PLIMSOLL_NCCL_INCLUDE})
+    target_link_libraries(plimsoll_dist PUBLIC ${PLIMSOLL_NCCL})
+endif()
 target_compile_options(plimsoll_dist PRIVATE -Wall -Wextra)
 target_link_libraries(plimsoll_dist PUBLIC plimsoll_kernels Threads::Threads)
 if(MPI_CXX_FOUND)
@@ -24,6 +40,9 @@ if(MPI_CXX_FOUND)
     target_compile_definitions(plimsoll_dist PRIVATE OMPI_SKIP_MPICXX MPICH_SKIP_MPICXX)
     target_link_libraries(plimsoll_dist PRIVATE ${MPI_CXX_LIBRARIES})
 endif()
+
+# Tests with tensors on a device, of NCCL among them; on the GPU, or on the emulated device.
+set(plimsoll_device_tests tests/dist/device_test.cpp tests/dist/nccl_test.cpp)
 
 # The communicator's cases under mpirun. Only this driver sets what a machine with few cores, or root, needs.
 function(plimsoll_add_mpi_tests)
@@ -49,7 +68,8 @@ endfunction()
 # The threads communicator under ThreadSanitizer: a build of its own, without OpenMP, which reports races that are none.
 function(plimsoll_add_tsan_test)
     add_executable(dist_tsan_test dist/communicator.cpp dist/gradient_sync.cpp dist/thread_transport.cpp
-        dist/single_transport.cpp kernels/tensor.cpp tests/dist/communicator_test.cpp tests/dist/gradient_sync_test.cpp)
+        dist/single_transport.cpp dist/staged_transport.cpp dist/nccl_transport_none.cpp kernels/tensor.cpp
+        kernels/dispatch_memory.cpp kernels/dispatch_rank_sum.cpp kernels/dispatch_trace.cpp kernels/cpu/rank_sum.cpp tests/dist/communicator_test.cpp tests/dist/gradient_sync_test.cpp)
     target_include_directories(dist_tsan_test PRIVATE ${PROJECT_SOURCE_DIR} tests)
     target_compile_options(dist_tsan_test PRIVATE -fsanitize=thread -g -O1)
     target_link_options(dist_tsan_test PRIVATE -fsanitize=thread)
