@@ -132,12 +132,11 @@ Work Communicator::start(CommKind kind, Device device, std::span<const SendTo> s
     work.finish_ = std::move(finish);
     CommStats& stats = stats_[static_cast<size_t>(kind)];
     stats.calls += 1, stats.bytes += work.bytes_;
-    work.exchange_ = device == Device::kCpu
-                         ? transport_->exchange(sends, receives)
-                         : transport_->exchange_on_device(sends, receives,
-                                                          {.name = work.name(),
-                                                           .timeout = timeout_,
-                                                           .one_way = kind == CommKind::kSend});
+    work.exchange_ =
+        device == Device::kCpu
+            ? transport_->exchange(sends, receives)
+            : transport_->exchange_on_device(
+                  sends, receives, {.name = work.name(), .timeout = timeout_, .one_way = kind == CommKind::kSend});
     return work;
 }
 
@@ -172,7 +171,8 @@ Work Communicator::reduce_scatter(Tensor data, std::span<const ElementRange> sha
         const std::span<std::byte> theirs = bytes_of(data, shards[static_cast<size_t>(r)]);
         if (!theirs.empty()) sends.push_back({r, theirs});
         const size_t index = static_cast<size_t>(r < rank() ? r : r - 1);
-        if (!own.empty()) receives.push_back({r, {static_cast<std::byte*>(others.get()) + index * own.size(), own.size()}});
+        if (!own.empty())
+            receives.push_back({r, {static_cast<std::byte*>(others.get()) + index * own.size(), own.size()}});
     }
     const int64_t count = shards[static_cast<size_t>(rank())].size();
     const Tensor sum(own.data(), data.dtype, {count}, data.device);

@@ -1,5 +1,5 @@
-// Messages in a GPU's memory by ncclSend and ncclRecv, on a stream beside the one that computes. Messages in host memory
-// go the way of the transport underneath.
+// Messages in a GPU's memory by ncclSend and ncclRecv, on a stream beside the one that computes. Messages in host
+// memory go the way of the transport underneath.
 #include "dist/nccl_transport.h"
 
 #include <fmt/ranges.h>
@@ -83,11 +83,11 @@ ncclComm_t connect(Transport& host, NcclWatch& watch, nanoseconds timeout) {
         return communicator;
     }
     if (communicator) api.abort(communicator);
-    throw Error(ExitCode::kTransient,
-                fmt::format("NCCL: ranks {} of {} did not connect within {:.1f} s, this is rank {}: {}; NCCL_DEBUG=INFO "
-                            "says more",
-                            fmt::join(missing, ", "), host.size(), seconds(timeout), host.rank(),
-                            api.error_string(result)));
+    throw Error(
+        ExitCode::kTransient,
+        fmt::format("NCCL: ranks {} of {} did not connect within {:.1f} s, this is rank {}: {}; NCCL_DEBUG=INFO "
+                    "says more",
+                    fmt::join(missing, ", "), host.size(), seconds(timeout), host.rank(), api.error_string(result)));
 }
 
 // What a transport and its exchanges share: a communicator and its stream.
@@ -191,7 +191,8 @@ class Link {
             if (m.peer == rank_) out.push_back(m.bytes);
         for (const ReceiveFrom& m : flight.receives)
             if (m.peer == rank_) in.push_back(m.bytes);
-        check(out.size() == in.size(), "rank {} sends {} messages to itself and takes {}", rank_, out.size(), in.size());
+        check(out.size() == in.size(), "rank {} sends {} messages to itself and takes {}", rank_, out.size(),
+              in.size());
         for (size_t i = 0; i < in.size(); ++i) {
             check(in[i].size() == out[i].size(), "rank {} and rank {}: a message of {} bytes, {} were expected", rank_,
                   rank_, out[i].size(), in[i].size());
@@ -220,7 +221,7 @@ class Link {
     int rank_;
     ncclComm_t communicator_;
     cudaStream_t stream_ = nullptr;
-    cudaEvent_t computed_ = nullptr;     // what the stream beside it has to wait for
+    cudaEvent_t computed_ = nullptr;    // what the stream beside it has to wait for
     std::shared_ptr<NcclFlight> next_;  // not launched yet
 };
 

@@ -30,8 +30,7 @@ NcclWatch::~NcclWatch() {
 }
 
 void NcclWatch::expect(ncclResult_t result, const char* call) {
-    if (result != ncclSuccess && result != ncclInProgress)
-        fail(fmt::format("{}: {}", call, api_.error_string(result)));
+    if (result != ncclSuccess && result != ncclInProgress) fail(fmt::format("{}: {}", call, api_.error_string(result)));
 }
 
 void NcclWatch::fail(const std::string& reason) {

@@ -1,5 +1,5 @@
-// Messages in a GPU's memory over a transport that moves host bytes. The copy out is part of the GPU's stream, as is the
-// copy back; between them a thread begins the exchange when the copy out is done, while the caller computes.
+// Messages in a GPU's memory over a transport that moves host bytes. The copy out is part of the GPU's stream, as is
+// the copy back; between them a thread begins the exchange when the copy out is done, while the caller computes.
 #include <algorithm>
 #include <condition_variable>
 #include <deque>

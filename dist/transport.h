@@ -74,9 +74,9 @@ bool started_by_mpi();
 // without MPI, Error (70) if MPI does not start.
 std::unique_ptr<Transport> mpi_transport();
 
-// `host`, which carries the bytes, and messages in the memory of exec's GPU: copied to pinned memory in the order of its
-// stream, sent by a thread once they are there, and copied back when the exchange is waited for. Exchanges of both kinds
-// match in the order in which they were begun.
+// `host`, which carries the bytes, and messages in the memory of exec's GPU: copied to pinned memory in the order of
+// its stream, sent by a thread once they are there, and copied back when the exchange is waited for. Exchanges of both
+// kinds match in the order in which they were begun.
 std::unique_ptr<Transport> staged_transport(std::shared_ptr<Transport> host, const Exec& exec);
 
 // Whether this build has NCCL.

@@ -87,8 +87,8 @@ bool Fence::passed() const {
 }
 
 void enqueue_copy_bytes(void* to, const void* from, int64_t bytes, const Exec& exec) {
-    cuda::check_cuda(
-        cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, exec.cuda->stream()), "copy");
+    cuda::check_cuda(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, exec.cuda->stream()),
+                     "copy");
 }
 
 bool has_cuda_backend() {

@@ -75,7 +75,7 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communica
       options_(options),
       world_(std::move(world)),
       max_steps_(config.max_steps()),
-      device_(config.run.device, threads_for(config)),
+      device_(config.run.device, threads_for(config), world_.rank_on_machine()),
       exec_(device_.exec()),
       precision_{compute_dtype(config.run.precision, exec_.device)},
       data_(config.data, Split::kTrain, training_options(config)),
@@ -96,8 +96,9 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communica
         fail_input(
             "train.batch_tokens is {} micro batches, which {} ranks cannot share; wanted a multiple of {} tokens",
             config_.micro_batches(), ranks, ranks * config_.tokens_per_micro_batch());
-    if (world_.size() > 1 && (device_.is_gpu() || config_.train.virtual_ranks > 1))
-        fail_input("{} ranks run on CPUs only, without train.virtual_ranks; set run.device = \"cpu\"", world_.size());
+    if (world_.size() > 1 && config_.train.virtual_ranks > 1)
+        fail_input("{} ranks run without train.virtual_ranks, which is {}", world_.size(), config_.train.virtual_ranks);
+    if (world_.size() > 1) world_.bind(exec_);
     if (data_.samples_available() >= 0) {
         const int64_t steps = data_.samples_available() / (config_.train.micro_batch * config_.micro_batches());
         if (steps == 0)
@@ -143,8 +144,10 @@ void Trainer::compute_micro_batches(int64_t first, int64_t count) {
         const ModelInput input = feed_.next(first_sample + (first + m) * rows, rows);
         const Write write = m == 0 ? Write::kOverwrite : Write::kAccumulate;
         const bool last = m == count - 1;
+        // What a graph replays must not hold messages: they leave when it is on its way, all at once.
+        const bool replayed = config_.run.graphs && device_.is_gpu();
         const auto on_ready = [&](int64_t layer) {
-            if (last && sync_) sync_->on_ready(layer);
+            if (last && sync_ && !replayed) sync_->on_ready(layer);
         };
         const auto forward_and_backward = [&] {
             model_.forward(core_, input, write, exec_);
@@ -154,6 +157,7 @@ void Trainer::compute_micro_batches(int64_t first, int64_t count) {
             (m == 0 ? first_micro_batch_ : next_micro_batch_).run(exec_, forward_and_backward);
         else
             forward_and_backward();
+        if (last && sync_ && replayed) sync_->on_ready(model_.table().entries().front().layer);
     }
 }
 

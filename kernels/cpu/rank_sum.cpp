@@ -33,8 +33,7 @@ void rank_sum(Tensor own, Tensor others, int64_t rank, const Exec& exec) {
         const T* parts = others.ptr<T>();
         const int64_t n = own.elements(), ranks = others.rows() + 1;
 #pragma omp parallel for num_threads(exec.threads) schedule(static) if (worth_threads(n * ranks))
-        for (int64_t i = 0; i < n; i += kBlock)
-            sum_block(sums + i, parts + i, n, ranks, rank, std::min(kBlock, n - i));
+        for (int64_t i = 0; i < n; i += kBlock) sum_block(sums + i, parts + i, n, ranks, rank, std::min(kBlock, n - i));
     };
     own.dtype == DType::kF64 ? run.template operator()<double>() : run.template operator()<float>();
 }

@@ -26,8 +26,8 @@ void rank_sum(Tensor own, Tensor others, int64_t rank, const Exec& exec) {
     const int64_t count = own.elements();
     const int ranks = static_cast<int>(others.rows()) + 1;
     const auto run = [&]<class T>() {
-        PLIMSOLL_LAUNCH((rank_sum_kernel<T>), dim3(blocks_for(count, kThreads)), dim3(kThreads), 0,
-                        exec.cuda->stream(), own.ptr<T>(), others.ptr<T>(), count, ranks, static_cast<int>(rank));
+        PLIMSOLL_LAUNCH((rank_sum_kernel<T>), dim3(blocks_for(count, kThreads)), dim3(kThreads), 0, exec.cuda->stream(),
+                        own.ptr<T>(), others.ptr<T>(), count, ranks, static_cast<int>(rank));
         launch_check("rank_sum");
     };
     own.dtype == DType::kF64 ? run.template operator()<double>() : run.template operator()<float>();

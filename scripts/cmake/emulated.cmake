@@ -39,8 +39,8 @@ target_include_directories(cuda_emulated_test PRIVATE tests)
 target_compile_definitions(cuda_emulated_test PRIVATE PLIMSOLL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
 target_link_libraries(cuda_emulated_test PRIVATE plimsoll_train plimsoll_simt GTest::gtest)
 # Ranks as threads whose tensors lie on it, and NCCL with the emulator's header and a library of the test.
-add_executable(dist_device_test ${plimsoll_device_tests} tests/simt/main.cpp tests/support/device_emulated.cpp
-    tests/support/fake_nccl.cpp dist/nccl_transport.cpp dist/nccl_watch.cpp
+add_executable(dist_device_test ${plimsoll_device_tests} tests/simt/ranks_test.cpp tests/simt/main.cpp
+    tests/support/device_emulated.cpp tests/support/fake_nccl.cpp dist/nccl_transport.cpp dist/nccl_watch.cpp
     $<TARGET_OBJECTS:plimsoll_cuda_kernels_emulated> $<TARGET_OBJECTS:plimsoll_cuda_emulated>)
 target_include_directories(dist_device_test PRIVATE tests)
 target_compile_definitions(dist_device_test PRIVATE PLIMSOLL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")

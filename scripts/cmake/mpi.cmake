@@ -41,11 +41,18 @@ if(MPI_CXX_FOUND)
     target_link_libraries(plimsoll_dist PRIVATE ${MPI_CXX_LIBRARIES})
 endif()
 
-# Tests with tensors on a device, of NCCL among them; on the GPU, or on the emulated device.
+# Tests with tensors on a device: run on the emulated one, or on a GPU; the last one with NCCL itself, on a GPU only.
 set(plimsoll_device_tests tests/dist/device_test.cpp tests/dist/nccl_test.cpp)
+set(plimsoll_nccl_tests tests/dist/nccl_gpu_test.cpp)
 
 # The communicator's cases under mpirun. Only this driver sets what a machine with few cores, or root, needs.
 function(plimsoll_add_mpi_tests)
+    if(nccl_enabled)
+        add_executable(dist_gpu_test ${plimsoll_device_tests} ${plimsoll_nccl_tests} tests/support/device_gpu.cpp
+            tests/support/fake_nccl.cpp)
+        target_include_directories(dist_gpu_test PRIVATE tests)
+        target_link_libraries(dist_gpu_test PRIVATE plimsoll_dist GTest::gtest_main)
+    endif()
     find_program(PLIMSOLL_MPIRUN mpirun)
     if(NOT MPI_CXX_FOUND OR NOT PLIMSOLL_MPIRUN)
         return()

@@ -155,7 +155,9 @@ inline void parts_of_tensors_go_where_they_belong(Communicator& world) {
     const auto size = [](size_t from, size_t to) {
         return (from + to) % 3 == 0 ? size_t{0} : 10 + 7 * from + 3 * to;  // elements
     };
-    const auto element = [](size_t from, size_t to, size_t i) { return static_cast<int32_t>(10000 * from + 1000 * to + i); };
+    const auto element = [](size_t from, size_t to, size_t i) {
+        return static_cast<int32_t>(10000 * from + 1000 * to + i);
+    };
     std::vector<int64_t> out(ranks), out_at(ranks), in(ranks), in_at(ranks);
     std::vector<int32_t> sent, expected;
     for (size_t r = 0; r < ranks; ++r) {

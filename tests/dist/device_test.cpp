@@ -5,7 +5,6 @@
 #include "dist/as_device_ranks.h"
 #include "dist/communicator_cases.h"
 #include "kernels/error.h"
-#include "kernels/rank_sum.h"
 #include "support/cuda_test.h"
 
 namespace plimsoll {
@@ -28,39 +27,6 @@ INSTANTIATE_TEST_SUITE_P(Ranks, DeviceCommunicator,
                                     (std::get<1>(info.param) ? "FakeNccl" : "Staged") + "_" +
                                     std::to_string(std::get<0>(info.param));
                          });
-
-// The bits of the host's sum, for sizes around those of blocks, wherever the own part stands.
-template <class T>
-void expect_bits_of_the_host() {
-    for (const size_t count : {1, 255, 256, 257, 9000})
-        for (const int ranks : {2, 3, 5})
-            for (int rank = 0; rank < ranks; ++rank) {
-                std::vector<T> others, own = rough_vector<T>(rank, count), expected = own;
-                for (int r = 0; r < ranks; ++r)
-                    if (r != rank) append(others, rough_vector<T>(r, count));
-                const auto n = static_cast<int64_t>(count);
-                const OnDevice<T> on_device(own), others_there(others);
-                rank_sum(flat(expected), Tensor(others.data(), kDTypeOf<T>, {ranks - 1, n}), rank, {.threads = 2});
-                rank_sum(on_device.tensor({n}), others_there.tensor({ranks - 1, n}), rank, on_gpu());
-                EXPECT_TRUE(same_bits(on_device.values(), expected)) << count << ", rank " << rank << " of " << ranks;
-                for (size_t i = 0; i < count; ++i) ASSERT_EQ(expected[i], sum_over_ranks<T>(ranks, i)) << i;
-            }
-    for (const std::string& report : device_reports()) ADD_FAILURE() << report;
-}
-
-TEST(CudaRankSum, HasTheBitsOfTheHost) {
-    expect_bits_of_the_host<float>();
-    expect_bits_of_the_host<double>();
-}
-
-TEST(CudaRankSum, RefusesWhatDoesNotFit) {
-    std::vector<float> own(4), others(8);
-    std::vector<double> wide(8);
-    const Tensor two = view(others, {2, 4});
-    EXPECT_THROW(rank_sum(view(own, {4}), two, 3, {}), Error);
-    EXPECT_THROW(rank_sum(view(own, {4}), view(others, {4, 2}), 0, {}), Error);
-    EXPECT_THROW(rank_sum(view(own, {4}), view(wide, {2, 4}), 0, {}), Error);
-}
 
 TEST(DeviceCommunicatorChecks, TensorsOnAGpuNeedOneThatIsBound) {
     Communicator world(single_transport());

@@ -118,8 +118,8 @@ std::vector<std::string> messages_of_connecting(const std::function<bool(int ran
     as_ranks(3, [&](Communicator& world) {
         world.set_timeout(milliseconds(400));
         if (!comes(world.rank())) return;
-        messages[static_cast<size_t>(world.rank())] = message_of(
-            ExitCode::kTransient, [&] { world.bind(exec_of_rank(world.rank()), over_fake_nccl); });
+        messages[static_cast<size_t>(world.rank())] =
+            message_of(ExitCode::kTransient, [&] { world.bind(exec_of_rank(world.rank()), over_fake_nccl); });
     });
     EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(4));  // busy machines are slow
     return messages;
@@ -207,8 +207,9 @@ TEST(NcclFaults, WhatWasGivenUpIsAborted) {
     as_device_ranks(2, over_fake_nccl, [](Communicator& world) {
         Values<float> data(world, std::vector<float>(6));
         { const Work work = world.all_gather(data.tensor(), split_range({0, 6}, 2, 1)); }
-        const std::string message = message_of(
-            ExitCode::kTransient, [&] { world.all_gather(data.tensor(), split_range({0, 6}, 2, 1)).wait(); });
+        const std::string message = message_of(ExitCode::kTransient, [&] {
+            world.all_gather(data.tensor(), split_range({0, 6}, 2, 1)).wait();
+        });
         expect_parts(message, {"all_gather number 2", "all_gather number 1", "was given up"});
     });
 }

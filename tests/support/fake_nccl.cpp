@@ -134,8 +134,9 @@ ncclResult_t post(Message message, const char* text) {
     const std::lock_guard lock(state().mutex);
     const ncclComm_t c = message.owner;
     require_alive(c, text);
-    note(c->rank, fmt::format("{}{} {} {}", group_depth == 1 ? "" : "OUTSIDE A GROUP ", text, message.bytes,
-                              message.from ? fmt::format("to {}", message.peer) : fmt::format("from {}", message.peer)));
+    note(c->rank,
+         fmt::format("{}{} {} {}", group_depth == 1 ? "" : "OUTSIDE A GROUP ", text, message.bytes,
+                     message.from ? fmt::format("to {}", message.peer) : fmt::format("from {}", message.peer)));
     auto& streams = state().streams[c->rank];
     if (std::ranges::find(streams, message.stream) == streams.end()) streams.push_back(message.stream);
     if (message.from && state().behaviour.send_result != ncclSuccess) return state().behaviour.send_result;
@@ -194,8 +195,9 @@ const char* error_string(ncclResult_t result) {
 namespace plimsoll {
 
 const NcclApi& fake_nccl() {
-    static constexpr NcclApi kFake{get_unique_id, init,      get_async_error, finalize, destroy, abort_communicator,
-                                   group_start,   group_end, send,            receive,  error_string};
+    static constexpr NcclApi kFake{get_unique_id,      init,        get_async_error, finalize, destroy,
+                                   abort_communicator, group_start, group_end,       send,     receive,
+                                   error_string};
     return kFake;
 }
 

@@ -12,9 +12,9 @@ namespace plimsoll {
 const NcclApi& fake_nccl();
 
 struct FakeNccl {
-    int polls_to_connect = 0;         // how often a communicator answers "in progress" before it is there
-    std::vector<int> never_connect;   // ranks
-    int error_at_rank = -1;           // gets ncclRemoteError once it has messages under way
+    int polls_to_connect = 0;        // how often a communicator answers "in progress" before it is there
+    std::vector<int> never_connect;  // ranks
+    int error_at_rank = -1;          // gets ncclRemoteError once it has messages under way
     ncclResult_t send_result = ncclSuccess;
 };
 // What the next calls meet; forgets what was called.

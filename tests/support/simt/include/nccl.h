@@ -1,5 +1,5 @@
-// What NCCL's header of this name declares, as far as plimsoll uses it, for builds without NCCL. A test has functions of
-// its own behind these types (tests/support/fake_nccl.h).
+// What NCCL's header of this name declares, as far as plimsoll uses it, for builds without NCCL. A test has functions
+// of its own behind these types (tests/support/fake_nccl.h).
 #pragma once
 
 #include <cstddef>
