@@ -20,7 +20,7 @@ std::unique_ptr<Transport> nccl_transport(std::shared_ptr<Transport> host, const
                                    .send = ncclSend,
                                    .receive = ncclRecv,
                                    .error_string = ncclGetErrorString};
-    return nccl_transport(std::move(host), exec, timeout, kNccl);
+    return nccl_transport_with(kNccl, std::move(host), exec, timeout);
 }
 
 }  // namespace plimsoll

@@ -308,8 +308,8 @@ class NcclTransport final : public Transport {
 
 }  // namespace
 
-std::unique_ptr<Transport> nccl_transport(std::shared_ptr<Transport> host, const Exec& exec, nanoseconds timeout,
-                                          const NcclApi& api) {
+std::unique_ptr<Transport> nccl_transport_with(const NcclApi& api, std::shared_ptr<Transport> host, const Exec& exec,
+                                               nanoseconds timeout) {
     return std::make_unique<NcclTransport>(std::move(host), std::make_shared<NcclWatch>(api, exec.cuda->index()), exec,
                                            timeout);
 }

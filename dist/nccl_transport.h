@@ -24,7 +24,7 @@ struct NcclApi {
 };
 
 // nccl_transport() of transport.h with a table, which must outlive it.
-std::unique_ptr<Transport> nccl_transport(std::shared_ptr<Transport> host, const Exec& exec,
-                                          std::chrono::nanoseconds timeout, const NcclApi& api);
+std::unique_ptr<Transport> nccl_transport_with(const NcclApi& api, std::shared_ptr<Transport> host, const Exec& exec,
+                                               std::chrono::nanoseconds timeout);
 
 }  // namespace plimsoll

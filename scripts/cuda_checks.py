@@ -135,13 +135,14 @@ def check(nvcc, source, arch, folder):
 
 
 def check_nccl(nvcc, folder):
-    """Compiles what uses NCCL against its own header. -> problems, or None where there is no nccl.h."""
+    """Compiles what uses NCCL against its own header, as the build does: by the host's compiler. -> problems, or None
+    where there is no nccl.h."""
     include = Path(nvcc).resolve().parent.parent / "include"
     if not (include / "nccl.h").is_file():
         return None
     problems = []
-    for source in sorted((ROOT / "dist").glob("nccl_*.cpp")):
-        code, log = run([nvcc, "-std=c++20", "-O1", "-Xcompiler", "-Wall,-Wextra,-Werror", "-I.", "-I", str(include), "-c",
+    for source in sorted(ROOT.glob("dist/nccl_*.cpp")):
+        code, log = run(["c++", "-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-I.", "-isystem", str(include), "-c",
                          str(source.relative_to(ROOT)), "-o", str(Path(folder) / f"{source.stem}.o")])
         if code:
             problems.append(f"{source.name}: does not compile\n{log.strip()}")

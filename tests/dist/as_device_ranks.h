@@ -22,7 +22,7 @@ inline std::unique_ptr<Transport> over_host_memory(std::shared_ptr<Transport> ho
 }
 inline std::unique_ptr<Transport> over_fake_nccl(std::shared_ptr<Transport> host, const Exec& exec,
                                                  std::chrono::nanoseconds timeout) {
-    return nccl_transport(std::move(host), exec, timeout, fake_nccl());
+    return nccl_transport_with(fake_nccl(), std::move(host), exec, timeout);
 }
 
 // Runs `body` as every rank, its communicator bound to the device, where everything is done as late as it may be.
