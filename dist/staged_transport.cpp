@@ -16,13 +16,14 @@ namespace {
 
 constexpr std::chrono::microseconds kPoll{30};  // between looks at the GPU: far below what a copy of a bucket takes
 
-// Pinned memory of one exchange, used again when the GPU is done with it.
+// Pinned memory of one exchange. Used again at once: an exchange touches it after its own copies out, which stand
+// behind the copies back of the one before in the GPU's stream.
 struct Staging {
     Staging(int64_t bytes, const Exec& exec)
         : bytes(bytes), memory(allocate_pinned(std::max<int64_t>(bytes, 1), "messages on their way")), copied(exec) {}
     int64_t bytes;
     PinnedMemory memory;
-    Fence copied;  // out of the device; later, back into it
+    Fence copied;  // out of the device
 };
 
 // An exchange that waits for the copy out, or is under way.
@@ -113,7 +114,7 @@ struct Pool {
 
     std::unique_ptr<Staging> take(int64_t bytes, const Exec& exec) {
         for (std::unique_ptr<Staging>& staging : idle) {
-            if (staging->bytes != bytes || !staging->copied.passed()) continue;
+            if (staging->bytes != bytes) continue;
             std::swap(staging, idle.back());
             std::unique_ptr<Staging> taken = std::move(idle.back());
             idle.pop_back();
@@ -145,7 +146,6 @@ class StagedExchange final : public Exchange {
         for (size_t i = 0; i < receives_.size(); ++i)
             enqueue_copy_bytes(receives_[i].bytes.data(), job_->receives[i].bytes.data(),
                                static_cast<int64_t>(receives_[i].bytes.size()), exec_);
-        job_->staging->copied.record();
         return true;
     }
     std::vector<int> silent() const override {
