@@ -26,6 +26,7 @@ struct EmulatedStream {
 struct EmulatedPoint {
     EmulatedStream* stream = nullptr;
     bool reached = false;
+    bool captured = false;  // a point of a graph: nobody can ask for it
 };
 struct EmulatedEvent {
     std::shared_ptr<EmulatedPoint> point;  // of the last record
@@ -314,7 +315,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     if (const cudaError_t error = with_device("cudaEventRecord")) return error;
     const simt::Lock lock(simt::one_thread());
     event->time = std::chrono::steady_clock::now();
-    event->point = std::make_shared<EmulatedPoint>(EmulatedPoint{stream});
+    event->point = std::make_shared<EmulatedPoint>(EmulatedPoint{stream, false, stream && stream->captured});
     simt::submit(stream, [point = event->point] { point->reached = true; });
     return cudaSuccess;
 }
@@ -330,6 +331,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 cudaError_t cudaEventQuery(cudaEvent_t event) {
     if (const cudaError_t error = with_device("cudaEventQuery")) return error;
     const simt::Lock lock(simt::one_thread());
+    if (event->point && event->point->captured) return record(cudaErrorCapturedEvent);
     if (!event->point || event->point->reached) return cudaSuccess;
     if (simt::host_state().stuck) return cudaErrorNotReady;
     EmulatedStream& stream = *event->point->stream;
@@ -450,6 +452,8 @@ const char* cudaGetErrorName(cudaError_t error) {
             return "cudaErrorLaunchFailure";
         case cudaErrorStreamCaptureUnsupported:
             return "cudaErrorStreamCaptureUnsupported";
+        case cudaErrorCapturedEvent:
+            return "cudaErrorCapturedEvent";
     }
     return "unknown error";
 }
