@@ -3,6 +3,7 @@
 
 #include <array>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -11,7 +12,7 @@
 
 #include "dist/shard_layout.h"
 #include "dist/transport.h"
-#include "kernels/tensor.h"
+#include "kernels/memory.h"
 
 namespace plimsoll {
 
@@ -25,6 +26,10 @@ struct CommStats {
     int64_t bytes = 0;        // sent
     double wait_seconds = 0;  // in Work::wait: what computing did not hide
 };
+
+// Makes a transport that takes messages in the memory of exec's GPU, over one for host memory.
+using DeviceTransport = std::function<std::unique_ptr<Transport>(std::shared_ptr<Transport> host, const Exec& exec,
+                                                                 std::chrono::nanoseconds timeout)>;
 
 class Communicator;
 
@@ -40,6 +45,9 @@ class Work {
 
   private:
     friend class Communicator;
+    // "all_gather number 2 of group 'world' (40 bytes from rank 0)"
+    std::string name() const;
+
     Communicator* owner_ = nullptr;
     CommKind kind_{};
     int64_t number_ = 0, bytes_ = 0;
@@ -50,6 +58,10 @@ class Work {
 // Operations are issued in the same order by every rank of the group. They return at once and are done when wait()
 // returns. Sums are added in rank order 0, 1, 2 ... whatever arrives first, in the tensor's dtype (fp32 or fp64), so
 // equal inputs give equal bits on any transport and any number of nodes.
+//
+// Tensors lie in host memory or, after bind(), in the memory of a GPU. Then an operation follows what was submitted to
+// the GPU's stream before, the calling thread does not wait for that, and what is submitted after wait() finds the
+// result. The tensors must stay as they are in the order of the stream.
 class Communicator {
   public:
     explicit Communicator(std::unique_ptr<Transport> transport, std::string name = "world");
@@ -58,6 +70,13 @@ class Communicator {
     int size() const { return transport_->size(); }
     const std::string& name() const { return name_; }
     void set_timeout(std::chrono::nanoseconds timeout) { timeout_ = timeout; }
+
+    // From now on tensors may lie in the memory of exec's GPU; nothing changes if it has none. They travel by `make`'s
+    // transport; without one by NCCL where the build has it and every rank has a GPU of its own, else through pinned
+    // host memory. Every rank takes part, and groups split off later are bound too. The GPU must outlive this.
+    void bind(const Exec& exec, DeviceTransport make = {});
+    // Of the GPU it is bound to; of the host without one.
+    const Exec& exec() const { return exec_; }
 
     // data[shards[rank]] becomes the sum over ranks of their data there; other elements stay as they are. 1-D, one
     // shard per rank, equal on every rank.
@@ -71,7 +90,10 @@ class Communicator {
                       std::span<const int64_t> receive_bytes, std::span<const int64_t> receive_offsets);
     Work send(std::span<const std::byte> bytes, int peer);
     Work receive(std::span<std::byte> bytes, int peer);
-    // The same for contiguous tensors.
+    // The same three for tensors, contiguous, on any device; sizes and offsets in bytes. `send` and `receive` of
+    // all_to_all_v lie on one device.
+    Work all_to_all_v(Tensor send, std::span<const int64_t> send_bytes, std::span<const int64_t> send_offsets,
+                      Tensor receive, std::span<const int64_t> receive_bytes, std::span<const int64_t> receive_offsets);
     Work send(Tensor tensor, int peer);
     Work receive(Tensor tensor, int peer);
 
@@ -83,18 +105,30 @@ class Communicator {
     std::vector<std::byte> gather(std::span<const std::byte> bytes);
     void barrier();
 
-    // Ranks with the same color form a group, ordered by (key, rank); its timeout is this one's. Every rank takes part.
+    // How many ranks before this one run on the same machine.
+    int rank_on_machine();
+
+    // Ranks with the same color form a group, ordered by (key, rank), with this one's timeout and GPU. Every rank takes
+    // part.
     Communicator split(int color, int key, std::string name);
     void abort(const std::string& reason) { transport_->abort(reason); }
     const CommStats& stats(CommKind kind) const { return stats_[static_cast<size_t>(kind)]; }
 
   private:
     friend class Work;
-    Work start(CommKind kind, std::span<const SendTo> sends, std::span<const ReceiveFrom> receives,
+    Work start(CommKind kind, Device device, std::span<const SendTo> sends, std::span<const ReceiveFrom> receives,
                std::function<void()> finish = {});
+    Work move_parts(Device device, std::span<const std::byte> send, std::span<const int64_t> send_bytes,
+                    std::span<const int64_t> send_offsets, std::span<std::byte> receive,
+                    std::span<const int64_t> receive_bytes, std::span<const int64_t> receive_offsets);
+    // Memory that belongs to an operation.
+    std::shared_ptr<void> scratch(Device device, int64_t bytes);
+    void check_device(const char* op, Tensor tensor) const;
 
-    std::unique_ptr<Transport> transport_;
+    std::shared_ptr<Transport> transport_;
     std::string name_;
+    Exec exec_;
+    std::shared_ptr<std::multimap<int64_t, Memory>> idle_scratch_;  // by bytes, on the GPU
     std::chrono::nanoseconds timeout_ = std::chrono::seconds(300);
     int64_t next_number_ = 1;
     std::array<CommStats, kCommKinds> stats_;

@@ -79,6 +79,18 @@ void Fence::wait() const {
     cuda::check_cuda(cudaEventSynchronize(event_->event), "waiting for the GPU");
 }
 
+bool Fence::passed() const {
+    const cudaError_t error = cudaEventQuery(event_->event);
+    if (error == cudaErrorNotReady) return false;
+    cuda::check_cuda(error, "asking the GPU");
+    return true;
+}
+
+void enqueue_copy_bytes(void* to, const void* from, int64_t bytes, const Exec& exec) {
+    cuda::check_cuda(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, exec.cuda->stream()),
+                     "copy");
+}
+
 bool has_cuda_backend() {
     return true;
 }
@@ -94,6 +106,12 @@ int usable_gpus() {
 
 std::shared_ptr<cuda::Context> open_gpu(int index) {
     return std::make_shared<cuda::Context>(index);
+}
+
+std::string gpu_address(const cuda::Context& gpu) {
+    char address[32] = {};
+    cuda::check_cuda(cudaDeviceGetPCIBusId(address, sizeof address, gpu.index()), "cudaDeviceGetPCIBusId");
+    return address;
 }
 
 std::string describe_gpu(const cuda::Context& gpu) {
@@ -139,6 +157,10 @@ std::shared_ptr<cuda::Context> open_gpu(int /*index*/) {
     fail_input("this build has no CUDA backend; configure with -DPLIMSOLL_CUDA=on (needs the CUDA toolkit)");
 }
 
+std::string gpu_address(const cuda::Context& /*gpu*/) {
+    return {};
+}
+
 std::string describe_gpu(const cuda::Context& /*gpu*/) {
     return {};
 }
@@ -176,22 +198,27 @@ void Fence::record() {}
 
 void Fence::wait() const {}
 
+bool Fence::passed() const {
+    return true;
+}
+
+void enqueue_copy_bytes(void* /*to*/, const void* /*from*/, int64_t /*bytes*/, const Exec& /*exec*/) {
+    check(false, "copy: this build has no CUDA backend");
+}
+
 #endif
 
 Fence::~Fence() = default;
 
-void enqueue_copy(Tensor to, Tensor from, [[maybe_unused]] const Exec& exec) {
+void enqueue_copy(Tensor to, Tensor from, const Exec& exec) {
     check(to.shape == from.shape && to.dtype == from.dtype && to.contiguous() && from.contiguous(),
           "copy: {} {} to {} {}", name_of(from.dtype), from.shape, name_of(to.dtype), to.shape);
-    const auto bytes = static_cast<size_t>(to.bytes());
     if (to.device == Device::kCpu && from.device == Device::kCpu) {
-        std::memcpy(to.data, from.data, bytes);
+        std::memcpy(to.data, from.data, static_cast<size_t>(to.bytes()));
         return;
     }
     check(has_cuda_backend() && exec.cuda, "copy: no GPU was opened");
-#ifdef PLIMSOLL_CUDA
-    cuda::check_cuda(cudaMemcpyAsync(to.data, from.data, bytes, cudaMemcpyDefault, exec.cuda->stream()), "copy");
-#endif
+    enqueue_copy_bytes(to.data, from.data, to.bytes(), exec);
 }
 
 void wait_for([[maybe_unused]] const Exec& exec) {

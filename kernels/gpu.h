@@ -16,6 +16,8 @@ int usable_gpus();
 std::shared_ptr<cuda::Context> open_gpu(int index = 0);
 // "NVIDIA H200, sm_90, 132 multiprocessors".
 std::string describe_gpu(const cuda::Context& gpu);
+// "0000:65:00.0": where it is plugged in, the same for every process of the machine.
+std::string gpu_address(const cuda::Context& gpu);
 
 // Bytes of a GPU's memory that nobody has taken; 0 on the CPU.
 int64_t free_gpu_memory(const Exec& exec);

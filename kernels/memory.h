@@ -33,6 +33,8 @@ void copy_tensor(Tensor to, Tensor from, const Exec& exec);
 // The same in the order of the device's stream, without waiting: host memory must be pinned, and stay as it is until a
 // Fence recorded after the copy was passed.
 void enqueue_copy(Tensor to, Tensor from, const Exec& exec);
+// The same for bytes, one side of which is on the GPU. Only with the CUDA backend.
+void enqueue_copy_bytes(void* to, const void* from, int64_t bytes, const Exec& exec);
 
 // Waits for everything that was submitted; at once on the CPU.
 void wait_for(const Exec& exec);
@@ -46,6 +48,8 @@ class Fence {
     void record();
     // Until everything that was submitted before record() is done; at once if it was never called.
     void wait() const;
+    // Whether wait() would return at once. Any thread may ask.
+    bool passed() const;
 
   private:
     struct Event;

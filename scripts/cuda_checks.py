@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What nvcc can tell about the CUDA kernels without a GPU.
 
-Compiles kernels/cuda/*.cu for each architecture with every warning an error, and holds each kernel to its budget:
-registers, spilled bytes, local memory, static shared memory (ptxas), blocks per multiprocessor (from those and the
+Compiles kernels/cuda/*.cu for each architecture with every warning an error, dist/nccl_*.cpp where nccl.h is, and holds
+each kernel to its budget: registers, spilled bytes, local memory, static shared memory (ptxas), blocks per multiprocessor (from those and the
 card's limits), and the tensor-core instructions in its code (cuobjdump, where it is installed). Prints a table.
 
     scripts/cuda_checks.py [--arch 80,90a] [--jobs 2] [--table]
@@ -134,6 +134,21 @@ def check(nvcc, source, arch, folder):
     return rows, problems
 
 
+def check_nccl(nvcc, folder):
+    """Compiles what uses NCCL against its own header, as the build does: by the host's compiler. -> problems, or None
+    where there is no nccl.h."""
+    include = Path(nvcc).resolve().parent.parent / "include"
+    if not (include / "nccl.h").is_file():
+        return None
+    problems = []
+    for source in sorted(ROOT.glob("dist/nccl_*.cpp")):
+        code, log = run(["c++", "-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-I.", "-isystem", str(include), "-c",
+                         str(source.relative_to(ROOT)), "-o", str(Path(folder) / f"{source.stem}.o")])
+        if code:
+            problems.append(f"{source.name}: does not compile\n{log.strip()}")
+    return problems
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="80,90a", help="architectures; default 80,90a")
@@ -152,6 +167,10 @@ def main(argv=None):
             new_rows, new_problems = job.result()
             rows += new_rows
             problems += new_problems
+        nccl_problems = check_nccl(nvcc, folder)
+    problems += nccl_problems or []
+    if nccl_problems is None:
+        print("cuda_checks: no nccl.h beside nvcc, dist/nccl_*.cpp are not compiled (scripts/install_cuda.sh --link)")
     shown = rows if options.table else sorted(rows, key=lambda row: -row[3])[:12]
     print(f"{'file':24} {'sm':4} {'regs':>4} {'spill':>5} {'smem':>6} {'blocks':>6} {'mma':>5}  kernel")
     for file, arch, name, registers, spill, shared, blocks, mma in shown:

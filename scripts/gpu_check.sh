@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, on a bare machine with nvcc, CMake and a C++ compiler: builds, then conformance of the
-# instructions, the tests, a training run against the CPU's, and with PyTorch the speed of kernels and of whole steps
-# against it. Each stage fits ten minutes on one GPU with 16 cores. Leaves the card's settings alone.
+# instructions, the tests, a training run against the CPU's, several ranks on one card, and with PyTorch the speed of
+# kernels and of whole steps against it. Each stage fits ten minutes on one GPU with 16 cores. Leaves the card's settings
+# alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/common.sh
 
-stages="conformance test train kernels steps"
+stages="conformance test train ranks kernels steps"
 out=${OUT:-runs/gpu_check}
 dry_run=
 
@@ -45,7 +46,12 @@ step "Build"
 generator=(); ! command -v ninja >/dev/null 2>&1 || generator=(-G Ninja)
 cmake -S . -B build-cuda "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DPLIMSOLL_CUDA=on >"$out/configure.log" 2>&1 ||
     { tail -20 "$out/configure.log" >&2; exit 1; }
-cmake --build build-cuda --parallel "$(nproc)" --target plimsoll cuda_test >"$out/build.log" 2>&1 ||
+targets=(plimsoll cuda_test)
+known=$(cmake --build build-cuda --target help)
+for target in dist_gpu_test dist_mpi_test; do # there with NCCL, with MPI
+    case $known in *"$target"*) targets+=("$target") ;; esac
+done
+cmake --build build-cuda --parallel "$(nproc)" --target "${targets[@]}" >"$out/build.log" 2>&1 ||
     { tail -40 "$out/build.log" >&2; exit 1; }
 end_step
 
@@ -60,14 +66,32 @@ tests() { # all of them, then the small ones under the memory checker
     [ -x "$sanitizer" ] || { echo "compute-sanitizer: not installed, left out"; return 0; }
     "$sanitizer" --error-exitcode 1 build-cuda/cuda_test --gtest_brief=1 --gtest_filter='-*CudaAttention*:*CudaModel*:*CudaTrainer*'
 }
+same_metrics() { cmp <(sed 's/,"seconds":[^,}]*//' "$1/metrics.jsonl") <(sed 's/,"seconds":[^,}]*//' "$2/metrics.jsonl"); }
 train() { # the same 100 steps on the CPU and twice on the GPU
     for run in cpu gpu gpu_again; do
         build-cuda/plimsoll train configs/quickstart.toml --fresh --run-dir "$out/train_$run" --set train.max_steps=100 \
             --set run.device="$([ $run = cpu ] && echo cpu || echo cuda)" --set run.precision=bf16 --set probes.enabled=false
     done
-    cmp <(sed 's/,"seconds":[^,}]*//' "$out/train_gpu/metrics.jsonl") <(sed 's/,"seconds":[^,}]*//' "$out/train_gpu_again/metrics.jsonl") &&
-        echo "repeat runs: equal to the bit"
+    same_metrics "$out/train_gpu" "$out/train_gpu_again" && echo "repeat runs: equal to the bit"
     python3 scripts/compare_runs.py "$out/train_cpu" "$out/train_gpu"
+}
+
+ranks() { # threads and processes that share the card, NCCL by itself, and runs against the same layout in one process
+    local n job training=(build-cuda/plimsoll train configs/quickstart.toml --fresh --set run.device=cuda
+        --set run.precision=bf16 --set probes.enabled=false --set train.max_steps=10 --set train.micro_batch=2
+        --set train.batch_tokens=3072)
+    build-cuda/cuda_test --gtest_brief=1 --gtest_filter='*Rank*' || return 1
+    [ -x build-cuda/dist_gpu_test ] || { echo "NCCL: not in this build"; return 1; }
+    build-cuda/dist_gpu_test --gtest_brief=1 || return 1
+    [ -x build-cuda/dist_mpi_test ] || { echo "MPI: not installed, left out"; return 0; }
+    for n in 2 4; do
+        job=(mpirun -n "$n" --oversubscribe --allow-run-as-root)
+        PLIMSOLL_TEST_GPU=1 "${job[@]}" build-cuda/dist_mpi_test --gtest_brief=1 &&
+            "${job[@]}" "${training[@]}" --run-dir "$out/ranks_$n" &&
+            "${training[@]}" --run-dir "$out/ranks_${n}_virtual" --set parallel.virtual_ranks="$n" &&
+            same_metrics "$out/ranks_$n" "$out/ranks_${n}_virtual" || return 1
+        echo "$n ranks: equal to the bit to one process that computes as many"
+    done
 }
 
 kernels() { # every op, then core attention beside PyTorch's

@@ -1,9 +1,12 @@
 #include "train/device.h"
 
+#include <algorithm>
+
 namespace plimsoll {
 
-RunDevice::RunDevice(const std::string& choice, int threads) {
-    if (choice == "cuda" || (choice == "auto" && usable_gpus() > 0)) gpu_ = open_gpu();
+RunDevice::RunDevice(const std::string& choice, int threads, int index) {
+    const int gpus = choice == "cpu" ? 0 : usable_gpus();
+    if (choice == "cuda" || gpus > 0) gpu_ = open_gpu(index % std::max(1, gpus));
     exec_ = {.device = gpu_ ? Device::kCuda : Device::kCpu, .threads = threads, .cuda = gpu_.get()};
 }
 

@@ -12,8 +12,9 @@ namespace plimsoll {
 
 class RunDevice {
   public:
-    // "cpu"; "cuda", or Error (78) why there is none; "auto": a GPU where build and machine have one.
-    RunDevice(const std::string& choice, int threads);
+    // "cpu"; "cuda", or Error (78) why there is none; "auto": a GPU where build and machine have one. With several GPUs
+    // process `index` of the machine takes that one; they share where there are more processes than GPUs.
+    RunDevice(const std::string& choice, int threads, int index = 0);
     const Exec& exec() const { return exec_; }
     bool is_gpu() const { return exec_.device == Device::kCuda; }
     // "NVIDIA H200, sm_90, 132 multiprocessors"; empty on the CPU.

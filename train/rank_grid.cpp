@@ -18,4 +18,9 @@ RankGrid::RankGrid(Communicator everyone, const ParallelSection& parallel)
       forward(world.split(data_rank, world.rank(), "stages, forward")),
       backward(world.split(data_rank, world.rank(), "stages, backward")) {}
 
+void RankGrid::bind(const Exec& exec) {
+    for (Communicator* group : {&world, &data, &forward, &backward})
+        if (group->size() > 1) group->bind(exec);
+}
+
 }  // namespace plimsoll

@@ -27,6 +27,8 @@ struct RankGrid : RankPlace {
 
     // Splits the world. Throws Error (78) if its size is no multiple of parallel.stages.
     RankGrid(Communicator everyone, const ParallelSection& parallel);
+    // From now on tensors may lie in the memory of exec's GPU.
+    void bind(const Exec& exec);
     bool is_root() const { return world.rank() == 0; }
 };
 

@@ -70,7 +70,7 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communica
       options_(options),
       grid_(std::move(world), config.parallel),
       max_steps_(config.max_steps()),
-      device_(config.run.device, threads_for(config)),
+      device_(config.run.device, threads_for(config), grid_.world.rank_on_machine()),
       exec_(device_.exec()),
       precision_{compute_dtype(config.run.precision, exec_.device)},
       data_(config.data, Split::kTrain, training_options(config)),
@@ -85,8 +85,7 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communica
       replica_(config_, network_, precision_, grid_, data_, exec_),
       speed_(exec_) {
     check_memory();
-    if (grid_.world.size() > 1 && device_.is_gpu())
-        fail_input("{} ranks run on CPUs only; set run.device = \"cpu\"", grid_.world.size());
+    grid_.bind(exec_);
     if (data_.samples_available() >= 0) {
         const int64_t steps = data_.samples_available() / (config_.train.micro_batch * config_.micro_batches());
         if (steps == 0)

@@ -10,6 +10,7 @@
 #include "kernels/norm.h"
 #include "kernels/optimizer.h"
 #include "kernels/qk_norm.h"
+#include "kernels/rank_sum.h"
 #include "kernels/residual.h"
 #include "kernels/rope.h"
 

@@ -74,6 +74,7 @@ Context::Context(int index) {
     check_cuda(cudaSetDevice(index), "cudaSetDevice");
     cudaDeviceProp properties;
     check_cuda(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
+    index_ = index;
     name_ = properties.name;
     multiprocessors_ = properties.multiProcessorCount;
     architecture_ = 10 * properties.major + properties.minor;

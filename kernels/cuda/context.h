@@ -60,6 +60,7 @@ class Context {
     static constexpr int64_t kLibraryWorkspace = int64_t{32} << 20;  // what NVIDIA recommends for Hopper
     void* library_workspace() const { return library_workspace_.data(); }
 
+    int index() const { return index_; }
     int multiprocessors() const { return multiprocessors_; }
     int architecture() const { return architecture_; }  // 80, 90 ...
     const std::string& name() const { return name_; }
@@ -71,7 +72,7 @@ class Context {
     void* take_workspace(int64_t bytes) const;
 
     std::string name_;
-    int multiprocessors_ = 0, architecture_ = 0;
+    int index_ = 0, multiprocessors_ = 0, architecture_ = 0;
     cudaStream_t stream_ = nullptr;
     DeviceMemory workspace_, library_workspace_;
     int64_t workspace_size_ = 0;

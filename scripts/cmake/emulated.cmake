@@ -38,12 +38,21 @@ add_executable(cuda_emulated_test ${cuda_tests} tests/simt/context_test.cpp test
 target_include_directories(cuda_emulated_test PRIVATE tests)
 target_compile_definitions(cuda_emulated_test PRIVATE PLIMSOLL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
 target_link_libraries(cuda_emulated_test PRIVATE plimsoll_train plimsoll_simt GTest::gtest)
+# Ranks as threads whose tensors lie on it, and NCCL with the emulator's header and a library of the test.
+add_executable(dist_device_test ${plimsoll_device_tests} tests/simt/ranks_test.cpp tests/simt/main.cpp
+    tests/support/device_emulated.cpp tests/support/fake_nccl.cpp dist/nccl_transport.cpp dist/nccl_watch.cpp
+    $<TARGET_OBJECTS:plimsoll_cuda_kernels_emulated> $<TARGET_OBJECTS:plimsoll_cuda_emulated>)
+target_include_directories(dist_device_test PRIVATE tests)
+target_compile_definitions(dist_device_test PRIVATE PLIMSOLL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+set_source_files_properties(dist/nccl_transport.cpp dist/nccl_watch.cpp PROPERTIES COMPILE_OPTIONS "-Wall;-Wextra")
+target_link_libraries(dist_device_test PRIVATE plimsoll_dist plimsoll_simt GTest::gtest)
 # gcov counts which lines run, for scripts/cuda_coverage.py; a third slower. One thread writes a counter: not atomic.
 option(PLIMSOLL_COVERAGE "count the lines of the CUDA sources that the emulated tests run" OFF)
 if(PLIMSOLL_COVERAGE)
     target_compile_options(plimsoll_cuda_kernels_emulated PRIVATE --coverage -fprofile-update=single)
     target_compile_options(plimsoll_cuda_emulated PRIVATE --coverage -fprofile-update=single)
     target_link_options(cuda_emulated_test PRIVATE --coverage)
+    target_link_options(dist_device_test PRIVATE --coverage)
 endif()
 
 function(plimsoll_emulated_test name program filter)
@@ -58,3 +67,4 @@ foreach(half 0 1)
         ENVIRONMENT "GTEST_TOTAL_SHARDS=2;GTEST_SHARD_INDEX=${half}")
 endforeach()
 plimsoll_emulated_test(emulated_kernels cuda_emulated_test "-*CudaAttention*")
+plimsoll_emulated_test(emulated_ranks dist_device_test "*")

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include "dist/as_ranks.h"
 #include "support/small_run.h"
 #include "train/train_test_support.h"
 
@@ -63,6 +64,26 @@ TEST(CudaTrainer, AWholeRunAndItsResume) {
     EXPECT_EQ(more.step(), 3);
     const StepResult fourth = more.train_step();
     EXPECT_EQ(fourth.loss, train_some(small_run(dir, "straight", "cuda")).losses[3]);
+}
+
+// Two ranks that share the device, with graphs and without: the bits of one process that computes as two.
+TEST(CudaTrainer, RanksHaveTheBitsOfVirtualRanks) {
+    const TemporaryFolder dir;
+    RunConfig config = small_run(dir, "virtual", "cuda");
+    config.model.layers = 1, config.model.context = 16, config.probes.enabled = false;
+    config.train.max_steps = 3, config.train.batch_tokens = 128, config.parallel.virtual_ranks = 2;
+    const Trained expected = train_some(config);
+    config.parallel.virtual_ranks = 1;
+    for (const bool graphs : {true, false}) {
+        config.run.graphs = graphs, config.run.dir = dir / (graphs ? "graphs" : "ops");
+        as_ranks(2, [&](Communicator& world) {
+            const Trained own = train_some(config, world.split(0, world.rank(), "run"));
+            EXPECT_EQ(own.losses, expected.losses);
+            EXPECT_EQ(own.norms, expected.norms);
+            EXPECT_TRUE(same_bits(own.parameters, expected.parameters));
+        });
+    }
+    for (const std::string& report : device_reports()) ADD_FAILURE() << report;
 }
 
 TEST(CudaTrainer, SaysWhyItCannotGoOn) {

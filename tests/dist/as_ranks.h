@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "dist/communicator.h"
+#include "kernels/error.h"
 
 namespace plimsoll {
 
@@ -24,6 +25,18 @@ inline void as_ranks(int size, const std::function<void(Communicator&)>& body) {
                 world.abort(error.what());
             }
         });
+}
+
+// What the Error says that `call` throws, which must have this code.
+template <class F>
+std::string message_of(ExitCode code, F&& call) {
+    try {
+        call();
+    } catch (const Error& error) {
+        EXPECT_EQ(static_cast<int>(error.code()), static_cast<int>(code)) << error.what();
+        return error.what();
+    }
+    return "no error";
 }
 
 }  // namespace plimsoll

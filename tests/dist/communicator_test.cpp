@@ -60,17 +60,6 @@ TEST(SplitRange, CoversEverythingInAlignedParts) {
         }
 }
 
-template <class F>
-std::string message_of(ExitCode code, F&& call) {
-    try {
-        call();
-    } catch (const Error& error) {
-        EXPECT_EQ(static_cast<int>(error.code()), static_cast<int>(code)) << error.what();
-        return error.what();
-    }
-    return "no error";
-}
-
 // Rank 2 never comes: the others say what they waited for, and whom.
 TEST(CommunicatorFaults, ASilentRankIsNamed) {
     std::atomic<int> told = 0;

@@ -1,16 +1,23 @@
-// The communicator's cases on the ranks of an MPI job: mpirun -n 3 build/dist_mpi_test
+// The communicator's cases on the ranks of an MPI job: mpirun -n 3 build/dist_mpi_test. With PLIMSOLL_TEST_GPU set,
+// their tensors lie on the first GPU, which all share.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
 #include <string>
 
 #include "dist/communicator_cases.h"
+#include "kernels/gpu.h"
 
 namespace plimsoll {
 namespace {
 
 Communicator& world() {
-    static Communicator value(mpi_transport());
+    static const std::shared_ptr<cuda::Context> gpu = std::getenv("PLIMSOLL_TEST_GPU") ? open_gpu() : nullptr;
+    static Communicator value = [] {
+        Communicator all(mpi_transport());
+        all.bind({.device = gpu ? Device::kCuda : Device::kCpu, .cuda = gpu.get()});
+        return all;
+    }();
     return value;
 }
 
@@ -33,15 +40,15 @@ TEST(MpiCommunicatorWorld, IsTheWholeJob) {
 TEST(MpiCommunicatorLoad, ManyAtOnce) {
     constexpr int kOperations = 60;
     constexpr int64_t kCount = 5000;
-    std::vector<std::vector<float>> data;
+    std::vector<Values<float>> data;
     std::vector<Work> works;
     const std::vector<ElementRange> shards = split_range({0, kCount}, world().size(), 16);
-    for (int i = 0; i < kOperations; ++i) data.push_back(rough_vector<float>(world().rank(), kCount));
-    for (std::vector<float>& values : data) works.push_back(world().reduce_scatter(flat(values), shards));
+    for (int i = 0; i < kOperations; ++i) data.emplace_back(world(), rough_vector<float>(world().rank(), kCount));
+    for (Values<float>& values : data) works.push_back(world().reduce_scatter(values.tensor(), shards));
     for (size_t w = works.size(); w-- > 0;) works[w].wait();
-    for (std::vector<float>& values : data) world().all_gather(flat(values), shards).wait();
-    for (const std::vector<float>& values : data)
-        for (size_t i = 0; i < values.size(); i += 97) ASSERT_EQ(values[i], sum_over_ranks<float>(world().size(), i));
+    for (Values<float>& values : data) world().all_gather(values.tensor(), shards).wait();
+    for (Values<float>& values : data)
+        for (size_t i = 0; i < kCount; i += 97) ASSERT_EQ(values.read()[i], sum_over_ranks<float>(world().size(), i));
 }
 
 }  // namespace

@@ -19,6 +19,8 @@ std::vector<std::string> device_reports();
 // Sets the order in which the emulated device runs threads and blocks; nothing on a GPU.
 void set_schedule(int seed);
 inline constexpr int kSchedules = 5;
+// Whether streams of the emulated device do everything as late as their order allows; nothing on a GPU.
+void set_late_streams(bool late);
 
 cuda::Context& test_context();
 inline Exec on_gpu() {

@@ -1,4 +1,5 @@
 #include "simt/detector.h"
+#include "simt/host_runtime.h"
 #include "simt/machine.h"
 #include "support/cuda_test.h"
 
@@ -9,6 +10,9 @@ std::vector<std::string> device_reports() {
 }
 void set_schedule(int seed) {
     simt::options() = {.seed = static_cast<uint64_t>(seed)};
+}
+void set_late_streams(bool late) {
+    simt::host_state().late = late;
 }
 
 cuda::Context& test_context() {

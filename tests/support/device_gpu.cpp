@@ -6,6 +6,7 @@ std::vector<std::string> device_reports() {
     return {};
 }
 void set_schedule(int /*seed*/) {}
+void set_late_streams(bool /*late*/) {}
 
 cuda::Context& test_context() {
     static cuda::Context context;

@@ -26,8 +26,8 @@ struct Trained {
     std::vector<float> parameters;
 };
 
-inline Trained train_some(const RunConfig& config) {
-    Trainer trainer(config, {});
+inline Trained train_some(const RunConfig& config, Communicator world = Communicator(single_transport())) {
+    Trainer trainer(config, {}, std::move(world));
     Trained result;
     for (int64_t i = 0; i < config.train.max_steps; ++i) {
         const StepResult step = trainer.train_step();

@@ -105,7 +105,7 @@ inline Block& block() {
     return the_block;
 }
 // Whether a kernel's code is running, and not the emulator or the host: only then are accesses watched.
-extern bool in_kernel;
+extern constinit thread_local bool in_kernel;  // of this host thread: another may be in a launcher
 // On entry from a kernel: the emulator's own accesses are its own affair.
 struct EnterEmulator {
     const bool before = std::exchange(in_kernel, false);

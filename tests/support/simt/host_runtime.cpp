@@ -1,10 +1,14 @@
 #include "simt/host_runtime.h"
 
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -15,10 +19,18 @@ struct EmulatedGraph {
     std::vector<std::function<void()>> work;
 };
 struct EmulatedStream {
-    std::unique_ptr<EmulatedGraph> captured;  // while the stream is captured
+    std::unique_ptr<EmulatedGraph> captured;        // while the stream is captured
+    std::deque<std::function<void()>> submitted{};  // what a late stream has not done yet
+};
+// A point in a stream.
+struct EmulatedPoint {
+    EmulatedStream* stream = nullptr;
+    bool reached = false;
+    bool captured = false;  // a point of a graph: nobody can ask for it
 };
 struct EmulatedEvent {
-    std::chrono::steady_clock::time_point time;
+    std::shared_ptr<EmulatedPoint> point;  // of the last record
+    std::chrono::steady_clock::time_point time{};
 };
 
 namespace simt {
@@ -34,11 +46,42 @@ std::map<std::string, Failure>& failures() {
     return value;
 }
 
-cudaError_t last_error = cudaSuccess;
+thread_local cudaError_t last_error = cudaSuccess;
+
+// One host thread at a time is in the runtime, as one kernel at a time is on the emulated device.
+std::recursive_mutex& one_thread() {
+    static std::recursive_mutex value;
+    return value;
+}
 
 cudaError_t record(cudaError_t error) {
     if (error != cudaSuccess) last_error = error;
     return error;
+}
+
+using Lock = std::lock_guard<std::recursive_mutex>;
+
+std::set<EmulatedStream*>& streams() {
+    static std::set<EmulatedStream*> value;
+    return value;
+}
+
+void run_next(EmulatedStream& stream) {
+    const std::function<void()> work = std::move(stream.submitted.front());
+    stream.submitted.pop_front();
+    work();
+}
+
+void run_all(EmulatedStream* stream) {
+    while (stream && !stream->submitted.empty()) run_next(*stream);
+}
+
+void run_all() {
+    for (EmulatedStream* stream : streams()) run_all(stream);
+}
+
+void run_until(const EmulatedPoint& point) {
+    while (!point.reached && !point.stream->submitted.empty()) run_next(*point.stream);
 }
 
 // What a call must return before it does anything.
@@ -54,6 +97,7 @@ cudaError_t planned(const char* name) {
 thread_local int captures = 0;
 
 cudaError_t with_device(const char* name) {
+    const Lock lock(one_thread());
     if (const cudaError_t error = planned(name)) return error;
     const HostState& host = host_state();
     if (host.driver_version < host.runtime_version) return record(cudaErrorInsufficientDriver);
@@ -69,14 +113,20 @@ HostState& host_state() {
 }
 
 void fail_call(const char* name, cudaError_t error, int skip) {
+    const Lock lock(one_thread());
     failures()[name] = {error, skip};
 }
 
 void submit(cudaStream_t stream, std::function<void()> work) {
-    if (stream && stream->captured)
+    const Lock lock(one_thread());
+    if (stream && stream->captured) {
         stream->captured->work.push_back(std::move(work));
-    else
+    } else if (stream && host_state().late) {
+        stream->submitted.push_back(std::move(work));
+    } else {
+        stream ? run_all(stream) : run_all();  // what came before it
         work();
+    }
 }
 
 // A launch that cannot run is an error of the runtime; one that goes wrong while it runs is the emulator's to report.
@@ -108,6 +158,7 @@ cudaError_t outside_capture(const char* name) {
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
     if (const cudaError_t error = outside_capture("cudaMalloc")) return error;
+    const simt::Lock lock(simt::one_thread());
     try {
         *pointer = simt::device_allocate(bytes);
         return cudaSuccess;
@@ -118,6 +169,8 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
 
 cudaError_t cudaFree(void* pointer) {
     if (const cudaError_t error = outside_capture("cudaFree")) return error;
+    const simt::Lock lock(simt::one_thread());
+    simt::run_all();  // it waits for the device
     simt::device_free(pointer);
     return cudaSuccess;
 }
@@ -135,6 +188,7 @@ cudaError_t cudaFreeHost(void* pointer) {
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
     if (const cudaError_t error = with_device("cudaMemcpyAsync")) return error;
+    const simt::Lock lock(simt::one_thread());
     if (bytes == 0) return cudaSuccess;
     const bool to_device = simt::is_device_address(to), from_device = simt::is_device_address(from);
     const bool wants_to = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
@@ -152,6 +206,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
     if (const cudaError_t error = with_device("cudaMemsetAsync")) return error;
+    const simt::Lock lock(simt::one_thread());
     simt::check_device_range(to, bytes, "cudaMemsetAsync");
     simt::submit(stream, [=] {
         std::memset(to, value, bytes);
@@ -169,22 +224,36 @@ cudaError_t cudaMemset2DAsync(void* to, size_t pitch, int value, size_t width, s
 
 cudaError_t cudaStreamCreate(cudaStream_t* stream) {
     if (const cudaError_t error = with_device("cudaStreamCreate")) return error;
+    const simt::Lock lock(simt::one_thread());
     *stream = new EmulatedStream;
+    simt::streams().insert(*stream);
     return cudaSuccess;
 }
 
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+    return cudaStreamCreate(stream);
+}
+
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    const simt::Lock lock(simt::one_thread());
+    simt::run_all(stream);
+    simt::streams().erase(stream);
     delete stream;
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
-    return outside_capture("cudaStreamSynchronize");
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    if (const cudaError_t error = outside_capture("cudaStreamSynchronize")) return error;
+    const simt::Lock lock(simt::one_thread());
+    stream ? simt::run_all(stream) : simt::run_all();
+    return cudaSuccess;
 }
 
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t event, unsigned) {
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
     if (const cudaError_t error = with_device("cudaStreamWaitEvent")) return error;
-    return event ? cudaSuccess : record(cudaErrorInvalidValue);
+    if (!event) return record(cudaErrorInvalidValue);
+    if (const auto point = event->point) simt::submit(stream, [point] { simt::run_until(*point); });
+    return cudaSuccess;
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
@@ -209,9 +278,10 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
     return cudaSuccess;
 }
 
-cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t) {
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
     if (const cudaError_t error = with_device("cudaGraphLaunch")) return error;
-    for (const std::function<void()>& work : executable->work) work();
+    const simt::Lock lock(simt::one_thread());
+    for (const std::function<void()>& work : executable->work) simt::submit(stream, work);
     ++simt::host_state().graph_launches;
     return cudaSuccess;
 }
@@ -232,19 +302,41 @@ cudaError_t cudaEventCreate(cudaEvent_t* event) {
     return cudaSuccess;
 }
 
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+    return cudaEventCreate(event);
+}
+
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
     delete event;
     return cudaSuccess;
 }
 
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     if (const cudaError_t error = with_device("cudaEventRecord")) return error;
+    const simt::Lock lock(simt::one_thread());
     event->time = std::chrono::steady_clock::now();
+    event->point = std::make_shared<EmulatedPoint>(EmulatedPoint{stream, false, stream && stream->captured});
+    simt::submit(stream, [point = event->point] { point->reached = true; });
     return cudaSuccess;
 }
 
-cudaError_t cudaEventSynchronize(cudaEvent_t) {
-    return outside_capture("cudaEventSynchronize");
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    if (const cudaError_t error = outside_capture("cudaEventSynchronize")) return error;
+    const simt::Lock lock(simt::one_thread());
+    if (event->point) simt::run_until(*event->point);
+    return cudaSuccess;
+}
+
+// Each question lets a late stream do one thing, or nobody who asks would ever see it done.
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+    if (const cudaError_t error = with_device("cudaEventQuery")) return error;
+    const simt::Lock lock(simt::one_thread());
+    if (event->point && event->point->captured) return record(cudaErrorCapturedEvent);
+    if (!event->point || event->point->reached) return cudaSuccess;
+    if (simt::host_state().stuck) return cudaErrorNotReady;
+    EmulatedStream& stream = *event->point->stream;
+    if (!stream.submitted.empty()) simt::run_next(stream);
+    return event->point->reached ? cudaSuccess : cudaErrorNotReady;
 }
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
@@ -253,7 +345,16 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEve
 }
 
 cudaError_t cudaDeviceSynchronize() {
-    return outside_capture("cudaDeviceSynchronize");
+    if (const cudaError_t error = outside_capture("cudaDeviceSynchronize")) return error;
+    const simt::Lock lock(simt::one_thread());
+    simt::run_all();
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetPCIBusId(char* address, int bytes, int device) {
+    if (const cudaError_t error = with_device("cudaDeviceGetPCIBusId")) return error;
+    std::snprintf(address, static_cast<size_t>(bytes), "0000:%02x:00.0", static_cast<unsigned>(device));
+    return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceCount(int* count) {
@@ -345,10 +446,14 @@ const char* cudaGetErrorName(cudaError_t error) {
             return "cudaErrorNoKernelImageForDevice";
         case cudaErrorIllegalAddress:
             return "cudaErrorIllegalAddress";
+        case cudaErrorNotReady:
+            return "cudaErrorNotReady";
         case cudaErrorLaunchFailure:
             return "cudaErrorLaunchFailure";
         case cudaErrorStreamCaptureUnsupported:
             return "cudaErrorStreamCaptureUnsupported";
+        case cudaErrorCapturedEvent:
+            return "cudaErrorCapturedEvent";
     }
     return "unknown error";
 }

@@ -22,7 +22,7 @@ std::string Statistics::to_string() const {
 }
 
 ThreadView* running = nullptr;
-bool in_kernel = false;
+constinit thread_local bool in_kernel = false;
 
 Block the_block;
 
