@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <memory>
 
 #include "data/bigram_counts.h"
@@ -42,14 +43,19 @@ int train(const RunConfig& config, const TrainOptions& options) {
     std::unique_ptr<Transport> transport = mpi_transport();
     const int rank = transport->rank(), ranks = transport->size();
     Communicator world(std::move(transport));
+    world.set_timeout(std::chrono::nanoseconds(static_cast<int64_t>(config.parallel.timeout_seconds * 1e9)));
     Communicator of_trainer = world.split(0, rank, "world");
-    // Rank 0 evaluates and probes alone while the others wait.
-    of_trainer.set_timeout(std::chrono::minutes(30));
+    world.record().on_abort([&, rank](const std::string& reason) {
+        const std::string file = fmt::format("{}/flight_rank_{}.txt", config.directory(), rank);
+        std::error_code ignored;
+        if (std::filesystem::is_directory(config.directory(), ignored))
+            write_file_atomically(file, {reason, "\n", world.record().text()});
+    });
     try {
         return static_cast<int>(Trainer(config, options, std::move(of_trainer)).train());
     } catch (const Error& error) {
         if (ranks == 1) throw;
-        world.abort(error.what());
+        world.abort(error.what(), error.code());
         return static_cast<int>(error.code());
     }
 }
