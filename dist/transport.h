@@ -4,6 +4,8 @@
 
 #include <chrono>
 #include <cstddef>
+#include <cstdlib>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -75,8 +77,11 @@ bool started_by_mpi();
 // This process's rank as its launcher says, before MPI starts; 0 without a launcher.
 int rank_of_launch();
 // All ranks of the MPI job. One thread owns MPI from here to the end of the process. Throws Error (78) in a build
-// without MPI, Error (70) if MPI does not start.
-std::unique_ptr<Transport> mpi_transport();
+// without MPI. If MPI has not started within `deadline`, because ranks are missing, `late` is called and must end the
+// process: MPI's start cannot be interrupted.
+std::unique_ptr<Transport> mpi_transport(
+    std::chrono::nanoseconds deadline = std::chrono::hours(1),
+    const std::function<void()>& late = [] { std::abort(); });
 
 // `host`, which carries the bytes, and messages in the memory of exec's GPU: copied to pinned memory in the order of
 // its stream, sent by a thread once they are there, and copied back when the exchange is waited for. Exchanges of both
