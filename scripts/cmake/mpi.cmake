@@ -72,15 +72,29 @@ function(plimsoll_add_mpi_tests)
     set_tests_properties(dist_runs PROPERTIES LABELS dist TIMEOUT 300 RUN_SERIAL ON)
 endfunction()
 
-# The threads communicator under ThreadSanitizer: a build of its own, without OpenMP, which reports races that are none.
+# Sources with their tests under ThreadSanitizer: a build of its own, without OpenMP, which reports races that are none.
+function(plimsoll_add_tsan_target name)
+    add_executable(${name}_tsan_test ${ARGN})
+    target_include_directories(${name}_tsan_test PRIVATE ${PROJECT_SOURCE_DIR} tests)
+    target_compile_definitions(${name}_tsan_test PRIVATE PLIMSOLL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+    target_compile_options(${name}_tsan_test PRIVATE -fsanitize=thread -g -O1)
+    target_link_options(${name}_tsan_test PRIVATE -fsanitize=thread)
+    target_link_libraries(${name}_tsan_test PRIVATE fmt::fmt nlohmann_json::nlohmann_json GTest::gtest_main
+        Threads::Threads)
+endfunction()
+
+# The threads communicator with what stands on it, and the loader.
 function(plimsoll_add_tsan_test)
-    add_executable(dist_tsan_test dist/communicator.cpp dist/gradient_sync.cpp dist/flight_record.cpp dist/shard_layout.cpp dist/thread_transport.cpp
-        dist/single_transport.cpp dist/staged_transport.cpp dist/nccl_transport_none.cpp kernels/tensor.cpp
-        kernels/dispatch_memory.cpp kernels/dispatch_rank_sum.cpp kernels/dispatch_trace.cpp kernels/cpu/rank_sum.cpp tests/dist/communicator_test.cpp tests/dist/gradient_sync_test.cpp)
-    target_include_directories(dist_tsan_test PRIVATE ${PROJECT_SOURCE_DIR} tests)
-    target_compile_options(dist_tsan_test PRIVATE -fsanitize=thread -g -O1)
-    target_link_options(dist_tsan_test PRIVATE -fsanitize=thread)
-    target_link_libraries(dist_tsan_test PRIVATE fmt::fmt GTest::gtest_main Threads::Threads)
-    add_test(NAME dist_tsan COMMAND dist_tsan_test --gtest_brief=1)
-    set_tests_properties(dist_tsan PROPERTIES LABELS dist TIMEOUT 120 ENVIRONMENT "TSAN_OPTIONS=halt_on_error=1")
+    plimsoll_add_tsan_target(dist dist/communicator.cpp dist/gradient_sync.cpp dist/flight_record.cpp
+        dist/shard_layout.cpp dist/thread_transport.cpp dist/single_transport.cpp dist/staged_transport.cpp
+        dist/nccl_transport_none.cpp kernels/tensor.cpp kernels/dispatch_memory.cpp kernels/dispatch_rank_sum.cpp
+        kernels/dispatch_trace.cpp kernels/cpu/rank_sum.cpp tests/dist/communicator_test.cpp
+        tests/dist/gradient_sync_test.cpp tests/dist/flight_record_test.cpp)
+    file(GLOB loader_sources CONFIGURE_DEPENDS data/*.cpp)
+    plimsoll_add_tsan_target(data ${loader_sources} tests/data/loader_test.cpp tests/data/permutation_test.cpp)
+    foreach(part dist data)
+        add_test(NAME ${part}_tsan COMMAND ${part}_tsan_test --gtest_brief=1)
+        set_tests_properties(${part}_tsan PROPERTIES LABELS dist TIMEOUT 180
+            ENVIRONMENT "TSAN_OPTIONS=halt_on_error=1")
+    endforeach()
 endfunction()

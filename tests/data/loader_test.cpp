@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <set>
+#include <thread>
 
 #include "data/document_index.h"
 #include "tests/data/data_test_support.h"
@@ -40,6 +41,27 @@ void expect_same(const Batch& whole, int64_t row, const Batch& part) {
     EXPECT_EQ(slice(whole.tokens), part.tokens);
     EXPECT_EQ(slice(whole.targets), part.targets);
     EXPECT_EQ(slice(whole.positions), part.positions);
+}
+
+// One loader, read from several threads, as prefetching and ranks in threads do. ThreadSanitizer runs this too.
+TEST(Loader, ManyThreadsReadWhatOneReads) {
+    CountingShards shards(5000);
+    for (const DataConfig& config : {DataConfig(), text_config(), shards.config}) {
+        const Loader loader(config, Split::kTrain, {.T = 16, .placeholders = 0, .seed = 4});
+        const Batch whole = loader.load(0, 64);
+        std::vector<std::vector<Batch>> parts(4);
+        {
+            std::vector<std::jthread> threads;
+            for (size_t t = 0; t < parts.size(); ++t)
+                threads.emplace_back([&, t] {
+                    for (int64_t i = 0; i < 16; ++i)
+                        parts[t].push_back(loader.load((i * 4 + static_cast<int64_t>(t) * 20) % 64, 4));
+                });
+        }
+        for (size_t t = 0; t < parts.size(); ++t)
+            for (int64_t i = 0; i < 16; ++i)
+                expect_same(whole, (i * 4 + static_cast<int64_t>(t) * 20) % 64, parts[t][static_cast<size_t>(i)]);
+    }
 }
 
 TEST(Loader, OrderIsIndependentOfHowSamplesAreSplitIntoBatches) {
