@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs one fuzz target for PLIMSOLL_FUZZ_SECONDS (40 by default) on a copy of its seeds.
+"""Runs one fuzz target for PLIMSOLL_FUZZ_SECONDS (60 by default) on a copy of its seeds.
 
     run_fuzzer.py PROGRAM FINDINGS SEEDS... [-libFuzzer-option...]
 
@@ -23,7 +23,7 @@ def main():
     program, findings = Path(program).resolve(), Path(findings).resolve()  # it runs in another folder
     options = [argument for argument in rest if argument.startswith("-")]
     seeds = [Path(argument) for argument in rest if not argument.startswith("-")]
-    seconds = int(os.environ.get("PLIMSOLL_FUZZ_SECONDS", "40"))
+    seconds = int(os.environ.get("PLIMSOLL_FUZZ_SECONDS", "60"))
     name = program.name
     findings.mkdir(parents=True, exist_ok=True)
     # In memory where there is a file system for that: a target writes a file thousands of times a second.
