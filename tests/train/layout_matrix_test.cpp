@@ -152,6 +152,9 @@ TEST_P(LayoutMatrix, HasTheBitsOfOneProcess) {
         const Outcome plain = outcome(c);
         EXPECT_EQ(ranks.losses, plain.losses);
         EXPECT_EQ(ranks.tensors, plain.tensors);
+        // The norm's parts are others: some 1e3 additions in double.
+        for (size_t step = 0; step < plain.norms.size(); ++step)
+            EXPECT_NEAR(ranks.norms[step], plain.norms[step], 1e-12 * plain.norms[step]);
     }
 }
 
@@ -211,8 +214,10 @@ TEST_F(LayoutTest, AHundredStepsStayNearOneProcess) {
                                    layouts[i].data_ranks * layouts[i].micro_batches(), 100);
         EXPECT_EQ(Trainer(c, {}).train(), ExitCode::kOk);
         const Outcome plain = outcome(c);
-        for (size_t step = 0; step < 100; ++step)
+        for (size_t step = 0; step < 100; ++step) {
             ASSERT_NEAR(ranks.losses[step], plain.losses[step], 1e-4) << "step " << step;
+            ASSERT_NEAR(ranks.norms[step], plain.norms[step], 1e-3 * plain.norms[step]) << "step " << step;
+        }
         EXPECT_NE(ranks.tensors, plain.tensors);  // the order of sums does differ
     }
 }
