@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Breaks one line of mathematics at a time and requires that a test fails: a test that cannot fail is a defect.
 
-    scripts/mutation_test.py            in a copy of the tree; prints mutation | caught by
-    scripts/mutation_test.py --list     only names the mutations
+    scripts/mutation_test.py                in a copy of the tree; prints mutation | caught by
+    scripts/mutation_test.py --only rank    those whose name holds a word
+    scripts/mutation_test.py --list         only names them
 """
 
 import argparse
@@ -14,6 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+# What notices a wrong sum over ranks, or a message of the wrong place.
+LAYOUTS = ("train_test", "*Layout*")
+
 # name, file, text that stands there once, text that breaks it, test program, gtest filter
 MUTATIONS = [
     ("softmax backward without delta", "kernels/attention/variants/softmax.h", "p * (dp - delta)", "p * dp", "kernels_test", "*Attention*"),
@@ -22,7 +26,7 @@ MUTATIONS = [
      "tile.dqueries + i * W, HS, R(1)", "kernels_test", "*Attention*"),
     ("only a group's first query head", "kernels/cpu/attention_backward.cpp", "head < (kv_head + 1) * group; ++head",
      "head < kv_head * group + 1; ++head", "kernels_test", "*Attention*"),
-    ("gate's gradient without 1 - g", "kernels/cpu/gate.cpp", "store(dgate[h], sum * g * (R(1) - g))", "store(dgate[h], sum * g)",
+    ("gate's gradient without 1 - g", "kernels/cpu/gate.cpp", "from[c]) * g * (R(1) - g))", "from[c]) * g)",
      "kernels_test", "*Gate*"),
     ("weight gradient always overwritten", "kernels/cpu/matmul.cpp",
      "product(matrix(dweight), transposed(matrix(dout)), matrix(x), write,",
@@ -47,13 +51,44 @@ MUTATIONS = [
      ";", "model_test", "*Gradients*"),
     ("QK-norm gain gradient swapped", "model/block.cpp", "qk_norm_backward(dk, d_.k_norm_gain", "qk_norm_backward(dk, d_.q_norm_gain",
      "model_test", "*Gradients*"),
-    ("tied table overwritten", "model/transformer.cpp", "if (write == Write::kOverwrite && !config_.model.tied) fill_zero(dtoken, exec);",
+    ("tied table overwritten", "model/transformer.cpp", "if (write == Write::kOverwrite && !holds_head) fill_zero(dtoken, exec);",
      "fill_zero(dtoken, exec);", "golden_test", "*Fp64*"),
     ("z-loss gradient lost", "model/lm_head.cpp", "targets, scale, z_loss_, exec)", "targets, scale, 0.0, exec)", "golden_test", "*Fp64*"),
     ("only the last chunk of the vocabulary", "model/lm_head.cpp", "v0 ? Write::kAccumulate : Write::kOverwrite",
      "Write::kOverwrite", "model_test", "*Chunks*"),
-    ("tied head's norm never reported", "model/transformer.cpp", "    on_ready(config_.model.layers);",
-     "    if (!config_.model.tied) on_ready(config_.model.layers);", "model_test", "*Reported*"),
+    ("tied head's norm never reported", "model/transformer.cpp", "if (weights) on_ready(config_.model.layers);",
+     "if (weights && !config_.model.tied) on_ready(config_.model.layers);", "model_test", "*Reported*"),
+    ("a rank's contribution dropped", "dist/communicator.cpp", "rank_sum(sum, parts, me, exec);",
+     "std::memset(others.get(), 0, static_cast<size_t>(sum.bytes())); rank_sum(sum, parts, me, exec);", *LAYOUTS),
+    ("a rank's own part added first", "kernels/cpu/rank_sum.cpp", "return r == rank ? own : others + (r < rank ? r : r - 1) * stride;",
+     "return r == 0 ? own : others + (r - 1) * stride;", *LAYOUTS),
+    ("two gathered shards swapped", "dist/communicator.cpp", "    return start(CommKind::kAllGather,",
+     "    if (receives.size() > 1 && receives[0].bytes.size() == receives[1].bytes.size())\n"
+     "        std::swap(receives[0].bytes, receives[1].bytes);\n    return start(CommKind::kAllGather,", *LAYOUTS),
+    ("a shard begins one element late", "dist/shard_layout.cpp", "out.push_back({at(p), at(p + 1)});",
+     "out.push_back({std::min(at(p) + (p > 0), at(p + 1)), at(p + 1)});", *LAYOUTS),
+    ("updated parameters not gathered", "train/replica.cpp",
+     "chunk->sync->gather({chunk->model.parameters(), chunk->model.working()});", ";", *LAYOUTS),
+    ("a tied table's two gradients not added", "train/replica.cpp",
+     "residual_forward(as_row(own), as_row(first ? own : other), as_row(first ? other : own), exec);", ";", *LAYOUTS),
+    ("a tied table's copy counts in the norm", "train/network_chunk.cpp", "if (!holds_copy()) return ranges;",
+     "return ranges;", *LAYOUTS),
+    ("a pipeline's micro batches in another order", "train/pipeline_work.cpp", "first_sample_ + micro_batch * rows_",
+     "first_sample_ + (count_ - 1 - micro_batch) * rows_", *LAYOUTS),
+    ("micro batches in another order without one", "train/replica.cpp", "feed_->next(first_sample + (first + m) * rows, rows)",
+     "feed_->next(first_sample + (first + micro_batches_ - 1 - m) * rows, rows)", *LAYOUTS),
+    ("gradients leave after the first micro batch", "train/pipeline_work.cpp", "micro_batch == count_ - 1", "micro_batch == 0",
+     *LAYOUTS),
+    ("the gradient of another micro batch sent", "dist/pipeline/executor.cpp",
+     "backward_.send(work.stream_gradient(chunk, micro_batch, set), peer)",
+     "backward_.send(work.stream_gradient(chunk, micro_batch, set > 0 ? set - 1 : set), peer)", *LAYOUTS),
+    ("the activations of another micro batch sent", "dist/pipeline/executor.cpp",
+     "forward_.send(work.stream_out(chunk, micro_batch, set), peer)",
+     "forward_.send(work.stream_out(chunk, micro_batch, set > 0 ? set - 1 : set), peer)", *LAYOUTS),
+    ("a process alone asks the others", "dist/communicator.cpp", "if (size() == 1) return;", "", "train_test", "StepCost*"),
+    ("a process alone copies its gradients", "train/replica.cpp", "        chunk->optimizer.step(",
+     "        convert(as_row(chunk->model.gradients()), as_row(chunk->model.gradients()), exec);\n"
+     "        chunk->optimizer.step(", "train_test", "StepCost*"),
     ("another RoPE base in forward", "model/block.cpp", "rope_forward(qk, positions, model_.rope_theta, exec)",
      "rope_forward(qk, positions, 2 * model_.rope_theta, exec)", "golden_test", "*Fp64*"),
 ]
@@ -84,10 +119,13 @@ def first_failure(tree, program, tests):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="REGEX", help="only mutations whose name it finds")
     parser.add_argument("--list", action="store_true", help="name the mutations, run nothing")
     arguments = parser.parse_args()
     root = Path(__file__).resolve().parents[1]
-    mutations = list(applicable(root))
+    mutations = [mutation for mutation in applicable(root) if re.search(arguments.only, mutation[0])]
+    if not mutations:
+        sys.exit(f"mutation_test: no mutation's name holds '{arguments.only}'")
     if arguments.list:
         print("\n".join(name for name, *_ in mutations))
         return 0

@@ -35,9 +35,9 @@ struct RunSection {
         v.field("threads", self.threads, "CPU threads; 0 = all this process may use. Never changes results in fp32");
         v.choice("device", self.device, {"auto", "cpu", "cuda"},
                  "where the model runs; auto = a GPU if this build and machine have one");
-        v.choice("precision", self.precision, {"auto", "fp32", "bf16"},
+        v.choice("precision", self.precision, {"auto", "fp32", "bf16", "fp64"},
                  "matmul operands and activations; auto = bf16 on a GPU and where the CPU computes in it (AMX; AMD's "
-                 "AVX512_BF16)");
+                 "AVX512_BF16). fp64, on the CPU only and slow: for comparing ways to compute the same");
         v.field("measure_peak", self.measure_peak,
                 "on a GPU: multiply some large matrices at the start, and say how near the card's data sheet that is");
         v.field("graphs", self.graphs, "on a GPU: submit micro batches as CUDA graphs. Never changes results");

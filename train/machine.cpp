@@ -81,7 +81,9 @@ std::string version_text() {
 
 DType compute_dtype(const std::string& precision, Device device) {
     if (precision == "auto") return device == Device::kCuda || matmul_bf16_is_fast() ? DType::kBF16 : DType::kF32;
-    return precision == "bf16" ? DType::kBF16 : DType::kF32;
+    if (precision == "fp64" && device != Device::kCpu)
+        fail_input("run.precision = \"fp64\" is for comparing and runs on the CPU only; set run.device = \"cpu\"");
+    return precision == "bf16" ? DType::kBF16 : precision == "fp64" ? DType::kF64 : DType::kF32;
 }
 
 }  // namespace plimsoll

@@ -19,7 +19,7 @@ std::string cpu_features();
 // Version, commit, compiler, flags, libraries.
 nlohmann::json build_info();
 std::string version_text();
-// "auto", "fp32" or "bf16" to the dtype of matmul operands.
+// "auto", "fp32", "bf16" or "fp64" to the dtype of matmul operands. Throws Error (78) for fp64 on a GPU.
 DType compute_dtype(const std::string& precision, Device device = Device::kCpu);
 
 // Prints what was found and what was not, and the command that would add it. Returns 0.

@@ -4,7 +4,6 @@ stops that all ranks agree on, and errors that are printed once.
     tests/python/ranks_check.py build/plimsoll
 """
 
-import json
 import os
 import shutil
 import signal
@@ -16,33 +15,26 @@ import unittest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import ranks_matrix  # noqa: E402
+from ranks_matrix import PRECISIONS, VARIANTS, Comparison, metrics  # noqa: E402
+
 PLIMSOLL = ROOT / "build/plimsoll"
-# What root, few cores and a machine without a network need; users need none of it.
-MPIRUN = ["mpirun", "--oversubscribe", "--allow-run-as-root", "--mca", "mpi_yield_when_idle", "1", "--mca", "btl",
-          "self,vader,tcp", "--mca", "btl_tcp_if_include", "lo", "--mca", "oob_tcp_if_include", "lo"]
 SMALL = ["--set", "train.micro_batch=2", "--set", "train.batch_tokens=3072", "--set", "train.max_steps=6",
          "--set", "run.threads=1", "--set", "probes.samples=2", "--set", "data.val_samples=4"]
 
 
 def command(folder, ranks, *options):
-    launcher = [*MPIRUN, "-n", str(ranks)] if ranks else []
-    return [*launcher, str(PLIMSOLL), "train", "configs/quickstart.toml", "--run-dir", str(folder), *SMALL, *options]
+    return ranks_matrix.command(PLIMSOLL, folder, ranks, [*SMALL, *options])
 
 
 def run(folder, ranks, *options):
-    return subprocess.run(command(folder, ranks, *options), cwd=ROOT, capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
-def metrics(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: line[key] for key in ("step", "loss", "norm", "lr", "tokens")} for line in lines]
+    return ranks_matrix.run(PLIMSOLL, folder, ranks, [*SMALL, *options])
 
 
 def state(folder, step):
-    """Hashes of all tensors, whatever ranks hold which part of them."""
-    return subprocess.run([PLIMSOLL, "inspect", "--hash", folder / f"checkpoints/step_{step:08d}"], capture_output=True,
-                          text=True, timeout=60, check=True).stdout
+    return ranks_matrix.state(PLIMSOLL, folder, step)
 
 
 class Ranks(unittest.TestCase):
@@ -63,6 +55,15 @@ class Ranks(unittest.TestCase):
                                     "--set", f"parallel.virtual_ranks={ranks}")
                 self.assertEqual(metrics(real), metrics(same), f"{variant}, {ranks} ranks")
                 self.assertEqual(state(real, 6), state(same, 6), f"{variant}, {ranks} ranks")
+
+    def test_bits_of_layouts_are_those_of_one_process(self):
+        comparison = Comparison(PLIMSOLL, self.folder)
+        columns = [(variant, precision) for precision in PRECISIONS for variant in VARIANTS]
+        # Every layout once; scripts/ranks_matrix.py runs each with every variant and precision.
+        for i, layout in enumerate(ranks_matrix.all_layouts(4)):
+            variant, precision = columns[(3 * i + i // len(columns)) % len(columns)]
+            with self.subTest(str(layout), variant=variant, precision=precision):
+                self.assertEqual(comparison.difference(layout, variant, precision), "")
 
     def test_one_rank_under_mpirun_is_no_rank(self):
         self.assertEqual(state(self.trained("one", 1), 6), state(self.trained("none", 0), 6))

@@ -1,0 +1,258 @@
+// Layouts of ranks against one process that adds in the same order: equal bits, for every variant, in fp32 and fp64.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "dist/as_ranks.h"
+#include "train/inspect_checkpoint.h"
+#include "train/machine.h"
+#include "train/trainer.h"
+#include "train_test_support.h"
+
+namespace plimsoll {
+namespace {
+
+// How ranks share a run.
+struct Layout {
+    int data_ranks = 1, stages = 1, chunks = 1;
+    std::string schedule = "1f1b";
+    bool zero1 = true, tied = false;
+
+    int ranks() const { return data_ranks * stages; }
+    int virtual_stages() const { return stages * chunks; }
+    // Of a data rank: what interleaved asks for; else a number that no count of stages divides.
+    int64_t micro_batches() const { return chunks > 1 ? 2 * stages : 5; }
+    std::string name() const {
+        return fmt::format("{} x {} x {} {}{}{}", data_ranks, stages, chunks, schedule, zero1 ? " zero1" : "",
+                           tied ? " tied" : "");
+    }
+    // The layout in one process that has its bits.
+    Layout alone() const {
+        Layout one{.data_ranks = data_ranks, .chunks = virtual_stages(), .zero1 = zero1, .tied = tied};
+        if (one.chunks > 1) one.schedule = "interleaved";
+        return one;
+    }
+};
+
+// All numbers of data ranks, stages and chunks up to 4, 4 and 2, with every schedule; ZeRO-1 and tied tables in turn,
+// so that each schedule meets each of them.
+std::vector<Layout> all_layouts() {
+    std::vector<Layout> layouts;
+    const auto add = [&](Layout layout) {
+        const size_t turn = layouts.size() + static_cast<size_t>(layout.data_ranks) / 2;
+        layout.zero1 = turn % 2 == 0, layout.tied = turn / 2 % 2 == 0;
+        layouts.push_back(layout);
+    };
+    for (const int data_ranks : {1, 2, 3, 4}) {
+        if (data_ranks > 1)
+            for (const bool zero1 : {false, true})
+                for (const bool tied : {false, true})
+                    layouts.push_back({.data_ranks = data_ranks, .zero1 = zero1, .tied = tied});
+        for (const int stages : {2, 3, 4}) {
+            for (const char* schedule : {"1f1b", "zb-h1", "zb-greedy", "same-phase"})
+                add({.data_ranks = data_ranks, .stages = stages, .schedule = schedule});
+            add({.data_ranks = data_ranks, .stages = stages, .chunks = 2, .schedule = "interleaved"});
+        }
+    }
+    return layouts;
+}
+
+// What a run leaves behind.
+struct Outcome {
+    std::vector<double> losses, norms;
+    uint64_t tensors = 0;  // hash of parameters and optimizer state
+    bool operator==(const Outcome&) const = default;
+};
+
+class LayoutTest : public testing::Test {
+  protected:
+    TemporaryFolder folder_;
+    int runs_ = 0;
+
+    // A run of a network of 5 layers, or as many as there are stages, and of rows of 16 tokens.
+    RunConfig config(const std::string& variant, const std::string& precision, const Layout& layout,
+                     int64_t micro_batches, int64_t steps) {
+        RunConfig c =
+            load_config({.file = PLIMSOLL_SOURCE_DIR "/configs/quickstart.toml", .variant = variant, .overrides = {}});
+        c.run.dir = folder_ / fmt::format("{}", runs_++);
+        c.run.threads = 1, c.run.precision = precision;
+        c.model.layers = std::max(5, layout.virtual_stages()), c.model.channels = 16, c.model.context = 16;
+        c.model.ffn = 24, c.model.tied = layout.tied;
+        c.train.micro_batch = 1, c.train.batch_tokens = 16 * micro_batches, c.train.max_steps = steps;
+        c.train.eval_every = 0, c.data.val_samples = 2, c.probes.enabled = false;
+        // With it every bit of the norm reaches the parameters.
+        c.train.clip = layout.tied ? 0.05 : 0.0;
+        c.parallel.stages = layout.stages, c.parallel.chunks = layout.chunks, c.parallel.schedule = layout.schedule;
+        c.parallel.zero1 = layout.zero1;
+        return c;
+    }
+    static Outcome outcome(const RunConfig& c) {
+        Outcome result;
+        for (const nlohmann::json& line : read_lines(c.run.dir + "/metrics.jsonl")) {
+            result.losses.push_back(line["loss"]);
+            result.norms.push_back(line["norm"]);
+        }
+        EXPECT_EQ(static_cast<int64_t>(result.losses.size()), c.train.max_steps);
+        result.tensors = tensors_hash(read_manifest(CheckpointStore(c.run.dir).folder(c.train.max_steps)));
+        return result;
+    }
+    // One process, that stands for all ranks of the layout.
+    Outcome alone(const std::string& variant, const std::string& precision, const Layout& layout, int64_t steps) {
+        Layout one = layout.alone();
+        RunConfig c = config(variant, precision, one, layout.data_ranks * layout.micro_batches(), steps);
+        c.parallel.virtual_ranks = layout.data_ranks;
+        EXPECT_EQ(Trainer(c, {}).train(), ExitCode::kOk);
+        return outcome(c);
+    }
+    // A rank each: threads.
+    Outcome as_threads(const std::string& variant, const std::string& precision, const Layout& layout, int64_t steps) {
+        const RunConfig c = config(variant, precision, layout, layout.data_ranks * layout.micro_batches(), steps);
+        as_ranks(layout.ranks(), [&](Communicator& world) {
+            world.set_timeout(std::chrono::seconds(20));
+            EXPECT_EQ(Trainer(c, {}, world.split(0, world.rank(), "run")).train(), ExitCode::kOk);
+        });
+        return outcome(c);
+    }
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+struct Numbers {
+    std::string variant, precision;
+};
+
+class LayoutMatrix : public LayoutTest, public testing::WithParamInterface<int> {};
+
+const Numbers kNumbers[] = {{"softmax", "fp64"}, {"sigmoid", "fp32"},     {"gated", "fp64"},   {"placeholder", "fp32"},
+                            {"gated", "fp32"},   {"placeholder", "fp64"}, {"softmax", "fp32"}, {"sigmoid", "fp64"}};
+
+// Each layout meets two variants, one in fp32 and one in fp64; scripts/ranks_matrix.py runs all with all.
+TEST_P(LayoutMatrix, HasTheBitsOfOneProcess) {
+    const auto& [variant, precision] = kNumbers[GetParam()];
+    const std::vector<Layout> layouts = all_layouts();
+    std::map<std::string, Outcome> references;
+    constexpr int64_t kSteps = 3;
+    for (size_t i = static_cast<size_t>(GetParam()) % 4; i < layouts.size(); i += 4) {
+        const Layout& layout = layouts[i];
+        SCOPED_TRACE(layout.name());
+        const std::string key = fmt::format("{} of {}", layout.alone().name(), layout.micro_batches());
+        if (!references.contains(key)) references[key] = alone(variant, precision, layout, kSteps);
+        const Outcome &one = references[key], ranks = as_threads(variant, precision, layout, kSteps);
+        EXPECT_EQ(ranks.losses, one.losses);
+        EXPECT_EQ(ranks.norms, one.norms);
+        EXPECT_EQ(ranks.tensors, one.tensors);
+        if (layout.tied || layout.stages == 1) continue;
+        // Nothing adds up in another order where nothing is shared and nothing clipped.
+        Layout whole = layout;
+        whole.stages = whole.chunks = 1;
+        RunConfig c = config(variant, precision, whole.alone(), layout.data_ranks * layout.micro_batches(), kSteps);
+        c.model.layers = std::max(5, layout.virtual_stages()), c.parallel.virtual_ranks = layout.data_ranks;
+        EXPECT_EQ(Trainer(c, {}).train(), ExitCode::kOk);
+        const Outcome plain = outcome(c);
+        EXPECT_EQ(ranks.losses, plain.losses);
+        EXPECT_EQ(ranks.tensors, plain.tensors);
+        // The norm's parts are others: some 1e3 additions in double.
+        for (size_t step = 0; step < plain.norms.size(); ++step)
+            EXPECT_NEAR(ranks.norms[step], plain.norms[step], 1e-12 * plain.norms[step]);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, LayoutMatrix, testing::Range(0, 8), [](const auto& info) {
+    return kNumbers[info.param].variant + "_" + kNumbers[info.param].precision;
+});
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+double relative_l2(std::span<const float> a, std::span<const float> b) {
+    double difference = 0, size = 0;
+    for (size_t i = 0; i < a.size(); ++i) {
+        difference += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2);
+        size += std::pow(static_cast<double>(b[i]), 2);
+    }
+    return std::sqrt(difference / size);
+}
+
+// Sums of 12 micro batches in another order: a few roundings of 6e-8 each.
+TEST_F(LayoutTest, DataRanksFollowOneProcessThatAddsInItsOwnOrder) {
+    for (const bool tied : {false, true})
+        for (const int ranks : {2, 3, 4}) {
+            const Layout layout{.data_ranks = ranks, .zero1 = false, .tied = tied}, one{.tied = tied};
+            const RunConfig c = config("softmax", "fp32", layout, 12, 2);
+            Trainer plain(config("softmax", "fp32", one, 12, 2), {});
+            const StepResult expected = plain.train_step();
+            as_ranks(ranks, [&](Communicator& world) {
+                Trainer trainer(c, {}, world.split(0, world.rank(), "run"));
+                const StepResult step = trainer.train_step();
+                EXPECT_NEAR(step.loss, expected.loss, 1e-6 * expected.loss);
+                for (const Parameter& p : trainer.model().table().entries()) {
+                    const auto compare = [&](Tensor here, Tensor there) {
+                        const size_t begin = static_cast<size_t>(p.offset), n = static_cast<size_t>(p.shape.elements());
+                        EXPECT_LE(
+                            relative_l2(here.span<float>().subspan(begin, n), there.span<float>().subspan(begin, n)),
+                            5e-6)
+                            << p.name << ", " << ranks << " ranks";
+                    };
+                    compare(trainer.model().gradients(), plain.model().gradients());
+                    compare(trainer.model().parameters(), plain.model().parameters());
+                }
+            });
+        }
+}
+
+// What roundings grow to: a wrong sum of anything would be far from it.
+TEST_F(LayoutTest, AHundredStepsStayNearOneProcess) {
+    const Layout layouts[] = {{.data_ranks = 4},
+                              {.data_ranks = 2, .stages = 2, .schedule = "zb-h1", .tied = true},
+                              {.stages = 4, .schedule = "same-phase", .tied = true},
+                              {.data_ranks = 2, .stages = 2, .chunks = 2, .schedule = "interleaved", .zero1 = false}};
+    const char* const variants[] = {"softmax", "sigmoid", "gated", "placeholder"};
+    for (size_t i = 0; i < std::size(layouts); ++i) {
+        SCOPED_TRACE(layouts[i].name());
+        const Outcome ranks = as_threads(variants[i], "fp32", layouts[i], 100);
+        const RunConfig c = config(variants[i], "fp32", {.tied = layouts[i].tied},
+                                   layouts[i].data_ranks * layouts[i].micro_batches(), 100);
+        EXPECT_EQ(Trainer(c, {}).train(), ExitCode::kOk);
+        const Outcome plain = outcome(c);
+        for (size_t step = 0; step < 100; ++step) {
+            ASSERT_NEAR(ranks.losses[step], plain.losses[step], 1e-4) << "step " << step;
+            ASSERT_NEAR(ranks.norms[step], plain.norms[step], 1e-3 * plain.norms[step]) << "step " << step;
+        }
+        EXPECT_NE(ranks.tensors, plain.tensors);  // the order of sums does differ
+    }
+}
+
+// Evaluation, probes, checkpoints and a resume work in fp64 too.
+TEST_F(LayoutTest, RunsInDoubleAreWhole) {
+    RunConfig c = config("gated", "fp64", {}, 4, 3);
+    c.probes.enabled = true, c.probes.samples = 2;
+    RunConfig single = c;
+    single.run.dir += "s", single.run.precision = "fp32";
+    EXPECT_EQ(Trainer(c, {}).train(), ExitCode::kOk);
+    EXPECT_EQ(Trainer(single, {}).train(), ExitCode::kOk);
+    const auto a = read_lines(c.run.dir + "/evals.jsonl"), b = read_lines(single.run.dir + "/evals.jsonl");
+    EXPECT_NEAR(a.back()["loss"].get<double>(), b.back()["loss"].get<double>(), 1e-5);
+    const nlohmann::json probe = read_lines(c.run.dir + "/probes.jsonl").back(),
+                         probe32 = read_lines(single.run.dir + "/probes.jsonl").back();
+    for (const char* key : {"entropy", "drain_ratio", "gate_mean", "head_output_ratio", "value_ratio"})
+        EXPECT_NEAR(probe["per_head"][key][4][0].get<double>(), probe32["per_head"][key][4][0].get<double>(), 1e-3)
+            << key;
+    const nlohmann::json info = nlohmann::json::parse(read_file(c.run.dir + "/run.json", "run"));
+    EXPECT_EQ(info["precision"], "fp64");
+    const Manifest saved = read_manifest(CheckpointStore(c.run.dir).folder(3));
+    for (const auto& tensor : saved.tensors) EXPECT_EQ(tensor.dtype, DType::kF64) << tensor.name;
+    RunConfig longer = c, whole = c;
+    longer.train.max_steps = whole.train.max_steps = 5, whole.run.dir += "w";
+    EXPECT_EQ(Trainer(longer, {.resume = Resume::kAuto}).train(), ExitCode::kOk);
+    EXPECT_EQ(Trainer(whole, {}).train(), ExitCode::kOk);
+    EXPECT_EQ(outcome(longer), outcome(whole));
+}
+
+TEST(Precision, DoubleIsForTheCpuOnly) {
+    EXPECT_EQ(compute_dtype("fp64", Device::kCpu), DType::kF64);
+    EXPECT_NE(message_of(ExitCode::kBadInput, [] { compute_dtype("fp64", Device::kCuda); }).find("run.device"),
+              std::string::npos);
+}
+
+}  // namespace
+}  // namespace plimsoll

@@ -1,0 +1,183 @@
+// What a run of one process pays for ranks it does not have: nothing is sent, no op is added, no memory is taken.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "kernels/global_norm.h"
+#include "kernels/trace.h"
+#include "train/trainer.h"
+#include "train_test_support.h"
+
+namespace {
+
+std::atomic<int64_t> allocations = 0;  // of the whole program
+
+void* counted(std::size_t bytes, std::size_t alignment) {
+    allocations.fetch_add(1, std::memory_order_relaxed);
+    const std::size_t rounded = (std::max<std::size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
+    if (void* memory = std::aligned_alloc(alignment, rounded)) return memory;
+    throw std::bad_alloc();
+}
+
+}  // namespace
+
+// Of this program alone; arrays and the others without an exception come through these two.
+void* operator new(std::size_t bytes) {
+    return counted(bytes, alignof(std::max_align_t));
+}
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+    return counted(bytes, static_cast<std::size_t>(alignment));
+}
+void operator delete(void* memory) noexcept {
+    std::free(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept {
+    std::free(memory);
+}
+void operator delete(void* memory, std::align_val_t) noexcept {
+    std::free(memory);
+}
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
+    std::free(memory);
+}
+
+namespace plimsoll {
+namespace {
+
+constexpr int64_t kMicroBatches = 3;
+constexpr CommKind kKinds[] = {CommKind::kAllToAll,  CommKind::kReduceScatter, CommKind::kAllGather,
+                               CommKind::kBroadcast, CommKind::kSend,          CommKind::kControl};
+
+// A rank alone, as single_transport(), whose exchanges are counted.
+class CountedTransport final : public Transport {
+  public:
+    explicit CountedTransport(std::atomic<int64_t>& exchanges) : exchanges_(exchanges), alone_(single_transport()) {}
+    int rank() const override { return 0; }
+    int size() const override { return 1; }
+    std::unique_ptr<Exchange> exchange(std::span<const SendTo> sends, std::span<const ReceiveFrom> receives) override {
+        ++exchanges_;
+        return alone_->exchange(sends, receives);
+    }
+    std::unique_ptr<Transport> split(int, int) override { return std::make_unique<CountedTransport>(exchanges_); }
+    void abort(const std::string& reason) override { alone_->abort(reason); }
+
+  private:
+    std::atomic<int64_t>& exchanges_;
+    std::unique_ptr<Transport> alone_;
+};
+
+// The ops of a step, in their order.
+class OpNames final : public Tracer {
+  public:
+    std::vector<std::string> names;
+    void begin(const char* name, int64_t) override { names.push_back(name); }
+    void end() override {}
+};
+
+class StepCost : public testing::Test {
+  protected:
+    TemporaryFolder folder_;
+
+    RunConfig config() {
+        RunConfig c =
+            load_config({.file = PLIMSOLL_SOURCE_DIR "/configs/quickstart.toml", .variant = {}, .overrides = {}});
+        c.run.dir = folder_ / "run", c.run.threads = 1, c.run.precision = "fp32";
+        c.model.layers = 3, c.model.channels = 16, c.model.context = 16, c.model.ffn = 24;
+        c.train.micro_batch = 1, c.train.batch_tokens = 16 * kMicroBatches, c.train.max_steps = 10;
+        c.data.val_samples = 2, c.probes.enabled = false;
+        return c;
+    }
+};
+
+TEST_F(StepCost, OneProcessExchangesNothing) {
+    for (const auto& [virtual_ranks, chunks] : {std::pair{1, 1}, {3, 1}, {1, 3}, {3, 3}}) {
+        RunConfig c = config();
+        c.run.dir += fmt::format("{}{}", virtual_ranks, chunks);
+        c.parallel.virtual_ranks = virtual_ranks, c.parallel.chunks = chunks;
+        if (chunks > 1) c.parallel.schedule = "interleaved";
+        std::atomic<int64_t> exchanges = 0;
+        Trainer trainer(c, {}, Communicator(std::make_unique<CountedTransport>(exchanges)));
+        exchanges = 0;  // the start of a run tells all ranks of its directory
+        for (int step = 0; step < 3; ++step) trainer.train_step();
+        EXPECT_EQ(exchanges, 0) << virtual_ranks << " virtual ranks, " << chunks << " chunks";
+    }
+}
+
+// What a step was before there were ranks, written out, and what a replica makes of it.
+TEST_F(StepCost, OneProcessAddsNoOpAndNoMemory) {
+    const RunConfig c = config();
+    const Loader data(c.data, Split::kTrain,
+                      {.T = c.model.context, .placeholders = 0, .shared_placeholders = 0, .seed = 1});
+    const NetworkConfig network{c.model, c.attention, c.loss, data.vocab_size()};
+    const Precision precision{DType::kF32};
+    const int64_t tokens = c.tokens_per_micro_batch();
+    OpNames ops, replica_ops;
+    Exec exec{.threads = 1};
+
+    Transformer model(network, StageRange::whole(c.model), tokens, precision);
+    Optimizer optimizer(c.optimizer, model.table(), precision, {{0, model.table().buffer_elements()}});
+    LocalCoreAttention core;
+    BatchFeed feed(data, 1, exec);
+    model.allocate(), optimizer.allocate();
+    initialize(model.parameters(), model.table(), 1, exec);
+    int64_t step = 0;
+    const auto plain_step = [&] {
+        for (int64_t m = 0; m < kMicroBatches; ++m) {
+            const TraceRange range(exec, "micro batch", m);
+            const ModelInput input = feed.next(step * kMicroBatches + m, 1);
+            const Write write = m == 0 ? Write::kOverwrite : Write::kAccumulate;
+            model.forward(core, input, write, exec);
+            model.backward(
+                core, input, write, [](int64_t) {}, exec);
+        }
+        const double mean = 1.0 / static_cast<double>(model.loss(exec).scored);
+        EXPECT_GT(sum_of_squares(model.gradients(), exec), 0.0);
+        optimizer.step(model, 1e-3, mean, ++step, exec);
+    };
+
+    RankGrid grid(Communicator(single_transport()), c.parallel);
+    Replica replica(c, network, precision, grid, data, exec);
+    replica.allocate(Device::kCpu);
+    NetworkChunk& chunk = *replica.chunks().front();
+    initialize(chunk.model.parameters(), chunk.model.table(), 1, exec);
+    int64_t replica_step = 0;
+    const auto step_of_replica = [&] {
+        const double mean = 1.0 / static_cast<double>(replica.compute(replica_step * kMicroBatches, exec).scored);
+        replica.finish_gradients();
+        EXPECT_GT(replica.gradient_norm(exec), 0.0);
+        replica.update(1e-3, mean, ++replica_step, exec);
+    };
+    // After steps that may fill caches.
+    const auto allocations_of = [](const auto& one_step) {
+        one_step(), one_step();
+        const int64_t before = allocations;
+        one_step();
+        return allocations - before;
+    };
+    const int64_t plain = allocations_of(plain_step), here = allocations_of(step_of_replica);
+    Trainer trainer(c, {});
+    const int64_t whole = allocations_of([&] { trainer.train_step(); });
+    RecordProperty("allocations", fmt::format("{} {} {}", plain, here, whole));
+    EXPECT_GT(plain, 0);
+    // Per micro batch the callback that would start sums, which is too large for std::function itself; per step the
+    // parts of the norm, and whose they are.
+    EXPECT_EQ(here - plain, kMicroBatches + 2);
+    EXPECT_EQ(whole, here);
+
+    exec.tracer = &ops;
+    plain_step();
+    exec.tracer = &replica_ops;
+    step_of_replica();
+    EXPECT_EQ(replica_ops.names, ops.names);
+    EXPECT_EQ(chunk.bytes(), model.plan().bytes() + optimizer.plan().bytes());
+    EXPECT_FALSE(chunk.sync.has_value());
+    const std::span<const float> a = model.parameters().span<float>(), b = chunk.model.parameters().span<float>();
+    EXPECT_TRUE(std::ranges::equal(a, b));
+    for (const Communicator* group : {&grid.world, &grid.data, &grid.forward, &grid.backward})
+        for (const CommKind kind : kKinds) EXPECT_EQ(group->stats(kind).calls, 0) << group->name() << name_of(kind);
+}
+
+}  // namespace
+}  // namespace plimsoll
