@@ -23,4 +23,14 @@ void RankGrid::bind(const Exec& exec) {
         if (group->size() > 1) group->bind(exec);
 }
 
+RankGrid::Traffic RankGrid::traffic() const {
+    Traffic sum;
+    for (const Communicator* group : {&world, &data, &forward, &backward})
+        for (size_t kind = 0; kind < kCommKinds; ++kind) {
+            const CommStats& stats = group->stats(static_cast<CommKind>(kind));
+            sum.bytes += stats.bytes, sum.wait_seconds += stats.wait_seconds;
+        }
+    return sum;
+}
+
 }  // namespace plimsoll

@@ -29,6 +29,15 @@ struct RankGrid : RankPlace {
     RankGrid(Communicator everyone, const ParallelSection& parallel);
     // From now on tensors may lie in the memory of exec's GPU.
     void bind(const Exec& exec);
+    // What this rank sent, and waited for, since the start.
+    struct Traffic {
+        int64_t bytes = 0;
+        double wait_seconds = 0;  // what computing did not hide
+        Traffic operator-(const Traffic& before) const {
+            return {bytes - before.bytes, wait_seconds - before.wait_seconds};
+        }
+    };
+    Traffic traffic() const;
     bool is_root() const { return world.rank() == 0; }
 };
 

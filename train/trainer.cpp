@@ -139,6 +139,7 @@ LossSums Trainer::compute_step() {
 StepResult Trainer::train_step() {
     const int64_t rows = config_.train.micro_batch, micro_batches = config_.micro_batches();
     StepResult result;
+    const RankGrid::Traffic before = grid_.traffic();
     replica_.inject_before(fault_, state_.step + 1);
     check_replicas();
     const LossSums sums = compute_step();
@@ -157,6 +158,7 @@ StepResult Trainer::train_step() {
     state_.step += 1;
     state_.samples += rows * micro_batches;
     state_.tokens += result.tokens;
+    result.traffic = grid_.traffic() - before;
     return result;
 }
 
@@ -293,6 +295,7 @@ ExitCode Trainer::train() {
         const double seconds = now_seconds() - start;
         train_seconds_ += seconds;
         ++steps_here_;
+        traffic_.bytes += result.traffic.bytes, traffic_.wait_seconds += result.traffic.wait_seconds;
         report_step(result, seconds);
         if (result.verdict == Verdict::kRollBack) roll_back();
     }
@@ -304,6 +307,10 @@ ExitCode Trainer::train() {
     log_.line("done: {} steps in {}, {:.0f} tokens/s, probes {:.1f} % of the time", state_.step, duration(elapsed()),
               static_cast<double>(steps_here_ * config_.batch_tokens()) / std::max(1e-9, train_seconds_),
               100 * probe_seconds_ / std::max(1e-9, elapsed() - state_.seconds));
+    if (grid_.world.size() > 1)
+        log_.line("rank 0 sent {:.1f} MiB, and waited for other ranks {:.1f} % of its steps' time",
+                  static_cast<double>(traffic_.bytes) / (1 << 20),
+                  100 * traffic_.wait_seconds / std::max(1e-9, train_seconds_));
     return ExitCode::kOk;
 }
 

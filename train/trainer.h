@@ -32,6 +32,7 @@ struct StepResult {
     double lr = 0;
     int64_t tokens = 0;
     Verdict verdict = Verdict::kUpdate;
+    RankGrid::Traffic traffic;  // of this rank
 };
 
 class Trainer {
@@ -112,6 +113,7 @@ class Trainer {
     Health health_{config_.health};
     FaultHook fault_ = FaultHook::from_environment();
     bool stop_ = false;                    // agreed on by all ranks
+    RankGrid::Traffic traffic_;            // of the steps of this process
     std::vector<StageTimes> stage_times_;  // of the last step, by rank of a pipeline
     SpeedOfLight speed_;
     std::unique_ptr<Profile> profile_;

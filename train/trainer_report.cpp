@@ -125,6 +125,10 @@ void Trainer::report_step(const StepResult& r, double step_seconds) {
             line["stage_ms"].push_back({1e3 * times.forward, 1e3 * times.backward, 1e3 * times.weight});
         pipeline = fmt::format(" bubble {:.0f} %", 100 * bubble_of(stage_times_));
     }
+    if (grid_.world.size() > 1) {
+        line["sent_bytes"] = r.traffic.bytes;
+        line["wait_ms"] = 1e3 * r.traffic.wait_seconds;
+    }
     if (r.verdict != Verdict::kUpdate) {
         line["skipped"] = health_.reason();
         log_.line("warning: step {}: {}; not updated ({} steps so far)", state_.step, health_.reason(),
