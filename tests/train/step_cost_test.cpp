@@ -61,7 +61,7 @@ class CountedTransport final : public Transport {
         return alone_->exchange(sends, receives);
     }
     std::unique_ptr<Transport> split(int, int) override { return std::make_unique<CountedTransport>(exchanges_); }
-    void abort(const std::string& reason) override { alone_->abort(reason); }
+    void abort(const std::string& reason, ExitCode code) override { alone_->abort(reason, code); }
 
   private:
     std::atomic<int64_t>& exchanges_;
