@@ -82,15 +82,21 @@ void Work::wait() {
         const std::string reason =
             fmt::format("{}: nothing from ranks {} for {:.0f} s", name(), fmt::join(exchange_->silent(), ", "),
                         std::chrono::duration<double>(owner_->timeout_).count());
-        owner_->transport_->abort(reason);
+        owner_->abort(reason);
         exchange_.reset();
         throw Error(ExitCode::kTransient, reason);
     }
     exchange_.reset();
+    owner_->record_->end(ticket_);
     if (finish_) finish_();
     finish_ = {};
     owner_->stats_[static_cast<size_t>(kind_)].wait_seconds +=
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+void Communicator::abort(const std::string& reason, ExitCode code) {
+    record_->aborting(reason);
+    transport_->abort(reason, code);
 }
 
 Communicator::Communicator(std::unique_ptr<Transport> transport, std::string name)
@@ -120,6 +126,7 @@ Work Communicator::start(CommKind kind, Device device, std::span<const SendTo> s
     work.finish_ = std::move(finish);
     CommStats& stats = stats_[static_cast<size_t>(kind)];
     stats.calls += 1, stats.bytes += work.bytes_;
+    work.ticket_ = record_->begin(work.name());
     work.exchange_ =
         device == Device::kCpu
             ? transport_->exchange(sends, receives)
@@ -300,6 +307,7 @@ int Communicator::rank_on_machine() {
 Communicator Communicator::split(int color, int key, std::string name) {
     Communicator group(transport_->split(color, key), std::move(name));
     group.timeout_ = timeout_;
+    group.record_ = record_;
     group.exec_ = exec_;
     group.idle_scratch_ = idle_scratch_;
     return group;

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "dist/flight_record.h"
 #include "dist/shard_layout.h"
 #include "dist/transport.h"
 #include "kernels/memory.h"
@@ -50,7 +51,7 @@ class Work {
 
     Communicator* owner_ = nullptr;
     CommKind kind_{};
-    int64_t number_ = 0, bytes_ = 0;
+    int64_t number_ = 0, bytes_ = 0, ticket_ = 0;
     std::unique_ptr<Exchange> exchange_;
     std::function<void()> finish_;  // what is left to compute once everything arrived
 };
@@ -69,6 +70,7 @@ class Communicator {
     int rank() const { return transport_->rank(); }
     int size() const { return transport_->size(); }
     const std::string& name() const { return name_; }
+    std::chrono::nanoseconds timeout() const { return timeout_; }
     void set_timeout(std::chrono::nanoseconds timeout) { timeout_ = timeout; }
 
     // From now on tensors may lie in the memory of exec's GPU; nothing changes if it has none. They travel by `make`'s
@@ -111,7 +113,10 @@ class Communicator {
     // Ranks with the same color form a group, ordered by (key, rank), with this one's timeout and GPU. Every rank takes
     // part.
     Communicator split(int color, int key, std::string name);
-    void abort(const std::string& reason) { transport_->abort(reason); }
+    // Ends every rank's operations with an error that says why; under MPI the job, with this exit code.
+    void abort(const std::string& reason, ExitCode code = ExitCode::kTransient);
+    // The last operations of this world's groups on this rank.
+    FlightRecord& record() { return *record_; }
     const CommStats& stats(CommKind kind) const { return stats_[static_cast<size_t>(kind)]; }
 
   private:
@@ -132,6 +137,7 @@ class Communicator {
     std::chrono::nanoseconds timeout_ = std::chrono::seconds(300);
     int64_t next_number_ = 1;
     std::array<CommStats, kCommKinds> stats_;
+    std::shared_ptr<FlightRecord> record_ = std::make_shared<FlightRecord>();
 };
 
 }  // namespace plimsoll

@@ -68,6 +68,11 @@ class MpiThread {
         }
         wake_.notify_one();
     }
+    // Waits for MPI's start.
+    bool starts_within(std::chrono::nanoseconds deadline) {
+        std::unique_lock lock(mutex_);
+        return finished_.wait_for(lock, deadline, [&] { return started_; });
+    }
     std::mutex& mutex() { return mutex_; }
     std::condition_variable& finished() { return finished_; }
 
@@ -88,6 +93,8 @@ class MpiThread {
         if (!initialized) MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided);
         MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
         std::unique_lock lock(mutex_);
+        started_ = true;
+        finished_.notify_all();
         while (true) {
             if (tasks_.empty() && active_.empty()) wake_.wait(lock, [&] { return stop_ || !tasks_.empty(); });
             if (stop_ && tasks_.empty() && active_.empty()) break;
@@ -164,7 +171,7 @@ class MpiThread {
     std::condition_variable wake_, finished_;
     std::deque<std::function<void()>> tasks_;
     std::vector<std::shared_ptr<Requests>> active_;  // the thread's own
-    bool stop_ = false;
+    bool started_ = false, stop_ = false;
     std::thread thread_;
 };
 
@@ -224,10 +231,11 @@ class MpiTransport final : public Transport {
         }));
     }
     // Ends the job: MPI has no way to end an exchange of another rank. This is the last word of the process, nobody
-    // above gets to print it.
-    void abort(const std::string& reason) override {
+    // above gets to print it. Where all ranks have the same to say, the first says it.
+    void abort(const std::string& reason, ExitCode code) override {
+        if (rank_ > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1000 + 100 * std::min(rank_, 10)));
         std::fprintf(stderr, "plimsoll: rank %d: %s\n", rank_, reason.c_str());
-        MpiThread::instance().run([] { MPI_Abort(MPI_COMM_WORLD, static_cast<int>(ExitCode::kTransient)); });
+        MpiThread::instance().run([code] { MPI_Abort(MPI_COMM_WORLD, static_cast<int>(code)); });
     }
 
   private:
@@ -243,7 +251,14 @@ bool started_by_mpi() {
     return false;
 }
 
-std::unique_ptr<Transport> mpi_transport() {
+int rank_of_launch() {
+    for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"})
+        if (const char* rank = std::getenv(name)) return std::atoi(rank);
+    return 0;
+}
+
+std::unique_ptr<Transport> mpi_transport(std::chrono::nanoseconds deadline, const std::function<void()>& late) {
+    if (!MpiThread::instance().starts_within(deadline)) late();
     return std::make_unique<MpiTransport>(MPI_COMM_WORLD);
 }
 

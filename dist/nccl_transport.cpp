@@ -291,12 +291,12 @@ class NcclTransport final : public Transport {
     std::unique_ptr<Transport> split(int color, int key) override {
         return std::make_unique<NcclTransport>(host_->split(color, key), link_->shared_watch(), exec_, timeout_);
     }
-    void abort(const std::string& reason) override {
+    void abort(const std::string& reason, ExitCode code) override {
         {
             const std::lock_guard lock(link_->watch().mutex());
             link_->watch().fail(reason);
         }
-        host_->abort(reason);
+        host_->abort(reason, code);
     }
 
   private:

@@ -28,7 +28,7 @@ class SingleTransport final : public Transport {
         return std::make_unique<Done>();
     }
     std::unique_ptr<Transport> split(int /*color*/, int /*key*/) override { return single_transport(); }
-    void abort(const std::string& /*reason*/) override {}
+    void abort(const std::string& /*reason*/, ExitCode /*code*/) override {}
 };
 
 }  // namespace

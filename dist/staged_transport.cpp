@@ -198,7 +198,7 @@ class StagedTransport final : public Transport {
         starter_->drain();
         return std::make_unique<StagedTransport>(host_->split(color, key), exec_, pool_);
     }
-    void abort(const std::string& reason) override { host_->abort(reason); }
+    void abort(const std::string& reason, ExitCode code) override { host_->abort(reason, code); }
 
   private:
     std::shared_ptr<Transport> host_;

@@ -145,7 +145,7 @@ class ThreadTransport final : public Transport {
         return mine;
     }
 
-    void abort(const std::string& reason) override {
+    void abort(const std::string& reason, ExitCode /*code*/) override {
         const std::lock_guard lock(group_->mutex);
         group_->abort(reason);
     }

@@ -4,10 +4,14 @@
 
 #include <chrono>
 #include <cstddef>
+#include <cstdlib>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
+
+#include "kernels/error.h"
 
 #include "kernels/exec.h"
 
@@ -58,8 +62,8 @@ class Transport {
                                                          const Operation& operation);
     // Ranks with the same color form a group, ordered by (key, rank). Every rank takes part.
     virtual std::unique_ptr<Transport> split(int color, int key) = 0;
-    // Ends every exchange of every rank with an error that says why.
-    virtual void abort(const std::string& reason) = 0;
+    // Ends every exchange of every rank with an error that says why; under MPI the job, with this exit code.
+    virtual void abort(const std::string& reason, ExitCode code) = 0;
 };
 
 // The only rank.
@@ -70,9 +74,14 @@ std::vector<std::unique_ptr<Transport>> thread_transports(int size);
 
 // Whether this process was started by mpirun, or by srun with MPI; always false in a build without MPI.
 bool started_by_mpi();
+// This process's rank as its launcher says, before MPI starts; 0 without a launcher.
+int rank_of_launch();
 // All ranks of the MPI job. One thread owns MPI from here to the end of the process. Throws Error (78) in a build
-// without MPI, Error (70) if MPI does not start.
-std::unique_ptr<Transport> mpi_transport();
+// without MPI. If MPI has not started within `deadline`, because ranks are missing, `late` is called and must end the
+// process: MPI's start cannot be interrupted.
+std::unique_ptr<Transport> mpi_transport(
+    std::chrono::nanoseconds deadline = std::chrono::hours(1),
+    const std::function<void()>& late = [] { std::abort(); });
 
 // `host`, which carries the bytes, and messages in the memory of exec's GPU: copied to pinned memory in the order of
 // its stream, sent by a thread once they are there, and copied back when the exchange is waited for. Exchanges of both

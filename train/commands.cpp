@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <memory>
+#include <thread>
 
 #include "data/bigram_counts.h"
 #include "data/file.h"
@@ -12,6 +14,7 @@
 #include "train/inspect_checkpoint.h"
 #include "train/machine.h"
 #include "train/plan.h"
+#include "train/starting_ranks.h"
 #include "train/trainer.h"
 
 namespace plimsoll {
@@ -39,17 +42,33 @@ RunConfig configured(const ConfigSources& sources, const std::string& run_dir) {
 // A run as this process's rank of the MPI job, or alone. An error of one rank is printed once, and ends them all.
 int train(const RunConfig& config, const TrainOptions& options) {
     if (!started_by_mpi()) return static_cast<int>(Trainer(config, options).train());
-    std::unique_ptr<Transport> transport = mpi_transport();
+    const std::chrono::nanoseconds timeout(static_cast<int64_t>(config.parallel.timeout_seconds * 1e9));
+    std::unique_ptr<Transport> transport;
+    {
+        const StartingRanks starting(config.directory());
+        transport = mpi_transport(timeout, [&] {
+            fmt::print(stderr, "plimsoll: rank {}: MPI did not start within {} s: {}\n", rank_of_launch(),
+                       config.parallel.timeout_seconds, starting.missing());
+            std::this_thread::sleep_for(std::chrono::milliseconds(500));  // the others look for this rank too
+            starting.withdraw();
+            std::_Exit(static_cast<int>(ExitCode::kTransient));
+        });
+    }
     const int rank = transport->rank(), ranks = transport->size();
     Communicator world(std::move(transport));
+    world.set_timeout(timeout);
     Communicator of_trainer = world.split(0, rank, "world");
-    // Rank 0 evaluates and probes alone while the others wait.
-    of_trainer.set_timeout(std::chrono::minutes(30));
+    world.record().on_abort([&, rank](const std::string& reason) {
+        const std::string file = fmt::format("{}/flight_rank_{}.txt", config.directory(), rank);
+        std::error_code ignored;
+        if (std::filesystem::is_directory(config.directory(), ignored))
+            write_file_atomically(file, {reason, "\n", world.record().text()});
+    });
     try {
         return static_cast<int>(Trainer(config, options, std::move(of_trainer)).train());
     } catch (const Error& error) {
         if (ranks == 1) throw;
-        world.abort(error.what());
+        world.abort(error.what(), error.code());
         return static_cast<int>(error.code());
     }
 }

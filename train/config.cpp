@@ -396,6 +396,12 @@ void RunConfig::check_values() const {
     check_range("parallel.virtual_ranks", parallel.virtual_ranks, 1, 4096);
     check_range("parallel.stages", parallel.stages, 1, 4096);
     check_range("parallel.chunks", parallel.chunks, 1, 4096);
+    check_range("health.max_skips", health.max_skips, 0, kMany);
+    check_range("health.max_rollbacks", health.max_rollbacks, 0, kMany);
+    check_range("health.window", health.window, 2, 1 << 20);
+    check_range("health.hash_every", health.hash_every, 0, kMany);
+    check_at_least("health.spike", health.spike, 0);
+    check_at_least("parallel.timeout_seconds", parallel.timeout_seconds, 0.1);
     check_range("parallel.in_flight", parallel.in_flight, 0, 1 << 20);
     check_range("train.shared_placeholders", train.shared_placeholders, 0, model.context - 2);
     check_range("schedule.warmup_steps", schedule.warmup_steps, 0, kMany);

@@ -93,6 +93,7 @@ struct ParallelSection {
     int64_t in_flight = 0;
     bool zero1 = true;
     int64_t virtual_ranks = 1;
+    double timeout_seconds = 300;
 
     bool pipelined() const { return stages * chunks > 1; }
 
@@ -113,6 +114,33 @@ struct ParallelSection {
                 "each rank holds the optimizer state of, and updates, its share of the parameters (ZeRO-1)");
         v.field("virtual_ranks", self.virtual_ranks,
                 "one process: sum gradients as this many ranks would, to the bit; for comparing with a run of ranks");
+        v.field("timeout_seconds", self.timeout_seconds,
+                "seconds a rank waits for others before it ends the run, saying for whom; rank 0 may take thirty "
+                "minutes to evaluate and probe");
+    }
+};
+
+// What a run does about bad steps and ranks that differ.
+struct HealthSection {
+    int64_t max_skips = 3;
+    int64_t max_rollbacks = 0;
+    double spike = 0;
+    int64_t window = 128;
+    int64_t hash_every = 0;
+
+    template <class Self, class Visitor>
+    static void visit(Self& self, Visitor&& v) {
+        v.field("max_skips", self.max_skips,
+                "bad steps in a row (loss or gradient norm NaN or infinite, or a spike) whose update is left out; one "
+                "more ends the run, or rolls it back");
+        v.field("max_rollbacks", self.max_rollbacks,
+                "times a run goes back to its newest checkpoint, and on with the data after the bad steps");
+        v.field("spike", self.spike,
+                "standard deviations above the last good steps' mean from which loss or gradient norm are bad; 0 = any "
+                "finite value is good");
+        v.field("window", self.window, "good steps whose mean and deviation health.spike refers to");
+        v.field("hash_every", self.hash_every,
+                "steps between comparisons of the parameters of ranks that hold the same ones; 0 = never");
     }
 };
 
@@ -169,6 +197,7 @@ struct RunConfig {
     DataConfig data;
     TrainSection train;
     ParallelSection parallel;
+    HealthSection health;
     OptimizerSection optimizer;
     ScheduleSection schedule;
     ProbeSection probes;
@@ -178,8 +207,8 @@ struct RunConfig {
     template <class Self, class F>
     static void visit_sections(Self& self, F&& f) {
         f("run", self.run), f("model", self.model), f("attention", self.attention), f("loss", self.loss);
-        f("data", self.data), f("train", self.train), f("parallel", self.parallel), f("optimizer", self.optimizer),
-            f("schedule", self.schedule);
+        f("data", self.data), f("train", self.train), f("parallel", self.parallel), f("health", self.health),
+            f("optimizer", self.optimizer), f("schedule", self.schedule);
         f("probes", self.probes);
     }
 

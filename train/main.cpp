@@ -2,10 +2,13 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <thread>
 
+#include "dist/transport.h"
 #include "kernels/error.h"
 #include "train/commands.h"
 #include "train/machine.h"
@@ -21,6 +24,17 @@ void wait_briefly_at_barriers(char** argv) {
     if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT")) return;
     setenv("GOMP_SPINCOUNT", "1000", 1);
     execv("/proc/self/exe", argv);  // returns only if it fails: then as before, slower on a busy machine
+}
+
+// Ranks that fail alike before they know of each other, over a bad configuration, should print one message: the first
+// speaks at once, and its end ends the job; the others wait for that, and speak if it does not come.
+bool somebody_else_says_it() {
+    const int rank = plimsoll::rank_of_launch();
+    for (int i = 0; i < 10 && rank > 0; ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(100 + std::min(rank, 50)));
+        if (plimsoll::stop_requested()) return true;
+    }
+    return false;
 }
 
 }  // namespace
@@ -43,6 +57,7 @@ int main(int argc, char** argv) {
         // 0 for --help and --version.
         return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::kBadInput);
     } catch (const Error& error) {
+        if (somebody_else_says_it()) return static_cast<int>(error.code());
         std::fprintf(stderr, "plimsoll: %s\n", error.what());
         return static_cast<int>(error.code());
     } catch (const std::exception& error) {

@@ -26,11 +26,22 @@ std::vector<const ArenaPlan*> arenas(const NetworkChunk& chunk) {
     return {&plan.parameters, &plan.gradients, &chunk.optimizer.plan(), &plan.activations, &plan.scratch};
 }
 
-int64_t bytes_of(const Chunks& chunks, int64_t tokens, const Exec& exec) {
+// Of the chunks of a process, what moves their gradients, and a pipeline's whole network for evaluation.
+int64_t bytes_of(const Chunks& chunks, int64_t tokens, const RankPlace& place, const Exec& exec) {
+    const Transformer& first = chunks.front()->model;
     int64_t total = 0;
-    if (exec.cuda)
-        total = gpu_scratch_bytes(scratch_sizes(chunks.front()->model, tokens), exec) + BatchFeed::device_bytes(tokens);
-    for (const auto& chunk : chunks) total += chunk->bytes();
+    if (exec.cuda) total = gpu_scratch_bytes(scratch_sizes(first, tokens), exec) + BatchFeed::device_bytes(tokens);
+    for (const auto& chunk : chunks) {
+        total += chunk->bytes();
+        // The other ranks' parts of the shards that are under way: all of them at the end of a backward.
+        if (place.data_ranks > 1)
+            total += chunk->model.plan().gradients.bytes() / place.data_ranks * (place.data_ranks - 1);
+    }
+    const bool pipelined = place.stages > 1 || chunks.size() > 1;
+    if (pipelined && place.stage == 0 && place.data_rank == 0)
+        total += Transformer(first.config(), StageRange::whole(first.config().model), tokens, first.precision())
+                     .plan()
+                     .bytes();
     return total;
 }
 
@@ -49,7 +60,7 @@ MemoryPlan plan_memory(const RunConfig& config, const NetworkConfig& network, Pr
                        const RankPlace& place, const Exec& exec) {
     const auto bytes_for = [&](int64_t rows) {
         const int64_t tokens = rows * config.model.context;
-        return bytes_of(plan_chunks(config, network, precision, tokens, place), tokens, exec);
+        return bytes_of(plan_chunks(config, network, precision, tokens, place), tokens, place, exec);
     };
     const int64_t taken = gpu_scratch_bytes({}, exec);  // when the GPU was opened
     MemoryPlan plan{.bytes = bytes_for(config.train.micro_batch),

@@ -1,10 +1,14 @@
 #include "train/replica.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "kernels/global_norm.h"
 #include "kernels/residual.h"
 #include "kernels/trace.h"
+#include "train/crc32c.h"
+#include "train/device.h"
 
 namespace plimsoll {
 namespace {
@@ -169,6 +173,34 @@ void Replica::update(double lr, double gradient_scale, int64_t step, const Exec&
 
 void Replica::await_parameters() {
     for (const auto& chunk : chunks_) chunk->await_all();
+}
+
+std::vector<int> Replica::ranks_that_differ(const Exec& exec) {
+    await_parameters();
+    uint32_t sum = 0;
+    for (const auto& chunk : chunks_) {
+        const HostCopy parameters(chunk->model.parameters(), exec);
+        sum = crc32c(parameters.tensor().data, static_cast<size_t>(parameters.tensor().bytes()), sum);
+    }
+    const std::vector<std::byte> all = grid_.data.gather(std::as_bytes(std::span(&sum, 1)));
+    std::vector<uint32_t> sums(static_cast<size_t>(grid_.data_ranks));
+    std::memcpy(sums.data(), all.data(), all.size());
+    const uint32_t usual = *std::ranges::max_element(sums, {}, [&](uint32_t s) { return std::ranges::count(sums, s); });
+    std::vector<int> ranks;
+    for (size_t r = 0; r < sums.size(); ++r)
+        if (sums[r] != usual) ranks.push_back(static_cast<int>(r) * grid_.stages + grid_.stage);
+    return ranks;
+}
+
+void Replica::inject_before(FaultHook& fault, int64_t step) {
+    if (!fault.is_armed()) return;
+    await_parameters();
+    for (const auto& chunk : chunks_) fault.parameters(chunk->model.parameters(), step, grid_.world.rank());
+}
+
+void Replica::inject(FaultHook& fault, int64_t step) {
+    for (const auto& chunk : chunks_)
+        fault.gradients(chunk->model.gradients(), chunk->optimizer.owned().front().begin, step, grid_.world.rank());
 }
 
 Transformer* Replica::whole() {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/replay.h"
+#include "train/fault_hook.h"
 #include "train/pipeline_work.h"
 
 namespace plimsoll {
@@ -29,6 +30,13 @@ class Replica {
     Transformer* whole();
     // Brings whole() up to date. All ranks of a pipeline take part.
     void collect(const Exec& exec);
+
+    // Data ranks of this stage whose parameters have another checksum than most have. Every rank of the stage takes
+    // part.
+    std::vector<int> ranks_that_differ(const Exec& exec);
+    // Faults on demand: before a step, and once its gradients are complete.
+    void inject_before(FaultHook& fault, int64_t step);
+    void inject(FaultHook& fault, int64_t step);
 
     std::vector<std::unique_ptr<NetworkChunk>>& chunks() { return chunks_; }
     const std::vector<std::unique_ptr<NetworkChunk>>& chunks() const { return chunks_; }

@@ -118,10 +118,14 @@ void Trainer::check_memory() {
 
 LossSums Trainer::compute_step() {
     const LossSums own = replica_.compute(options_.overfit_batch ? 0 : state_.samples, exec_);
-    if (grid_.world.size() == 1) return own;
+    if (grid_.world.size() == 1) {
+        replica_.inject(fault_, state_.step + 1);
+        return own;
+    }
     std::array<double, 4> sums{own.nll, own.z, static_cast<double>(own.scored), stop_requested() ? 1.0 : 0.0};
     grid_.world.sum(sums);
     replica_.finish_gradients();
+    replica_.inject(fault_, state_.step + 1);
     stop_ = sums[3] > 0;
     if (config_.parallel.pipelined()) {
         const StageTimes own_times = replica_.stage_times();
@@ -135,6 +139,8 @@ LossSums Trainer::compute_step() {
 StepResult Trainer::train_step() {
     const int64_t rows = config_.train.micro_batch, micro_batches = config_.micro_batches();
     StepResult result;
+    replica_.inject_before(fault_, state_.step + 1);
+    check_replicas();
     const LossSums sums = compute_step();
     result.tokens = config_.batch_tokens();
     const TraceRange range(exec_, "update");
@@ -142,17 +148,12 @@ StepResult Trainer::train_step() {
     result.loss = (sums.nll + sums.z) * mean;
     result.norm = replica_.gradient_norm(exec_) * mean;
     result.lr = learning_rate(config_.schedule, config_.optimizer.lr, state_.step, max_steps_);
-    if (!std::isfinite(result.loss) || !std::isfinite(result.norm)) {
-        finish_save();
-        throw Error(ExitCode::kInternal,
-                    fmt::format("step {}: loss {}, gradient norm {}; not updated. Lower optimizer.lr, or look "
-                                "at the last lines of {}",
-                                state_.step + 1, result.loss, result.norm, directory_.file("metrics.jsonl")));
-    }
+    result.verdict = health_.judge(result.loss, result.norm);
+    if (result.verdict == Verdict::kStop) stop_training(result);
     // As torch.nn.utils.clip_grad_norm_, with its 1e-6.
     const double clip = config_.train.clip;
     const double clipped = clip > 0 && result.norm > clip ? clip / (result.norm + 1e-6) : 1.0;
-    replica_.update(result.lr, mean * clipped, state_.step + 1, exec_);
+    if (result.verdict == Verdict::kUpdate) replica_.update(result.lr, mean * clipped, state_.step + 1, exec_);
     state_.step += 1;
     state_.samples += rows * micro_batches;
     state_.tokens += result.tokens;
@@ -207,12 +208,17 @@ void Trainer::evaluate_and_probe(bool last) {
     const bool evaluation = evaluation_is_due(last), probes = probe_is_due(last);
     if (!evaluation && !probes) return;
     replica_.collect(exec_);
+    // Rank 0 may take its time.
+    const auto timeout = grid_.world.timeout();
+    if (!is_root()) grid_.world.set_timeout(timeout + std::chrono::minutes(30));
     if (evaluation) {
         last_evaluated_ = state_.step;
         if (is_root()) evaluate_now();
         keep_if_best();
     }
     if (probes && is_root()) probe(last);
+    wait_for_root();
+    grid_.world.set_timeout(timeout);
 }
 
 void Trainer::evaluate_now() {
@@ -288,6 +294,7 @@ ExitCode Trainer::train() {
         train_seconds_ += seconds;
         ++steps_here_;
         report_step(result, seconds);
+        if (result.verdict == Verdict::kRollBack) roll_back();
     }
     profile_next_step(false);
     evaluate_and_probe(true);

@@ -7,6 +7,8 @@
 #include "train/checkpoint.h"
 #include "train/device.h"
 #include "train/evaluate.h"
+#include "train/fault_hook.h"
+#include "train/health.h"
 #include "train/log.h"
 #include "train/probes.h"
 #include "train/profile.h"
@@ -29,6 +31,7 @@ struct StepResult {
     double norm = 0;  // of the gradient, before clipping
     double lr = 0;
     int64_t tokens = 0;
+    Verdict verdict = Verdict::kUpdate;
 };
 
 class Trainer {
@@ -63,6 +66,11 @@ class Trainer {
     void probe(bool last);
     void profile_next_step(bool there_is_one);
     void wait_for_root();
+    // Compares what ranks hold twice, if it is time. Throws Error (70) naming those that differ.
+    void check_replicas();
+    // Back to the newest checkpoint, on with the data after the bad steps. Throws Error (70) without one.
+    void roll_back();
+    [[noreturn]] void stop_training(const StepResult& result);
     double elapsed() const;
     // trainer_checkpoint.cpp: what is on disk. Every rank calls these at the same point.
     // The parts of the checkpoint's tensors that this rank has to save, or wants loaded, in copies of state_buffers().
@@ -71,6 +79,8 @@ class Trainer {
     // Of each chunk the parameters, then the optimizer's.
     std::vector<Tensor> state_buffers() const;
     void resume_from_checkpoint();
+    // Parameters, optimizer state and where the run stood, from the newest checkpoint. Returns whether there is one.
+    bool load_newest();
     void keep_if_best();
     void report_save(const std::optional<SaveOutcome>& outcome);
     // Between steps: tells of a save that is done, starts one that is due.
@@ -99,6 +109,8 @@ class Trainer {
     Log log_;
     Checkpointer checkpointer_;
     Replica replica_;
+    Health health_{config_.health};
+    FaultHook fault_ = FaultHook::from_environment();
     bool stop_ = false;                    // agreed on by all ranks
     std::vector<StageTimes> stage_times_;  // of the last step, by rank of a pipeline
     SpeedOfLight speed_;

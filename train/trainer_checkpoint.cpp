@@ -78,29 +78,38 @@ void Trainer::resume_from_checkpoint() {
     const json info = directory_.read_json("run.json");
     checkpointer_.take_over();
     if (!directory_.existed()) return;
-    const std::vector<Tensor> buffers = state_buffers();
-    const HostCopies host(buffers, exec_);
-    const std::optional<TrainingState> saved =
-        checkpointer_.load_newest(held_parts(host.tensors, Use::kLoad),
-                                  [&](const std::string& why) { log_.line("resume: passed over {}", why); });
-    if (saved && saved->data_hash != state_.data_hash)
-        fail_input(
-            "step {} was trained on data with hash {}, the data here has {}; restore the data, or start again with "
-            "--fresh",
-            saved->step, saved->data_hash, state_.data_hash);
-    if (saved) {
-        if (device_.is_gpu())
-            for (size_t b = 0; b < buffers.size(); ++b) copy_tensor(buffers[b], host.tensors[b], exec_);
-        const std::string config = state_.config;
-        state_ = *saved;
-        state_.config = config;
-        last_saved_ = state_.step;
+    const bool found = load_newest();
+    if (found) {
         finished_ = info.is_object() && info.value("status", "") == "done" && state_.step >= max_steps_;
         if (finished_) return;
         log_.line("resume: step {} of {}", state_.step, max_steps_);
     }
     for (const char* name : {"metrics.jsonl", "evals.jsonl", "probes.jsonl"})
-        directory_.truncate_after(name, saved ? state_.step : -1);
+        directory_.truncate_after(name, found ? state_.step : -1);
+}
+
+bool Trainer::load_newest() {
+    replica_.await_parameters();
+    const std::vector<Tensor> buffers = state_buffers();
+    const HostCopies host(buffers, exec_);
+    const std::optional<TrainingState> saved =
+        checkpointer_.load_newest(held_parts(host.tensors, Use::kLoad),
+                                  [&](const std::string& why) { log_.line("resume: passed over {}", why); });
+    if (!saved) return false;
+    if (saved->data_hash != state_.data_hash)
+        fail_input(
+            "step {} was trained on data with hash {}, the data here has {}; restore the data, or start again with "
+            "--fresh",
+            saved->step, saved->data_hash, state_.data_hash);
+    if (device_.is_gpu())
+        for (size_t b = 0; b < buffers.size(); ++b) copy_tensor(buffers[b], host.tensors[b], exec_);
+    const std::string config = state_.config;
+    state_ = *saved;
+    state_.config = config;
+    last_saved_ = state_.step;
+    if (const json extra = json::parse(state_.extra, nullptr, false); extra.contains("health"))
+        health_.restore(extra["health"]);
+    return true;
 }
 
 void Trainer::keep_if_best() {
@@ -132,6 +141,7 @@ void Trainer::save() {
     replica_.await_parameters();
     TrainingState state = state_;
     state.seconds = elapsed();
+    state.extra = json{{"health", health_.state()}}.dump();
     const HostCopies host(state_buffers(), exec_);
     checkpointer_.start(state, held_parts(host.tensors, Use::kSave));
     if (!config_.train.async_save) finish_save();

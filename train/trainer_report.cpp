@@ -125,6 +125,11 @@ void Trainer::report_step(const StepResult& r, double step_seconds) {
             line["stage_ms"].push_back({1e3 * times.forward, 1e3 * times.backward, 1e3 * times.weight});
         pipeline = fmt::format(" bubble {:.0f} %", 100 * bubble_of(stage_times_));
     }
+    if (r.verdict != Verdict::kUpdate) {
+        line["skipped"] = health_.reason();
+        log_.line("warning: step {}: {}; not updated ({} steps so far)", state_.step, health_.reason(),
+                  health_.skipped() + health_.rollbacks());
+    }
     directory_.append("metrics.jsonl", line);
     const double per_step = train_seconds_ / static_cast<double>(steps_here_);
     const double share = static_cast<double>(state_.step) / static_cast<double>(max_steps_);

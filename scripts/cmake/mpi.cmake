@@ -74,7 +74,7 @@ endfunction()
 
 # The threads communicator under ThreadSanitizer: a build of its own, without OpenMP, which reports races that are none.
 function(plimsoll_add_tsan_test)
-    add_executable(dist_tsan_test dist/communicator.cpp dist/gradient_sync.cpp dist/shard_layout.cpp dist/thread_transport.cpp
+    add_executable(dist_tsan_test dist/communicator.cpp dist/gradient_sync.cpp dist/flight_record.cpp dist/shard_layout.cpp dist/thread_transport.cpp
         dist/single_transport.cpp dist/staged_transport.cpp dist/nccl_transport_none.cpp kernels/tensor.cpp
         kernels/dispatch_memory.cpp kernels/dispatch_rank_sum.cpp kernels/dispatch_trace.cpp kernels/cpu/rank_sum.cpp tests/dist/communicator_test.cpp tests/dist/gradient_sync_test.cpp)
     target_include_directories(dist_tsan_test PRIVATE ${PROJECT_SOURCE_DIR} tests)

@@ -1,0 +1,28 @@
+// Which ranks of an MPI job have started, before MPI can say.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace plimsoll {
+
+// MPI's start returns on no rank until every rank has called it, and cannot be interrupted. Meanwhile each leaves a
+// file in the run's directory, so that those that did come can name those that did not.
+class StartingRanks {
+  public:
+    // Leaves this rank's file. What cannot be written is left out: starting must not fail over it.
+    explicit StartingRanks(const std::string& run_directory);
+    ~StartingRanks() { withdraw(); }
+    StartingRanks(const StartingRanks&) = delete;
+
+    // Removes the file.
+    void withdraw() const;
+    // "ranks 1, 3 of 4 have not started", or that nothing is known.
+    std::string missing() const;
+
+  private:
+    std::string folder_, file_;
+    int ranks_ = 0;
+};
+
+}  // namespace plimsoll
