@@ -93,7 +93,7 @@ std::string absolute(int folder, const char* path) {
 enum class Fate { kDone, kFails, kHalf };
 
 // Counts the change; dies, or sets errno, if it is one with a fault. The lock is held.
-Fate fate_of_next(bool is_write) {
+Fate fate_of_next(const char* kind) {
     Shim& s = shim();
     ++s.count;
     if (!s.faulty_rank || s.at <= 0 || s.count < s.at || s.count > s.last) return Fate::kDone;
@@ -101,11 +101,11 @@ Fate fate_of_next(bool is_write) {
         ::kill(getpid(), SIGKILL);
         pause();
     }
-    if (s.mode == "enospc" || s.mode == "eio") {
+    if (s.mode == "eio" || (s.mode == "enospc" && kind != std::string("remove"))) {
         errno = s.mode == "eio" ? EIO : ENOSPC;
         return Fate::kFails;
     }
-    if (!is_write) return Fate::kDone;
+    if (kind != std::string("write")) return Fate::kDone;
     if (s.mode == "short") return Fate::kHalf;
     if (s.mode == "eintr" && (s.interrupted = !s.interrupted)) {
         errno = EINTR;
@@ -120,7 +120,7 @@ int change(const char* kind, const std::string& path, const std::string& target,
     Shim& s = shim();
     if (!s.watches(path)) return call();
     const std::lock_guard lock(s.mutex);
-    if (fate_of_next(false) == Fate::kFails) return -1;
+    if (fate_of_next(kind) == Fate::kFails) return -1;
     const int result = call();
     if (result >= 0) s.record(kind, path, target);
     return result;
@@ -132,7 +132,7 @@ ssize_t change_bytes(int fd, const void* bytes, size_t size, off_t offset, const
     const std::string path = s.folder.empty() ? "" : path_of(fd);
     if (!s.watches(path)) return call(size);
     const std::lock_guard lock(s.mutex);
-    const Fate fate = fate_of_next(true);
+    const Fate fate = fate_of_next("write");
     if (fate == Fate::kFails) return -1;
     const ssize_t written = call(fate == Fate::kHalf && size > 1 ? size / 2 : size);
     if (written < 0) return written;

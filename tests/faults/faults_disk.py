@@ -68,6 +68,11 @@ def power_cut(bench):
     return f"{cuts} cuts, 0 of 3 reported saves lost; {resumed} of {resumed} resumed with equal tensors"
 
 
+def name_in_save(change):
+    """A path without the folder of the run and the name of the process that saves."""
+    return re.sub(r".*/checkpoints|-[0-9a-f]{16}", "", change.path)
+
+
 def failing_save(bench, mode, count, wanted=lambda change: True):
     """One save of three meets the error, at each of its changes in turn."""
     changes, tried, counted = journal_of(bench, 2), 0, 0
@@ -82,10 +87,12 @@ def failing_save(bench, mode, count, wanted=lambda change: True):
             expect(not leftovers(folder), f"{where}: left behind {leftovers(folder)}")
             whole, failed = bench.whole_steps(folder), failures(folder)
             expect(whole in ([10, 15], [5, 15]), f"{where}: whole are {whole}")
-            expect(failed == (0 if 10 in whole else 1), f"{where}: {failed} failures counted, whole are {whole}")
+            # Two where the error outlasts a save that had only one change to make. A save whose last flush failed has
+            # its name already, but nobody may rely on it.
+            expect(1 <= failed <= count, f"{where}: {failed} failures counted, whole are {whole}")
             hit = next(c for c in changes if c.rank == rank and c.number == number)
-            again = [c for c in read_journal(journal) if c.kind == hit.kind == "fsync" and ".bin" in c.path and
-                     "step_00000010" in c.path and c.rank == rank]
+            again = [c for c in read_journal(journal) if (c.kind, c.rank, name_in_save(c)) ==
+                     ("fsync", rank, name_in_save(hit)) and hit.kind == "fsync" and "10.tmp" in c.path]
             expect(not again, f"{where}: a file whose flush failed was flushed again")
             tried, counted = tried + 1, counted + failed
     return tried, counted
@@ -94,7 +101,7 @@ def failing_save(bench, mode, count, wanted=lambda change: True):
 @fault("F4", "no space: ENOSPC at every change of a save; a disk of 1.5 checkpoints",
        "training goes on, the failure is counted, the old one whole, nothing half; saves again once there is space")
 def disk_full(bench):
-    tried, counted = failing_save(bench, "enospc", 3, lambda c: c.kind not in ("remove", "fsync"))
+    tried, counted = failing_save(bench, "enospc", 2, lambda c: c.kind not in ("remove", "fsync"))
     with mounted(bench.folder("f4"), "-t", "tmpfs", "-o", "size=1500k", "tmpfs") as place:
         folder = place / "run"
         run = bench.start(folder, train__max_steps=1500)
@@ -144,7 +151,7 @@ def bad_places(bench):
     bench.train(link / "deep/run", status=0)
     bench.expect_bitwise(link / "deep/run")
     # Only the appended files meet the error: they are written while the checkpoints are elsewhere.
-    with mounted(bench.folder("f26_log"), "-t", "tmpfs", "-o", "size=3m", "tmpfs") as place:
+    with mounted(bench.folder("f26_log"), "-t", "tmpfs", "-o", "size=6m", "tmpfs") as place:
         run = bench.start(place / "run", train__max_steps=1500, train__keep=1)
         wait_for(lambda: len(metrics(place / "run")) > 20, "step 20")
         ballast = place / "ballast"
