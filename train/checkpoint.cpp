@@ -202,9 +202,13 @@ SaveOutcome Checkpointer::publish() {
         failure = agree(own);
     }
     if (failure) {
-        // A new owner of the run removes what this one writes: then that is the reason.
+        // A new owner of the run removes what this one writes: then that is the reason. No rank goes on before the
+        // folder is gone: the next save may be of the same step, and write into a folder of the same name.
         const std::optional<Failure> lost = agree(failure_of([&] {
-            if (lock_) lock_->check_held();
+            if (world_.rank() != 0) return;
+            std::error_code ignored;
+            fs::remove_all(flight->folder, ignored);
+            lock_->check_held();
         }));
         if (lost) failure = lost;
     }
@@ -217,8 +221,6 @@ SaveOutcome Checkpointer::publish() {
         return outcome;
     }
     ++failures_;
-    std::error_code ignored;
-    if (world_.rank() == 0) fs::remove_all(flight->folder, ignored);
     if (gravity(failure->code) > 0)
         throw Error(failure->code, fmt::format("saving step {}: {}", step, failure->message));
     return outcome;

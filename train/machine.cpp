@@ -1,9 +1,11 @@
 #include "train/machine.h"
 
 #include <sched.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -38,6 +40,15 @@ int64_t cgroup_memory() {
     return limit - used;
 }
 
+// What `ulimit -v` leaves this process.
+int64_t address_space_left() {
+    rlimit limit{};
+    if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return INT64_MAX;
+    int64_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    return std::max<int64_t>(0, static_cast<int64_t>(limit.rlim_cur) - pages * sysconf(_SC_PAGESIZE));
+}
+
 }  // namespace
 
 std::string cpu_name() {
@@ -57,7 +68,7 @@ int64_t available_memory() {
     available *= 1024;
     const int64_t limit = cgroup_memory();
     if (limit >= 0) available = std::min(available, limit);
-    return available;
+    return std::min(available, address_space_left());
 }
 
 std::string cpu_features() {

@@ -71,8 +71,9 @@ RunDirectory RunDirectory::follower(const RunConfig& config, bool existed) {
     return directory;
 }
 
-void RunDirectory::write_json(const std::string& name, const nlohmann::json& value) const {
+void RunDirectory::write_json(const std::string& name, const nlohmann::json& value) {
     if (!writes_) return;
+    write_held();
     write_file_atomically(file(name), {value.dump(1), "\n"});
 }
 
@@ -81,15 +82,37 @@ nlohmann::json RunDirectory::read_json(const std::string& name) const {
     return nlohmann::json::parse(read_file(file(name), "run file"), nullptr, false);
 }
 
-void RunDirectory::append(const std::string& name, const nlohmann::json& line) const {
-    if (!writes_) return;
-    std::ofstream out(file(name), std::ios::app);
-    out << line.dump() << '\n';
-    if (!out.flush()) fail_io("cannot append to '{}': {}", file(name), std::strerror(errno));
+// All of the held lines of a file, or none: half a line would spoil the one after it.
+void RunDirectory::write_held() {
+    for (auto held = held_.begin(); held != held_.end(); held = held_.erase(held)) {
+        const auto& [name, lines] = *held;
+        std::error_code error;
+        const uintmax_t size = fs::exists(file(name), error) ? fs::file_size(file(name), error) : 0;
+        std::ofstream out(file(name), std::ios::app);
+        out << lines;
+        if (out.flush()) continue;
+        const std::string reason = std::strerror(errno);
+        out.close();
+        if (!error) fs::resize_file(file(name), size, error);
+        fail_io("cannot append to '{}': {}", file(name), reason);
+    }
 }
 
-void RunDirectory::truncate_after(const std::string& name, int64_t step) const {
-    if (!writes_ || !fs::exists(file(name))) return;
+std::string RunDirectory::append(const std::string& name, const nlohmann::json& line) {
+    if (!writes_) return {};
+    held_[name] += line.dump() + "\n";
+    try {
+        write_held();
+        return {};
+    } catch (const Error& error) {
+        return error.what();
+    }
+}
+
+void RunDirectory::truncate_after(const std::string& name, int64_t step) {
+    if (!writes_) return;
+    write_held();
+    if (!fs::exists(file(name))) return;
     std::string kept;
     std::ifstream in(file(name));
     for (std::string line; std::getline(in, line);) {

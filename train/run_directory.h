@@ -1,6 +1,7 @@
 // The files of a run.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -30,17 +31,23 @@ class RunDirectory {
     std::string file(const std::string& name) const { return path_ + "/" + name; }
     // Whether the directory held a run before.
     bool existed() const { return existed_; }
-    void write_json(const std::string& name, const nlohmann::json& value) const;
+    // Writes a whole file, and before it the lines that append() still holds: what it says is true of them too. Throws
+    // Error (74) for either.
+    void write_json(const std::string& name, const nlohmann::json& value);
     nlohmann::json read_json(const std::string& name) const;  // null if absent
-    // Appends one line of JSON.
-    void append(const std::string& name, const nlohmann::json& line) const;
+    // Appends one line of JSON. Where the disk does not take it, the line is held until it does: neither a full disk
+    // nor a failing one stops a run for the sake of a line. Returns why lines are held, empty if none is.
+    std::string append(const std::string& name, const nlohmann::json& line);
     // Drops lines of a JSON-lines file whose "step" is above `step` (and a half line at the end): after a resume they
     // are written again.
-    void truncate_after(const std::string& name, int64_t step) const;
+    void truncate_after(const std::string& name, int64_t step);
 
   private:
     RunDirectory() = default;
+    void write_held();
+
     std::string path_;
+    std::map<std::string, std::string> held_;  // file name -> lines that the disk has not taken
     bool existed_ = false;
     bool writes_ = true;
 };

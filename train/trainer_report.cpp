@@ -134,7 +134,8 @@ void Trainer::report_step(const StepResult& r, double step_seconds) {
         log_.line("warning: step {}: {}; not updated ({} steps so far)", state_.step, health_.reason(),
                   health_.skipped() + health_.rollbacks());
     }
-    directory_.append("metrics.jsonl", line);
+    const std::string held = directory_.append("metrics.jsonl", line);
+    if (!held.empty()) log_.line("warning: {}; lines are held in memory until it works", held);
     const double per_step = train_seconds_ / static_cast<double>(steps_here_);
     const double share = static_cast<double>(state_.step) / static_cast<double>(max_steps_);
     const double tokens_per_second = static_cast<double>(r.tokens) / step_seconds;

@@ -1,0 +1,22 @@
+# Faults against the real program (tests/faults): the short selection, in parts that fail separately. The whole matrix
+# is scripts/faults.sh. Each part runs alone: what it injects is timed, and so is what must follow.
+find_program(PLIMSOLL_MPIRUN mpirun)
+if(NOT MPI_CXX_FOUND OR NOT PLIMSOLL_MPIRUN)
+    message(STATUS "Faults: no MPI, the label faults is skipped")
+    add_test(NAME faults COMMAND ${CMAKE_COMMAND} -E echo "skipped: no MPI (apt-get install libopenmpi-dev openmpi-bin)")
+    set_tests_properties(faults PROPERTIES LABELS faults SKIP_REGULAR_EXPRESSION "skipped:")
+    return()
+endif()
+add_library(crash_shim SHARED tests/faults/crash_shim.cpp)
+target_compile_options(crash_shim PRIVATE -Wall -Wextra)
+target_link_libraries(crash_shim PRIVATE ${CMAKE_DL_LIBS})
+
+function(plimsoll_faults name seconds)
+    add_test(NAME faults_${name} COMMAND ${PLIMSOLL_PYTHON} tests/faults/matrix.py --short
+        --program $<TARGET_FILE:plimsoll> --shim $<TARGET_FILE:crash_shim> ${ARGN}
+        WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+    set_tests_properties(faults_${name} PROPERTIES LABELS faults TIMEOUT ${seconds} RUN_SERIAL ON
+        SKIP_RETURN_CODE 77)
+endfunction()
+plimsoll_faults(kill 90 F1 F2 F24)
+plimsoll_faults(disk 90 F3 F4 F5 F26)
