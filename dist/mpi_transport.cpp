@@ -20,6 +20,7 @@ namespace {
 
 constexpr size_t kLargestMessage = size_t{1} << 30;  // MPI counts are ints
 constexpr int kTag = 7;
+constexpr std::chrono::microseconds kShortestPause{20}, kLongestPause{160};
 
 void check_mpi(int code, const char* what) {
     if (code == MPI_SUCCESS) return;
@@ -95,6 +96,7 @@ class MpiThread {
         std::unique_lock lock(mutex_);
         started_ = true;
         finished_.notify_all();
+        std::chrono::microseconds pause = kShortestPause;
         while (true) {
             if (tasks_.empty() && active_.empty()) wake_.wait(lock, [&] { return stop_ || !tasks_.empty(); });
             if (stop_ && tasks_.empty() && active_.empty()) break;
@@ -103,8 +105,11 @@ class MpiThread {
             for (const auto& task : tasks) task();
             const bool progress = test();
             lock.lock();
+            // The longer nothing happens the longer the next sleep: another rank may need a while yet, and this core
+            // computes meanwhile.
+            pause = progress || !tasks_.empty() ? kShortestPause : std::min(2 * pause, kLongestPause);
             if (!progress && tasks_.empty() && !active_.empty())
-                wake_.wait_for(lock, std::chrono::microseconds(20), [&] { return !tasks_.empty(); });
+                wake_.wait_for(lock, pause, [&] { return !tasks_.empty(); });
         }
         lock.unlock();
         MPI_Finalize();
