@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
+#include <utility>
 
 #include "kernels/error.h"
 #include "kernels/memory.h"
@@ -36,6 +38,8 @@ StagePlan::StagePlan(const Schedule& schedule, int stage)
       set_of(sets.size(), std::vector<int>(static_cast<size_t>(schedule.micro_batches), -1)) {
     std::vector<std::vector<bool>> taken(sets.size());
     const std::vector<Action>& actions = schedule.actions[static_cast<size_t>(stage)];
+    // A fused backward takes the place of its weights: messages between the two parts need not wait for both.
+    std::optional<Step> fused;
     for (size_t i = 0; i < actions.size(); ++i) {
         const Action& action = actions[i];
         if (action.micro_batch < 0) continue;
@@ -46,12 +50,14 @@ StagePlan::StagePlan(const Schedule& schedule, int stage)
             taken[chunk].resize(std::max(taken[chunk].size(), static_cast<size_t>(set) + 1));
             taken[chunk][static_cast<size_t>(set)] = true;
         }
-        if (action.kind == ActionKind::kWeight) {
-            taken[chunk][static_cast<size_t>(set)] = false;
-            const auto computes = [](const Step& s) { return !communicates(s.action.kind); };
-            if (std::ranges::find_if(steps.rbegin(), steps.rend(), computes)->fused) continue;
-        }
-        steps.push_back({action, set, is_fused(actions, i)});
+        const bool weight = action.kind == ActionKind::kWeight;
+        if (weight) taken[chunk][static_cast<size_t>(set)] = false;
+        if (is_fused(actions, i))
+            fused = Step{action, set, true};
+        else if (weight && fused)
+            steps.push_back(*std::exchange(fused, std::nullopt));
+        else
+            steps.push_back({action, set, false});
     }
     for (size_t c = 0; c < sets.size(); ++c) sets[c] = static_cast<int>(taken[c].size());
 }

@@ -201,8 +201,12 @@ TEST(BubbleAlone, IsThatOfTheFormula) {
     for (const auto& [layout, wanted] : cases) {
         const Schedule schedule = layout.make();
         double best = 1;
-        for (int attempt = 0; attempt < 8 && best > 1.05 * wanted; ++attempt)
-            best = std::min(best, measured_bubble(schedule, std::chrono::microseconds(15000)));
+        // What else runs on the machine delays every action by the same few milliseconds: less and less of a longer
+        // one.
+        for (const int milliseconds : {15, 15, 40, 40, 120, 120, 250}) {
+            best = std::min(best, measured_bubble(schedule, std::chrono::milliseconds(milliseconds)));
+            if (best < 1.05 * wanted) break;
+        }
         EXPECT_NEAR(best, wanted, 0.05 * wanted) << layout.schedule;
     }
 }
