@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
 # What notices a wrong sum over ranks, or a message of the wrong place.
 LAYOUTS = ("train_test", "*Layout*")
 
@@ -103,6 +104,12 @@ def applicable(root):
         yield name, file, before, after, program, tests
 
 
+def left_out(folder, names):
+    """What a copy of the tree does without: what was built, and what runs left."""
+    top = Path(folder) == ROOT
+    return [name for name in names if name == "__pycache__" or (top and (name.startswith("build") or name in ("runs", ".git")))]
+
+
 def build(tree, programs):
     done = subprocess.run(["cmake", "--build", "build", "--target", *programs], cwd=tree, capture_output=True, text=True)
     return done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
@@ -122,8 +129,7 @@ def main():
     parser.add_argument("--only", default="", metavar="REGEX", help="only mutations whose name it finds")
     parser.add_argument("--list", action="store_true", help="name the mutations, run nothing")
     arguments = parser.parse_args()
-    root = Path(__file__).resolve().parents[1]
-    mutations = [mutation for mutation in applicable(root) if re.search(arguments.only, mutation[0])]
+    mutations = [mutation for mutation in applicable(ROOT) if re.search(arguments.only, mutation[0])]
     if not mutations:
         sys.exit(f"mutation_test: no mutation's name holds '{arguments.only}'")
     if arguments.list:
@@ -132,7 +138,7 @@ def main():
     survivors = 0
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "plimsoll"
-        shutil.copytree(root, tree, ignore=shutil.ignore_patterns("build*", "runs", ".git", "__pycache__"))
+        shutil.copytree(ROOT, tree, ignore=left_out)
         programs = sorted({mutation[4] for mutation in mutations})
         subprocess.run(["cmake", "-S", ".", "-B", "build", "-G", "Ninja"], cwd=tree, check=True, capture_output=True)
         good, output = build(tree, programs)

@@ -58,6 +58,9 @@ std::vector<Layout> all_layouts() {
     return layouts;
 }
 
+// A message that never comes fails the test, and does not hold it up.
+constexpr std::chrono::seconds kTimeout{20};
+
 // What a run leaves behind.
 struct Outcome {
     std::vector<double> losses, norms;
@@ -109,7 +112,7 @@ class LayoutTest : public testing::Test {
     Outcome as_threads(const std::string& variant, const std::string& precision, const Layout& layout, int64_t steps) {
         const RunConfig c = config(variant, precision, layout, layout.data_ranks * layout.micro_batches(), steps);
         as_ranks(layout.ranks(), [&](Communicator& world) {
-            world.set_timeout(std::chrono::seconds(20));
+            world.set_timeout(kTimeout);
             EXPECT_EQ(Trainer(c, {}, world.split(0, world.rank(), "run")).train(), ExitCode::kOk);
         });
         return outcome(c);
@@ -182,6 +185,7 @@ TEST_F(LayoutTest, DataRanksFollowOneProcessThatAddsInItsOwnOrder) {
             Trainer plain(config("softmax", "fp32", one, 12, 2), {});
             const StepResult expected = plain.train_step();
             as_ranks(ranks, [&](Communicator& world) {
+                world.set_timeout(kTimeout);
                 Trainer trainer(c, {}, world.split(0, world.rank(), "run"));
                 const StepResult step = trainer.train_step();
                 EXPECT_NEAR(step.loss, expected.loss, 1e-6 * expected.loss);
