@@ -31,6 +31,13 @@ NetworkChunk::NetworkChunk(const RunConfig& config, const NetworkConfig& network
     const DType stream = precision.stream();
     if (config.parallel.virtual_ranks > 1)
         virtual_sum = extra_plan.add("over virtual ranks", {model.table().buffer_elements()}, stream);
+    for (int rank = 0; rank < layout.ranks(); ++rank) {
+        std::vector<ElementRange>& ranges = counted.emplace_back(layout.owned(rank));
+        if (!holds_copy()) continue;
+        const int64_t copy_end = model.table().entries()[1].offset;
+        for (ElementRange& range : ranges) range.begin = std::clamp(copy_end, range.begin, range.end);
+        std::erase_if(ranges, [](const ElementRange& range) { return range.size() == 0; });
+    }
     if (shares_table()) other_table = extra_plan.add("other table", model.table().entries().front().shape, stream);
 }
 
@@ -63,15 +70,6 @@ void NetworkChunk::await(int64_t layer) {
 
 void NetworkChunk::await_all() {
     if (sync) sync->await_all();
-}
-
-std::vector<ElementRange> NetworkChunk::counted(int data_rank) const {
-    std::vector<ElementRange> ranges = layout.owned(data_rank);
-    if (!holds_copy()) return ranges;
-    const std::vector<Parameter>& entries = model.table().entries();
-    for (ElementRange& range : ranges) range.begin = std::clamp(entries[1].offset, range.begin, range.end);
-    std::erase_if(ranges, [](const ElementRange& range) { return range.size() == 0; });
-    return ranges;
 }
 
 Schedule schedule_of(const ParallelSection& parallel, int64_t micro_batches) {

@@ -14,7 +14,8 @@ namespace plimsoll {
 
 struct NetworkChunk {
     Transformer model;
-    ShardLayout layout;  // over the data ranks, or those this process stands for
+    ShardLayout layout;                              // over the data ranks, or those this process stands for
+    std::vector<std::vector<ElementRange>> counted;  // by data rank: what it owns of the gradients, without copies
     Optimizer optimizer;
     std::optional<GradientSync> sync;  // with several data ranks
     ArenaPlan extra_plan{"sums of gradients"};
@@ -40,8 +41,6 @@ struct NetworkChunk {
     // Waits for the parameters of this layer, or of all.
     void await(int64_t layer);
     void await_all();
-    // What the rank owns of the gradients, and counts.
-    std::vector<ElementRange> counted(int data_rank) const;
 };
 
 // A pipeline's schedule for so many micro batches per step. Throws Error (78) for what the schedule cannot do.

@@ -59,11 +59,14 @@ void Replica::compute_in_turn(int64_t first_sample, int64_t first, const Exec& e
         const ModelInput input = feed_->next(first_sample + (first + m) * rows, rows);
         const Write write = m == 0 ? Write::kOverwrite : Write::kAccumulate;
         const bool last = m == micro_batches_ - 1;
-        const auto before_layer = [&](int64_t layer) {
-            if (!graphs) chunk.await(layer);
+        // One pointer each: a std::function takes no more without allocating.
+        NetworkChunk* const awaited = graphs ? nullptr : &chunk;
+        NetworkChunk* const finished = last ? awaited : nullptr;
+        const auto before_layer = [awaited](int64_t layer) {
+            if (awaited) awaited->await(layer);
         };
-        const auto on_ready = [&](int64_t layer) {
-            if (last && !graphs) chunk.on_ready(layer);
+        const auto on_ready = [finished](int64_t layer) {
+            if (finished) finished->on_ready(layer);
         };
         const auto forward_and_backward = [&] {
             chunk.model.forward(core_, input, write, before_layer, exec);
@@ -145,7 +148,8 @@ void Replica::finish_gradients() {
 // By virtual stage, then by data rank, the sum over what that rank owns: the same partial sums whoever computes them.
 double Replica::gradient_norm(const Exec& exec) {
     const int ranks = chunks_.front()->layout.ranks();
-    std::vector<double> squares(chunks_.size() * static_cast<size_t>(grid_.stages * ranks));
+    std::vector<double>& squares = squares_;
+    squares.assign(chunks_.size() * static_cast<size_t>(grid_.stages * ranks), 0);
     for (size_t c = 0; c < chunks_.size(); ++c) {
         const NetworkChunk& chunk = *chunks_[c];
         const Tensor gradients = chunk.model.gradients();
@@ -153,7 +157,7 @@ double Replica::gradient_norm(const Exec& exec) {
         for (int r = 0; r < ranks; ++r) {
             if (chunk.sync && r != grid_.data_rank) continue;
             double& sum = squares[virtual_stage * static_cast<size_t>(ranks) + static_cast<size_t>(r)];
-            for (const ElementRange& range : chunk.counted(r))
+            for (const ElementRange& range : chunk.counted[static_cast<size_t>(r)])
                 sum += sum_of_squares(gradients.slice_rows(range.begin, range.size()), exec);
         }
     }

@@ -65,6 +65,7 @@ class Replica {
     std::unique_ptr<PipelineExecutor> executor_;
     std::unique_ptr<PipelineWork> work_;
     StageTimes times_;
+    std::vector<double> squares_;  // of gradients, by virtual stage and data rank
 };
 
 }  // namespace plimsoll
