@@ -106,6 +106,11 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communica
         probes_ = std::make_unique<Probes>(config_.probes, network_, *validation_, config_.train.micro_batch);
 }
 
+Transformer& Trainer::model() {
+    replica_.await_parameters();
+    return replica_.chunks().front()->model;
+}
+
 void Trainer::check_memory() {
     const MemoryPlan memory = plan_memory(config_, network_, precision_, grid_, exec_);
     if (memory.fits()) return;

@@ -49,7 +49,8 @@ class Trainer {
     // One update from the samples after the last; visible for tests.
     StepResult train_step();
     int64_t step() const { return state_.step; }
-    Transformer& model() { return replica_.chunks().front()->model; }
+    // The first of this rank's ranges of layers, its parameters up to date.
+    Transformer& model();
 
   private:
     // What the run says about itself: trainer_report.cpp.
