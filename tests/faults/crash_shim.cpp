@@ -3,7 +3,7 @@
 //
 //   PLIMSOLL_SHIM_FOLDER   only files below it are watched
 //   PLIMSOLL_SHIM_JOURNAL  every change that succeeded is appended here, with its bytes: power_cut.py makes of it the
-//                          disk after a power cut at any of them
+//                          disk after a power cut at any of them. Those with an error are there as "failed"
 //   PLIMSOLL_SHIM_MODE     kill: the process dies before the change; enospc, eio: it fails with this error;
 //                          short: a write stores half of its bytes; eintr: a write is interrupted, then goes on
 //   PLIMSOLL_SHIM_AT       number of the first change of this process with the fault, from 1
@@ -93,7 +93,7 @@ std::string absolute(int folder, const char* path) {
 enum class Fate { kDone, kFails, kHalf };
 
 // Counts the change; dies, or sets errno, if it is one with a fault. The lock is held.
-Fate fate_of_next(const char* kind) {
+Fate fate_of_next(const char* kind, const std::string& path) {
     Shim& s = shim();
     ++s.count;
     if (!s.faulty_rank || s.at <= 0 || s.count < s.at || s.count > s.last) return Fate::kDone;
@@ -102,6 +102,7 @@ Fate fate_of_next(const char* kind) {
         pause();
     }
     if (s.mode == "eio" || (s.mode == "enospc" && kind != std::string("remove"))) {
+        s.record("failed", path, kind);
         errno = s.mode == "eio" ? EIO : ENOSPC;
         return Fate::kFails;
     }
@@ -120,7 +121,7 @@ int change(const char* kind, const std::string& path, const std::string& target,
     Shim& s = shim();
     if (!s.watches(path)) return call();
     const std::lock_guard lock(s.mutex);
-    if (fate_of_next(kind) == Fate::kFails) return -1;
+    if (fate_of_next(kind, path) == Fate::kFails) return -1;
     const int result = call();
     if (result >= 0) s.record(kind, path, target);
     return result;
@@ -132,7 +133,7 @@ ssize_t change_bytes(int fd, const void* bytes, size_t size, off_t offset, const
     const std::string path = s.folder.empty() ? "" : path_of(fd);
     if (!s.watches(path)) return call(size);
     const std::lock_guard lock(s.mutex);
-    const Fate fate = fate_of_next("write");
+    const Fate fate = fate_of_next("write", path);
     if (fate == Fate::kFails) return -1;
     const ssize_t written = call(fate == Fate::kHalf && size > 1 ? size / 2 : size);
     if (written < 0) return written;

@@ -79,7 +79,8 @@ def main(argv=None):
     parser.add_argument("--table", type=Path, help="write the Markdown table here")
     parser.add_argument("--readme", type=Path, help="put the table between the markers of this README")
     options = parser.parse_args(argv)
-    for module in ("faults_kill", "faults_disk"):
+    for module in ("faults_kill", "faults_disk", "faults_damage", "faults_ranks",
+                   "faults_resume"):
         importlib.import_module(module)
     from harness import Bench
     unknown = [name for name in options.faults if name not in FAULTS]
