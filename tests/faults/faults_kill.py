@@ -30,8 +30,11 @@ def points(bench, changes, rank, wanted):
     return [c.number for c in mine if c.number not in left_out]
 
 
-def of_step(step):
-    return lambda change: f"step_{step:08d}.tmp" in change.path or f"step_{step:08d}" in change.target
+def save_points(bench, changes, rank, wanted=lambda change: True):
+    """Numbers of a rank's changes from the first of step 10's save to the last before that of step 15."""
+    mine = [change.number for change in changes if change.rank == rank and "step_00000010" in change.path]
+    later = [change.number for change in changes if change.rank == rank and "step_00000015" in change.path]
+    return points(bench, changes, rank, lambda c: min(mine) <= c.number < min(later) and wanted(c))
 
 
 def bytes_below(folder):
@@ -73,7 +76,7 @@ def kill_at_random(bench):
 def kill_in_save(bench):
     changes, tried, newest = journal_of(bench, 2), 0, {5: 0, 10: 0}
     for rank in (0, 1):
-        for number in points(bench, changes, rank, of_step(10)):
+        for number in save_points(bench, changes, rank):
             folder = bench.folder("f2")
             done = bench.train(folder, 2, shim=Shim(folder / "checkpoints", "kill", number, rank=rank), **FEW)
             where = f"rank {rank} killed before change {number}"
