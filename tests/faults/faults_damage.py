@@ -22,7 +22,7 @@ def damages(path):
 
 
 @fault("F6", "each file of the newest checkpoint cut to 0, 1, 63, half, size - 1 bytes, or deleted, 2 ranks",
-       "noticed before the first step, with path and sizes; goes on from the checkpoint before, bitwise; < 2 s to notice")
+       "noticed before the first step, with path and sizes; goes on from the one before, bitwise; < 2 s to notice")
 def truncated(bench):
     template = bench.template("two", 15, 2)
     newest = "checkpoints/step_00000015"
@@ -38,7 +38,8 @@ def truncated(bench):
             slowest = max(slowest, time.monotonic() - started)
             expect(verdict.returncode == 78 and name in verdict.stderr, f"{text}: inspect says {verdict.stderr}")
             if name != "MANIFEST" and left is not None:
-                expect(str(size) in verdict.stderr and str(left) in verdict.stderr, f"{text}: no sizes: {verdict.stderr}")
+                expect(str(size) in verdict.stderr and str(left) in verdict.stderr,
+                       f"{text}: no sizes: {verdict.stderr}")
             if bench.short and index % 3:
                 continue
             done = bench.finish(folder, 2, **LONGER)
@@ -64,7 +65,8 @@ def flipped(bench):
         before = path.read_bytes()
         path.write_bytes(content)
         verdict = bench.inspect(path.parent)
-        expect(verdict.returncode == 78, f"bit {bit} of {path.name}: status {verdict.returncode}: {verdict.stdout[-200:]}")
+        expect(verdict.returncode == 78,
+               f"bit {bit} of {path.name}: status {verdict.returncode}: {verdict.stdout[-200:]}")
         if number % (count // resumes) == 0:
             run = bench.copy(folder, "f7_run")
             done = bench.finish(run, 2, **LONGER)

@@ -58,7 +58,9 @@ def power_cut(bench):
             disk.restore(after, names_last)
             whole = bench.whole_steps(after / "run")
             where = f"cut after change {number} ({change.kind} {change.path[-60:]})"
-            expect(not claimed or (whole and whole[-1] >= claimed), f"{where}: step {claimed} was saved, whole: {whole}")
+            expect("damaged" not in bench.inspect(after / "run").stdout, f"{where}: a damaged checkpoint has a name")
+            expect(not claimed or (whole and whole[-1] >= claimed),
+                   f"{where}: step {claimed} was saved, whole: {whole}")
             cuts += 1
             if number % every == 0 and (after / "run").exists():
                 bench.train(after / "run", 2, status=0, resume=True, **FEW)
@@ -75,21 +77,25 @@ def failing_save(bench, mode, count, wanted=lambda change: True):
         for number in save_points(bench, changes, rank, wanted):
             folder, journal = bench.folder("failing"), bench.scratch / "failing.journal"
             journal.unlink(missing_ok=True)
-            bench.train(folder, 2, status=0,
-                        shim=Shim(folder / "checkpoints", mode, number, count, rank, journal), **FEW)
+            done = bench.train(folder, 2, status=0,
+                               shim=Shim(folder / "checkpoints", mode, number, count, rank, journal), **FEW)
             where = f"{mode} at change {number} of rank {rank}"
             bench.expect_bitwise(folder, 2, **FEW)
             expect(not leftovers(folder), f"{where}: left behind {leftovers(folder)}")
-            whole, failed = bench.whole_steps(folder), failures(folder)
+            whole, failed = bench.whole_steps(folder), done.output.count("was not saved")
             expect(whole in ([10, 15], [5, 15]), f"{where}: whole are {whole}")
             # Two where the error outlasts a save that had only one change to make. A save whose last flush failed has
             # its name already, but nobody may rely on it.
-            expect(1 <= failed <= count, f"{where}: {failed} failures counted, whole are {whole}")
+            expect(1 <= failed <= count, f"{where}: {failed} failures said, whole are {whole}")
+            # Where the number of a change moved by one, the save of the last step may be the one that failed.
+            counted += failures(folder)
+            expect(failures(folder) >= 1 or "step 15 was not saved" in done.output, f"{where}: failure not counted")
             now = read_journal(journal)
             lost = {c.path for c in now if c.kind == "failed" and c.target == "fsync"}
-            again = [c.path for c in now if c.kind == "fsync" and c.path in lost and c.path.endswith((".bin", "MANIFEST"))]
+            again = [c.path for c in now if c.kind == "fsync" and c.path in lost and
+                     c.path.endswith((".bin", "MANIFEST"))]
             expect(not again, f"{where}: a file whose flush failed was flushed again")
-            tried, counted = tried + 1, counted + failed
+            tried += 1
     return tried, counted
 
 

@@ -51,7 +51,8 @@ def hung_start(bench):
     return f"75 after {done.seconds:.1f} s, rank 1 named"
 
 
-@fault("F13", "rank 1 of 2 stopped for half of the time, in turns of 50 ms", "no false alarm; a line names the straggler")
+@fault("F13", "rank 1 of 2 stopped for half of the time, in turns of 50 ms",
+       "no false alarm; a line names the straggler")
 def slow_rank(bench):
     folder, settings = bench.folder("f13"), {"train__max_steps": 200}
     run = bench.start(folder, 2, **FIVE, **settings)
@@ -69,7 +70,8 @@ def slow_rank(bench):
     done = run.wait()
     expect(done.status == 0 and turns > 3, f"status {done.status}, {turns} turns: {done.output[-500:]}")
     bench.expect_bitwise(folder, 2, **settings)
-    expect(re.search("straggl|slow", (folder / "log.txt").read_text()), f"{turns} turns, bitwise, but no line names rank 1")
+    expect(re.search("straggl|slow", (folder / "log.txt").read_text()),
+           f"{turns} turns, bitwise, but no line names rank 1")
     return f"{turns} turns, no alarm, bitwise, rank 1 named"
 
 

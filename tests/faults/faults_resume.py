@@ -90,7 +90,8 @@ def not_a_number(bench):
     expect(metrics(folder)[:11] == undisturbed[:11] and metrics(folder)[11]["loss"] == undisturbed[11]["loss"],
            "other steps before it")
     done = bench.train(bench.folder("f16_stop"), 2, environment=hook, health__max_skips=0)
-    expect(done.status == 70 and done.output.count("not updated, after") == 1, f"stop: {done.status} {done.output[-500:]}")
+    expect(done.status == 70 and done.output.count("not updated, after") == 1,
+           f"stop: {done.status} {done.output[-500:]}")
     folder = bench.folder("f16_back")
     done = bench.train(folder, 2, status=0, environment=hook, health__max_skips=0, health__max_rollbacks=1)
     expect("back to step 10" in done.output, f"no rollback: {done.output[-500:]}")
@@ -124,7 +125,8 @@ def replicas_differ(bench):
         settings = {"health__hash_every": every, "parallel__zero1": zero1}
         done = bench.train(folder, 4, environment={"PLIMSOLL_FAULT": "flip_parameter:12:2"}, **settings)
         found.append(metrics(folder)[-1]["step"] + 1)
-        expect(done.status == 70 and "parameters of rank 2 are not" in done.output, f"{done.status}: {done.output[-600:]}")
+        expect(done.status == 70 and "parameters of rank 2 are not" in done.output,
+               f"{done.status}: {done.output[-600:]}")
         expect(12 <= found[-1] <= 12 + every, f"noticed before step {found[-1]}")
         bench.finish(folder, 4, **settings)
-    return f"noticed before steps {found[0]} and {found[1]}, rank 2 named; the resumed runs are bitwise the undisturbed ones"
+    return f"noticed before steps {found[0]} and {found[1]}, rank 2 named; bitwise undisturbed after a resume"
