@@ -38,8 +38,8 @@ def try_fault(name, bench):
         result = function(bench)
     except Skipped as reason:
         result = f"skipped: {reason}"
-    except AssertionError as broken:
-        good, result = False, f"FAILED: {broken}"
+    except Exception as broken:  # one row's, whatever it is: the others are tried still
+        good, result = False, f"FAILED: {type(broken).__name__}: {broken}"
     seconds = time.monotonic() - started
     print(f"{name}: {result} ({seconds:.1f} s)", flush=True)
     one_line = " ".join(result.split()).replace("|", "/")
