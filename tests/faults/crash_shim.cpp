@@ -3,7 +3,7 @@
 //
 //   PLIMSOLL_SHIM_FOLDER   only files below it are watched
 //   PLIMSOLL_SHIM_JOURNAL  every change that succeeded is appended here, with its bytes: power_cut.py makes of it the
-//                          disk after a power cut at any of them
+//                          disk after a power cut at any of them. Those with an error are there as "failed"
 //   PLIMSOLL_SHIM_MODE     kill: the process dies before the change; enospc, eio: it fails with this error;
 //                          short: a write stores half of its bytes; eintr: a write is interrupted, then goes on
 //   PLIMSOLL_SHIM_AT       number of the first change of this process with the fault, from 1
@@ -14,6 +14,7 @@
 // writes checkpoints with pwrite. Works for a program that is linked dynamically.
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -76,6 +77,23 @@ Shim& shim() {
     return *instance;
 }
 
+// One change at a time, of all ranks where a journal wants to know their order.
+class Turn {
+  public:
+    Turn() : lock_(shim().mutex) {
+        if (shim().journal >= 0) flock(shim().journal, LOCK_EX);
+    }
+    ~Turn() {
+        const int error = errno;  // the caller's
+        if (shim().journal >= 0) flock(shim().journal, LOCK_UN);
+        errno = error;
+    }
+    Turn(const Turn&) = delete;
+
+  private:
+    std::lock_guard<std::mutex> lock_;
+};
+
 std::string path_of(int fd) {
     char target[PATH_MAX];
     const ssize_t size = readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), target, sizeof target);
@@ -93,7 +111,7 @@ std::string absolute(int folder, const char* path) {
 enum class Fate { kDone, kFails, kHalf };
 
 // Counts the change; dies, or sets errno, if it is one with a fault. The lock is held.
-Fate fate_of_next(const char* kind) {
+Fate fate_of_next(const char* kind, const std::string& path) {
     Shim& s = shim();
     ++s.count;
     if (!s.faulty_rank || s.at <= 0 || s.count < s.at || s.count > s.last) return Fate::kDone;
@@ -102,6 +120,7 @@ Fate fate_of_next(const char* kind) {
         pause();
     }
     if (s.mode == "eio" || (s.mode == "enospc" && kind != std::string("remove"))) {
+        s.record("failed", path, kind);
         errno = s.mode == "eio" ? EIO : ENOSPC;
         return Fate::kFails;
     }
@@ -119,8 +138,8 @@ template <class Call>
 int change(const char* kind, const std::string& path, const std::string& target, const Call& call) {
     Shim& s = shim();
     if (!s.watches(path)) return call();
-    const std::lock_guard lock(s.mutex);
-    if (fate_of_next(kind) == Fate::kFails) return -1;
+    const Turn turn;
+    if (fate_of_next(kind, path) == Fate::kFails) return -1;
     const int result = call();
     if (result >= 0) s.record(kind, path, target);
     return result;
@@ -131,8 +150,8 @@ ssize_t change_bytes(int fd, const void* bytes, size_t size, off_t offset, const
     Shim& s = shim();
     const std::string path = s.folder.empty() ? "" : path_of(fd);
     if (!s.watches(path)) return call(size);
-    const std::lock_guard lock(s.mutex);
-    const Fate fate = fate_of_next("write");
+    const Turn turn;
+    const Fate fate = fate_of_next("write", path);
     if (fate == Fate::kFails) return -1;
     const ssize_t written = call(fate == Fate::kHalf && size > 1 ? size / 2 : size);
     if (written < 0) return written;
@@ -217,7 +236,7 @@ int fprintf(FILE* file, const char* format, ...) {
     const int result = vfprintf(file, format, arguments);
     va_end(arguments);
     if (file == stdout && !shim().folder.empty()) {
-        const std::lock_guard lock(shim().mutex);
+        const Turn turn;
         shim().record("said", std::string(text, strcspn(text, "\n")));
     }
     return result;

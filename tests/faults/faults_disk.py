@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 
-from faults_kill import FEW, journal_of, of_step, points
+from faults_kill import FEW, journal_of, save_points
 from harness import Shim, expect, leftovers, metrics, wait_for
 from matrix import Skipped, fault
 from power_cut import Disk, read_journal
@@ -58,7 +58,9 @@ def power_cut(bench):
             disk.restore(after, names_last)
             whole = bench.whole_steps(after / "run")
             where = f"cut after change {number} ({change.kind} {change.path[-60:]})"
-            expect(not claimed or (whole and whole[-1] >= claimed), f"{where}: step {claimed} was saved, whole: {whole}")
+            expect("damaged" not in bench.inspect(after / "run").stdout, f"{where}: a damaged checkpoint has a name")
+            expect(not claimed or (whole and whole[-1] >= claimed),
+                   f"{where}: step {claimed} was saved, whole: {whole}")
             cuts += 1
             if number % every == 0 and (after / "run").exists():
                 bench.train(after / "run", 2, status=0, resume=True, **FEW)
@@ -68,33 +70,32 @@ def power_cut(bench):
     return f"{cuts} cuts, 0 of 3 reported saves lost; {resumed} of {resumed} resumed with equal tensors"
 
 
-def name_in_save(change):
-    """A path without the folder of the run and the name of the process that saves."""
-    return re.sub(r".*/checkpoints|-[0-9a-f]{16}", "", change.path)
-
-
 def failing_save(bench, mode, count, wanted=lambda change: True):
     """One save of three meets the error, at each of its changes in turn."""
     changes, tried, counted = journal_of(bench, 2), 0, 0
     for rank in (0, 1):
-        for number in points(bench, changes, rank, lambda c: of_step(10)(c) and wanted(c)):
+        for number in save_points(bench, changes, rank, wanted):
             folder, journal = bench.folder("failing"), bench.scratch / "failing.journal"
             journal.unlink(missing_ok=True)
-            bench.train(folder, 2, status=0,
-                        shim=Shim(folder / "checkpoints", mode, number, count, rank, journal), **FEW)
+            done = bench.train(folder, 2, status=0,
+                               shim=Shim(folder / "checkpoints", mode, number, count, rank, journal), **FEW)
             where = f"{mode} at change {number} of rank {rank}"
             bench.expect_bitwise(folder, 2, **FEW)
             expect(not leftovers(folder), f"{where}: left behind {leftovers(folder)}")
-            whole, failed = bench.whole_steps(folder), failures(folder)
+            whole, failed = bench.whole_steps(folder), done.output.count("was not saved")
             expect(whole in ([10, 15], [5, 15]), f"{where}: whole are {whole}")
             # Two where the error outlasts a save that had only one change to make. A save whose last flush failed has
             # its name already, but nobody may rely on it.
-            expect(1 <= failed <= count, f"{where}: {failed} failures counted, whole are {whole}")
-            hit = next(c for c in changes if c.rank == rank and c.number == number)
-            again = [c for c in read_journal(journal) if (c.kind, c.rank, name_in_save(c)) ==
-                     ("fsync", rank, name_in_save(hit)) and hit.kind == "fsync" and "10.tmp" in c.path]
+            expect(1 <= failed <= count, f"{where}: {failed} failures said, whole are {whole}")
+            # Where the number of a change moved by one, the save of the last step may be the one that failed.
+            counted += failures(folder)
+            expect(failures(folder) >= 1 or "step 15 was not saved" in done.output, f"{where}: failure not counted")
+            now = read_journal(journal)
+            lost = {c.path for c in now if c.kind == "failed" and c.target == "fsync"}
+            again = [c.path for c in now if c.kind == "fsync" and c.path in lost and
+                     c.path.endswith((".bin", "MANIFEST"))]
             expect(not again, f"{where}: a file whose flush failed was flushed again")
-            tried, counted = tried + 1, counted + failed
+            tried += 1
     return tried, counted
 
 
@@ -104,15 +105,15 @@ def disk_full(bench):
     tried, counted = failing_save(bench, "enospc", 2, lambda c: c.kind not in ("remove", "fsync"))
     with mounted(bench.folder("f4"), "-t", "tmpfs", "-o", "size=1500k", "tmpfs") as place:
         folder = place / "run"
-        run = bench.start(folder, train__max_steps=1500)
+        run = bench.start(folder, train__max_steps=500)
         wait_for(lambda: folder.exists() and metrics(folder) and failures(folder) >= 2, "a second failed save")
         whole = bench.whole_steps(folder)
         expect(whole == [5], f"full disk: whole are {whole}")
         subprocess.run(["mount", "-o", "remount,size=8m", place], check=True)
         done = run.wait(60)
         expect(done.status == 0, f"full disk: status {done.status}: {done.output[-800:]}")
-        bench.expect_bitwise(folder, train__max_steps=1500)
-        expect(bench.whole_steps(folder)[-1] == 1500 and not leftovers(folder), "full disk: the last save")
+        bench.expect_bitwise(folder, train__max_steps=500)
+        expect(bench.whole_steps(folder)[-1] == 500 and not leftovers(folder), "full disk: the last save")
         text = f"{failures(folder)} saves failed on the full disk, then all succeeded, bitwise"
     return f"{tried} of {tried} points bitwise ({counted} counted); {text}"
 
@@ -152,7 +153,7 @@ def bad_places(bench):
     bench.expect_bitwise(link / "deep/run")
     # Only the appended files meet the error: they are written while the checkpoints are elsewhere.
     with mounted(bench.folder("f26_log"), "-t", "tmpfs", "-o", "size=6m", "tmpfs") as place:
-        run = bench.start(place / "run", train__max_steps=1500, train__keep=1)
+        run = bench.start(place / "run", train__max_steps=500, train__keep=1)
         wait_for(lambda: len(metrics(place / "run")) > 20, "step 20")
         ballast = place / "ballast"
         with contextlib.suppress(OSError), ballast.open("wb") as out:
@@ -163,7 +164,7 @@ def bad_places(bench):
         ballast.unlink(missing_ok=True)
         done = run.wait()
         expect(done.status == 0, f"full in training: status {done.status}: {done.output[-500:]}")
-        bench.expect_bitwise(place / "run", train__max_steps=1500)
+        bench.expect_bitwise(place / "run", train__max_steps=500)
     shutil.rmtree(real)
     return "read-only, full, under a file: 74 before step 1; behind a link, and full for a while in training: bitwise"
 

@@ -30,8 +30,11 @@ def points(bench, changes, rank, wanted):
     return [c.number for c in mine if c.number not in left_out]
 
 
-def of_step(step):
-    return lambda change: f"step_{step:08d}.tmp" in change.path or f"step_{step:08d}" in change.target
+def save_points(bench, changes, rank, wanted=lambda change: True):
+    """Numbers of a rank's changes from the first of step 10's save to the last before that of step 15."""
+    mine = [change.number for change in changes if change.rank == rank and "step_00000010" in change.path]
+    later = [change.number for change in changes if change.rank == rank and "step_00000015" in change.path]
+    return points(bench, changes, rank, lambda c: min(mine) <= c.number < min(later) and wanted(c))
 
 
 def bytes_below(folder):
@@ -73,7 +76,7 @@ def kill_at_random(bench):
 def kill_in_save(bench):
     changes, tried, newest = journal_of(bench, 2), 0, {5: 0, 10: 0}
     for rank in (0, 1):
-        for number in points(bench, changes, rank, of_step(10)):
+        for number in save_points(bench, changes, rank):
             folder = bench.folder("f2")
             done = bench.train(folder, 2, shim=Shim(folder / "checkpoints", "kill", number, rank=rank), **FEW)
             where = f"rank {rank} killed before change {number}"
@@ -100,6 +103,7 @@ def kill_in_prune(bench):
         bench.train(folder, 2, shim=Shim(folder / "checkpoints", "kill", number), **FEW)
         whole = bench.whole_steps(folder)
         fewest, most = min(fewest, len(whole)), max(most, bytes_below(folder / "checkpoints") / size)
+        expect("damaged" not in bench.inspect(folder).stdout, f"change {number}: a damaged checkpoint has a name")
         expect(len(whole) >= 2 and whole[-1] == 15, f"change {number}: whole are {whole}")
         expect(most <= 4.01, f"change {number}: {most:.1f} checkpoints' bytes on disk")
         bench.train(folder, 2, resume=True, status=0, train__max_steps=20)
@@ -154,12 +158,13 @@ def stop_signals(bench):
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
             folder = bench.folder("f14")
             done, steps, seconds, whole, lines = stopped(
-                bench, folder, ranks, lambda run: os.kill(run.rank_pids()[ranks // 2], number), {"train__max_steps": 5000})
+                bench, folder, ranks, lambda run: os.kill(run.rank_pids()[ranks // 2], number),
+                {"train__max_steps": 5000})
             slowest = max(slowest, seconds)
             where = f"{number.name}, {ranks or 1} ranks"
             expect(done.status == 85, f"{where}: status {done.status}: {done.output[-500:]}")
             expect(whole and whole[-1] == lines[-1]["step"], f"{where}: step {lines[-1]['step']}, whole {whole}")
-            # The step under way, and one more if the other ranks had already agreed to go on; the launcher takes a second.
+            # The step under way, and one more if the others had already agreed to go on; the launcher takes a second.
             expect(steps <= 2 and seconds < 5, f"{where}: {seconds:.1f} s, {steps} steps")
     folder = bench.folder("f14")
     run = bench.start(folder, 0, train__max_steps=5000, train__eval_every=1, train__eval_samples=4000,

@@ -38,8 +38,8 @@ def try_fault(name, bench):
         result = function(bench)
     except Skipped as reason:
         result = f"skipped: {reason}"
-    except AssertionError as broken:
-        good, result = False, f"FAILED: {broken}"
+    except Exception as broken:  # one row's, whatever it is: the others are tried still
+        good, result = False, f"FAILED: {type(broken).__name__}: {broken}"
     seconds = time.monotonic() - started
     print(f"{name}: {result} ({seconds:.1f} s)", flush=True)
     one_line = " ".join(result.split()).replace("|", "/")
@@ -79,7 +79,8 @@ def main(argv=None):
     parser.add_argument("--table", type=Path, help="write the Markdown table here")
     parser.add_argument("--readme", type=Path, help="put the table between the markers of this README")
     options = parser.parse_args(argv)
-    for module in ("faults_kill", "faults_disk"):
+    for module in ("faults_kill", "faults_disk", "faults_damage", "faults_ranks",
+                   "faults_resume"):
         importlib.import_module(module)
     from harness import Bench
     unknown = [name for name in options.faults if name not in FAULTS]

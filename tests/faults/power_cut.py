@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass
 class Change:
-    kind: str  # create open write fsync rename mkdir remove said
+    kind: str  # create open write fsync rename mkdir remove said; failed, with the kind as target
     rank: int
     number: int
     path: str
