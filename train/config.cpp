@@ -270,7 +270,8 @@ class Reader {
     }
     static void assign(const ConfigField& field, double& value, const toml::node& node, const std::string& file) {
         if (!node.is_number()) wrong_type(field, "a number", node, file);
-        value = *node.value<double>();
+        // toml++ gives no double for an integer that is none to the last digit.
+        value = node.is_integer() ? static_cast<double>(*node.value<int64_t>()) : *node.value<double>();
         if (!std::isfinite(value)) wrong_type(field, "a finite number", node, file);
     }
     static void assign(const ConfigField& field, std::string& value, const toml::node& node, const std::string& file) {

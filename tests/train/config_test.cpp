@@ -268,6 +268,19 @@ TEST_F(ConfigTest, HugeNumbersAreRefusedByName) {
     });
 }
 
+// toml++ has no double for an integer beyond 2^53.
+TEST_F(ConfigTest, IntegersOfAnySizeAreNumbers) {
+    const auto weight_decay = [&](const std::string& value) {
+        return load_config({.file = write_text(folder_ / "c.toml", "[optimizer]\nweight_decay = " + value + "\n"),
+                            .variant = {},
+                            .overrides = {}})
+            .optimizer.weight_decay;
+    };
+    EXPECT_EQ(weight_decay("3"), 3.0);
+    EXPECT_EQ(weight_decay("9223372036854775807"), 9223372036854775807.0);
+    EXPECT_EQ(weight_decay("-9007199254740993"), -9007199254740992.0);
+}
+
 TEST_F(ConfigTest, BatchesAndStepsFollowFromTokens) {
     const std::string file = write("good.toml", "[train]\nmicro_batch = 4\n[model]\ncontext = 32\n");
     RunConfig config = load(file, {"train.max_tokens=1000"});
