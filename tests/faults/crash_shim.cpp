@@ -6,7 +6,8 @@
 //                          disk after a power cut at any of them. Those with an error are there as "failed"
 //   PLIMSOLL_SHIM_MODE     kill: the process dies before the change; enospc, eio: it fails with this error;
 //                          short: a write stores half of its bytes; eintr: a write is interrupted, then goes on
-//   PLIMSOLL_SHIM_AT       number of the first change of this process with the fault, from 1
+//   PLIMSOLL_SHIM_FROM     changes are numbered from 1 on from the first whose path contains this
+//   PLIMSOLL_SHIM_AT       number of the first change of this process with the fault
 //   PLIMSOLL_SHIM_FOR      how many changes have it (1)
 //   PLIMSOLL_SHIM_RANK     the only rank that has it (0)
 //
@@ -51,6 +52,7 @@ struct Shim {
     long last = at + std::atol(environment("PLIMSOLL_SHIM_FOR", "1").c_str()) - 1;
     bool faulty_rank = rank == environment("PLIMSOLL_SHIM_RANK", "0");
     bool interrupted = false;  // the write before
+    std::string from = environment("PLIMSOLL_SHIM_FROM");
     long count = 0;
     int journal = -1;
 
@@ -113,6 +115,7 @@ enum class Fate { kDone, kFails, kHalf };
 // Counts the change; dies, or sets errno, if it is one with a fault. The lock is held.
 Fate fate_of_next(const char* kind, const std::string& path) {
     Shim& s = shim();
+    if (s.count == 0 && path.find(s.from) == std::string::npos) return Fate::kDone;
     ++s.count;
     if (!s.faulty_rank || s.at <= 0 || s.count < s.at || s.count > s.last) return Fate::kDone;
     if (s.mode == "kill") {

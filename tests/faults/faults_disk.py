@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 
-from faults_kill import FEW, journal_of, save_points
+from faults_kill import FEW, SECOND, journal_of, save_points
 from harness import Shim, expect, leftovers, metrics, wait_for
 from matrix import Skipped, fault
 from power_cut import Disk, read_journal
@@ -72,13 +72,13 @@ def power_cut(bench):
 
 def failing_save(bench, mode, count, wanted=lambda change: True):
     """One save of three meets the error, at each of its changes in turn."""
-    changes, tried, counted = journal_of(bench, 2), 0, 0
+    changes, tried, counted = journal_of(bench, 2, SECOND), 0, 0
     for rank in (0, 1):
         for number in save_points(bench, changes, rank, wanted):
             folder, journal = bench.folder("failing"), bench.scratch / "failing.journal"
             journal.unlink(missing_ok=True)
             done = bench.train(folder, 2, status=0,
-                               shim=Shim(folder / "checkpoints", mode, number, count, rank, journal), **FEW)
+                               shim=Shim(folder / "checkpoints", mode, number, count, rank, journal, SECOND), **FEW)
             where = f"{mode} at change {number} of rank {rank}"
             bench.expect_bitwise(folder, 2, **FEW)
             expect(not leftovers(folder), f"{where}: left behind {leftovers(folder)}")

@@ -13,11 +13,14 @@ from power_cut import read_journal
 FEW = {"train__max_steps": 15}  # three saves, the last one of which removes the first checkpoint
 
 
-def journal_of(bench, ranks):
-    """Changes that an undisturbed run of FEW makes below its checkpoints."""
+SECOND = "step_00000010"  # the save that meets most faults
+
+
+def journal_of(bench, ranks, first=""):
+    """Changes that an undisturbed run of FEW makes below its checkpoints, numbered from `first` on."""
     folder, journal = bench.folder("counted"), bench.scratch / "counted.journal"
     journal.unlink(missing_ok=True)
-    bench.train(folder, ranks, status=0, shim=Shim(folder / "checkpoints", journal=journal), **FEW)
+    bench.train(folder, ranks, status=0, shim=Shim(folder / "checkpoints", journal=journal, first=first), **FEW)
     return [change for change in read_journal(journal) if change.kind != "said"]
 
 
@@ -32,7 +35,7 @@ def points(bench, changes, rank, wanted):
 
 def save_points(bench, changes, rank, wanted=lambda change: True):
     """Numbers of a rank's changes from the first of step 10's save to the last before that of step 15."""
-    mine = [change.number for change in changes if change.rank == rank and "step_00000010" in change.path]
+    mine = [change.number for change in changes if change.rank == rank and SECOND in change.path]
     later = [change.number for change in changes if change.rank == rank and "step_00000015" in change.path]
     return points(bench, changes, rank, lambda c: min(mine) <= c.number < min(later) and wanted(c))
 
@@ -74,11 +77,12 @@ def kill_at_random(bench):
 @fault("F2", "SIGKILL before every change of one save, ranks 0 and 1 of 2",
        "the checkpoint before or the new one is whole; nothing left behind after the next start; bitwise")
 def kill_in_save(bench):
-    changes, tried, newest = journal_of(bench, 2), 0, {5: 0, 10: 0}
+    changes, tried, newest = journal_of(bench, 2, SECOND), 0, {5: 0, 10: 0}
     for rank in (0, 1):
         for number in save_points(bench, changes, rank):
             folder = bench.folder("f2")
-            done = bench.train(folder, 2, shim=Shim(folder / "checkpoints", "kill", number, rank=rank), **FEW)
+            done = bench.train(folder, 2, shim=Shim(folder / "checkpoints", "kill", number, rank=rank, first=SECOND),
+                               **FEW)
             where = f"rank {rank} killed before change {number}"
             expect(done.status != 0, f"{where}: the run did not notice")
             saved = bench.whole_steps(folder)

@@ -42,9 +42,11 @@ class Shim:
     count: int = 1
     rank: int = 0
     journal: Path | None = None
+    first: str = ""  # changes are numbered from the first whose path contains this
 
     def environment(self, library):
-        values = {"FOLDER": self.folder, "MODE": self.mode, "AT": self.at, "FOR": self.count, "RANK": self.rank}
+        values = {"FOLDER": self.folder, "MODE": self.mode, "AT": self.at, "FOR": self.count, "RANK": self.rank,
+                  "FROM": self.first}
         if self.journal:
             values["JOURNAL"] = self.journal
         return {"LD_PRELOAD": str(library), **{f"PLIMSOLL_SHIM_{key}": str(value) for key, value in values.items()}}
