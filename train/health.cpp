@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "kernels/error.h"
 
@@ -44,6 +45,23 @@ Verdict Health::judge(double loss, double norm) {
     ++rollbacks_;
     in_a_row_ = 0;
     return Verdict::kRollBack;
+}
+
+std::string Stragglers::add(std::span<const double> seconds) {
+    sums_.resize(seconds.size());
+    for (size_t r = 0; r < seconds.size(); ++r) sums_[r] += seconds[r];
+    if (++steps_ < kSteps) return {};
+    const size_t slowest = static_cast<size_t>(std::ranges::max_element(sums_) - sums_.begin());
+    const double most = sums_[slowest] / kSteps;
+    std::vector<double> others = std::exchange(sums_, {});
+    steps_ = 0;
+    others.erase(others.begin() + static_cast<std::ptrdiff_t>(slowest));
+    if (others.empty()) return {};
+    std::ranges::nth_element(others, others.begin() + static_cast<std::ptrdiff_t>(others.size() / 2));
+    const double usual = others[others.size() / 2] / kSteps;
+    if (most < 1.5 * usual) return {};
+    return fmt::format("straggler: rank {} computes {:.0f} ms per step, the others {:.0f} ms", slowest, 1e3 * most,
+                       1e3 * usual);
 }
 
 json Health::state() const {

@@ -3,7 +3,9 @@
 
 #include <deque>
 #include <nlohmann/json_fwd.hpp>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "train/config.h"
 
@@ -48,6 +50,19 @@ class Health {
     Window loss_{"loss"}, norm_{"gradient norm"};
     std::string reason_;
     int64_t in_a_row_ = 0, skipped_ = 0, rollbacks_ = 0;
+};
+
+// Which rank is slow: by the time each computes, without waiting for others.
+class Stragglers {
+  public:
+    // Seconds a step took each rank. Every kSteps steps an answer: "straggler: rank 2 computes 61 ms per step, the
+    // others 30 ms", or nothing if no rank takes half as long again as the others do in the median.
+    std::string add(std::span<const double> seconds);
+
+  private:
+    static constexpr int kSteps = 10;
+    std::vector<double> sums_;
+    int steps_ = 0;
 };
 
 }  // namespace plimsoll

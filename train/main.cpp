@@ -30,8 +30,8 @@ void wait_briefly_at_barriers(char** argv) {
 // speaks at once, and its end ends the job; the others wait for that, and speak if it does not come.
 bool somebody_else_says_it() {
     const int rank = plimsoll::rank_of_launch();
-    for (int i = 0; i < 10 && rank > 0; ++i) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(100 + std::min(rank, 50)));
+    for (int i = 0; i < 50 && rank > 0; ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(100 + std::min(rank, 20)));
         if (plimsoll::stop_requested()) return true;
     }
     return false;

@@ -1,5 +1,8 @@
 #include "train/run_directory.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -106,6 +109,16 @@ std::string RunDirectory::append(const std::string& name, const nlohmann::json& 
         return {};
     } catch (const Error& error) {
         return error.what();
+    }
+}
+
+// As append(): what a disk refuses does not stop training.
+void RunDirectory::flush_lines() const {
+    for (const char* name : {"metrics.jsonl", "evals.jsonl", "probes.jsonl"}) {
+        const int fd = writes_ ? ::open(file(name).c_str(), O_WRONLY | O_CLOEXEC) : -1;
+        if (fd < 0) continue;
+        ::fsync(fd);
+        ::close(fd);
     }
 }
 

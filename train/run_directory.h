@@ -38,6 +38,8 @@ class RunDirectory {
     // Appends one line of JSON. Where the disk does not take it, the line is held until it does: neither a full disk
     // nor a failing one stops a run for the sake of a line. Returns why lines are held, empty if none is.
     std::string append(const std::string& name, const nlohmann::json& line);
+    // Flushes the JSON-lines files to disk, so that they outlast a power cut.
+    void flush_lines() const;
     // Drops lines of a JSON-lines file whose "step" is above `step` (and a half line at the end): after a resume they
     // are written again.
     void truncate_after(const std::string& name, int64_t step);

@@ -122,13 +122,19 @@ void Trainer::check_memory() {
 }
 
 LossSums Trainer::compute_step() {
+    const double start = now_seconds();
+    const RankGrid::Traffic before = grid_.traffic();
     const LossSums own = replica_.compute(options_.overfit_batch ? 0 : state_.samples, exec_);
     if (grid_.world.size() == 1) {
         replica_.inject(fault_, state_.step + 1);
         return own;
     }
-    std::array<double, 4> sums{own.nll, own.z, static_cast<double>(own.scored), stop_requested() ? 1.0 : 0.0};
+    // Behind the sums every rank's time, without its waiting.
+    std::vector<double> sums(4 + static_cast<size_t>(grid_.world.size()));
+    sums[0] = own.nll, sums[1] = own.z, sums[2] = static_cast<double>(own.scored), sums[3] = stop_requested() ? 1 : 0;
+    sums[4 + static_cast<size_t>(grid_.world.rank())] = now_seconds() - start - (grid_.traffic() - before).wait_seconds;
     grid_.world.sum(sums);
+    straggler_ = stragglers_.add(std::span(sums).subspan(4));
     replica_.finish_gradients();
     replica_.inject(fault_, state_.step + 1);
     stop_ = sums[3] > 0;

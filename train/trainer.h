@@ -113,6 +113,8 @@ class Trainer {
     Replica replica_;
     Health health_{config_.health};
     FaultHook fault_ = FaultHook::from_environment();
+    Stragglers stragglers_;
+    std::string straggler_;                // of the last steps, if there is one
     bool stop_ = false;                    // agreed on by all ranks
     RankGrid::Traffic traffic_;            // of the steps of this process
     std::vector<StageTimes> stage_times_;  // of the last step, by rank of a pipeline

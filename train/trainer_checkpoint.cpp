@@ -138,6 +138,7 @@ void Trainer::save() {
     if (last_saved_ == state_.step) return;
     finish_save();
     last_saved_ = state_.step;
+    directory_.flush_lines();  // a resume goes on behind them
     replica_.await_parameters();
     TrainingState state = state_;
     state.seconds = elapsed();

@@ -1,6 +1,7 @@
 // What a run says about itself: the settings at its start, a line per step, run.json.
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "kernels/matmul.h"
 #include "model/flops.h"
@@ -129,6 +130,7 @@ void Trainer::report_step(const StepResult& r, double step_seconds) {
         line["sent_bytes"] = r.traffic.bytes;
         line["wait_ms"] = 1e3 * r.traffic.wait_seconds;
     }
+    if (!straggler_.empty()) log_.line("{}", std::exchange(straggler_, {}));
     if (r.verdict != Verdict::kUpdate) {
         line["skipped"] = health_.reason();
         log_.line("warning: step {}: {}; not updated ({} steps so far)", state_.step, health_.reason(),

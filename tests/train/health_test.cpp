@@ -103,6 +103,17 @@ TEST(Health, AResumedRunDecidesAlike) {
     }
 }
 
+TEST(Stragglers, TheSlowRankIsNamed) {
+    Stragglers even, uneven;
+    for (int step = 1; step <= 30; ++step) {
+        EXPECT_EQ(even.add(std::vector<double>{0.10, 0.12, 0.14, 0.11}), "");
+        const std::string said = uneven.add(std::vector<double>{0.010, 0.012, step % 2 ? 0.060 : 0.020, 0.011});
+        EXPECT_EQ(said, step % 10 ? "" : "straggler: rank 2 computes 40 ms per step, the others 11 ms");
+    }
+    Stragglers alone;
+    for (int step = 0; step < 20; ++step) EXPECT_EQ(alone.add(std::vector<double>{1.0}), "");
+}
+
 TEST(Health, RefusesWhatIsNoRecord) {
     Health health(policy());
     EXPECT_THROW(health.restore(nlohmann::json::parse(R"({"loss": 3})")), Error);
