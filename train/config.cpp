@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <numeric>
+#include <optional>
 #include <set>
 
 // toml++ asserts (with NDEBUG: has clang assume) what a hostile file does not keep, such as a key after "[", right
@@ -17,6 +18,7 @@
 
 #include "data/file.h"
 #include "kernels/error.h"
+#include "train/toml_scan.h"
 
 namespace plimsoll {
 namespace {
@@ -66,40 +68,6 @@ std::string toml_string(const std::string& text) {
             out += c;
     }
     return out + '"';
-}
-
-// Index of the last character of the string that opens at `begin`, or text.size().
-size_t end_of_string(std::string_view text, size_t begin) {
-    const char quote = text[begin];
-    const std::string_view three = text.substr(begin, 3);
-    const bool lines = three == std::string(3, quote);
-    const std::string_view closing = three.substr(0, lines ? 3 : 1);
-    for (size_t i = begin + closing.size(); i < text.size(); ++i) {
-        if (quote == '"' && text[i] == '\\') {
-            ++i;
-        } else if (text.substr(i, closing.size()) == closing) {
-            i += closing.size() - 1;
-            // """"" closes a string that ends in two quotes.
-            for (int more = 0; lines && more < 2 && text.substr(i + 1, 1) == closing.substr(0, 1); ++more) ++i;
-            return i;
-        }
-    }
-    return text.size();
-}
-
-// Dots outside strings and comments: those of numbers and of keys. toml++ reads a.b.c = 1 as tables in tables and
-// destroys each from the stack frame of the one around it, so that a long enough key overflows the stack.
-int64_t count_dots(std::string_view text) {
-    int64_t dots = 0;
-    for (size_t i = 0; i < text.size(); ++i) {
-        if (text[i] == '#')
-            i = std::min(text.find('\n', i), text.size());
-        else if (text[i] == '"' || text[i] == '\'')
-            i = end_of_string(text, i);
-        else
-            dots += text[i] == '.';
-    }
-    return dots;
 }
 
 std::string shown(double value) {
@@ -186,13 +154,13 @@ class Reader {
             fail_input("--set {}: wanted section.key=value, such as --set optimizer.lr=0.001", brief(text));
         const std::string where = "--set " + brief(text);
         check_dots(text, where);
-        toml::table table;
+        std::optional<toml::table> table;
         try {
-            table = toml::parse(std::string_view(text));
-        } catch (const toml::parse_error&) {  // a bare word: a string
-            table = parse(text.substr(0, equals + 1) + toml_string(text.substr(equals + 1)), where);
+            if (first_beyond_ascii(text) == std::string::npos) table = toml::parse(std::string_view(text));
+        } catch (const toml::parse_error&) {
         }
-        apply(table, where);
+        if (!table) table = parse(text.substr(0, equals + 1) + toml_string(text.substr(equals + 1)), where);  // a word
+        apply(*table, where);
     }
 
   private:
@@ -203,6 +171,12 @@ class Reader {
 
     static toml::table parse(const std::string& text, const std::string& name) {
         check_dots(text, name);
+        if (const size_t at = first_beyond_ascii(text); at != std::string::npos) {
+            const size_t line_begin = at == 0 ? 0 : text.rfind('\n', at - 1) + 1;  // npos + 1 is 0
+            fail_input("{}:{}:{}: not TOML: a character beyond ASCII outside of a string", name,
+                       1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n'),
+                       1 + at - line_begin);
+        }
         try {
             return toml::parse(text, name);
         } catch (const toml::parse_error& error) {

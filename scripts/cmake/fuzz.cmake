@@ -57,7 +57,7 @@ endfunction()
 set(parsers "")
 foreach(source data/config.cpp data/document_index.cpp data/file.cpp data/shard_writer.cpp data/token_shards.cpp
         data/token_stream.cpp data/tokenizer.cpp kernels/attention.cpp kernels/tensor.cpp model/config.cpp
-        train/checkpoint_file.cpp train/config.cpp train/crc32c.cpp train/manifest.cpp)
+        train/checkpoint_file.cpp train/config.cpp train/toml_scan.cpp train/crc32c.cpp train/manifest.cpp)
     plimsoll_fuzz_object(${source} parsers)
 endforeach()
 add_custom_command(OUTPUT ${fuzz_folder}/libparsers.a DEPENDS ${parsers}

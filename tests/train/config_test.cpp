@@ -268,6 +268,22 @@ TEST_F(ConfigTest, HugeNumbersAreRefusedByName) {
     });
 }
 
+// toml++ would take some of these for white space, by chance.
+TEST_F(ConfigTest, CharactersBeyondAsciiStandInStringsAndComments) {
+    const auto load = [&](const std::string& text, const std::vector<std::string>& overrides = {}) {
+        return load_config({.file = write_text(folder_ / "c.toml", text), .variant = {}, .overrides = overrides});
+    };
+    EXPECT_EQ(load("\xef\xbb\xbf# caf\u00e9\n[run]\nname = \"caf\u00e9\"\n").run.name, "caf\u00e9");
+    EXPECT_EQ(load("[run]\nname = '''\\\u00e9'''\n").run.name, "\\\u00e9");
+    EXPECT_EQ(load("[run]\nname = \"\"\"a\\\\\u00e9\"\"\"\n").run.name, "a\\\u00e9");
+    const std::string message = "not TOML: a character beyond ASCII outside of a string";
+    expect_error(ExitCode::kBadInput, {"c.toml:1:1: " + message}, [&] { load("\xef\xbb\xbb# a\n"); });
+    expect_error(ExitCode::kBadInput, {"c.toml:2:3: " + message}, [&] { load("[run]\n  \u00e9 = 1\n"); });
+    expect_error(ExitCode::kBadInput, {"c.toml:3:2: " + message},
+                 [&] { load("[run]\nname = \"\"\"a\\\n \u00e9\"\"\"\n"); });
+    EXPECT_EQ(load("", {"run.name=\u00e9t\u00e9"}).run.name, "\u00e9t\u00e9");
+}
+
 // toml++ has no double for an integer beyond 2^53.
 TEST_F(ConfigTest, IntegersOfAnySizeAreNumbers) {
     const auto weight_decay = [&](const std::string& value) {
