@@ -38,7 +38,7 @@ function(plimsoll_add_cuda_checks python)
         WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
     # Which of their lines the emulated tests run.
     add_test(NAME cuda_coverage COMMAND ${python} scripts/cuda_coverage.py --build-dir ${PROJECT_BINARY_DIR}/coverage)
-    set_tests_properties(cuda_coverage PROPERTIES LABELS cuda TIMEOUT 300 RUN_SERIAL ON
+    set_tests_properties(cuda_coverage PROPERTIES LABELS cuda TIMEOUT 540 RUN_SERIAL ON
         WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
 endfunction()
 
