@@ -40,18 +40,11 @@ Place name_of_machine() {
     return name;
 }
 
-std::vector<Place> gather_places(Communicator& world, const Place& own) {
-    std::vector<Place> all(static_cast<size_t>(world.size()));
-    const std::vector<std::byte> bytes = world.gather(std::as_bytes(std::span(own)));
-    std::memcpy(all.data(), bytes.data(), bytes.size());
-    return all;
-}
-
 // Whether no two ranks use one GPU.
 bool gpus_differ(Communicator& world, const Exec& exec) {
     Place own{};
     fmt::format_to_n(own.data(), own.size() - 1, "{} {}", gpu_address(*exec.cuda), name_of_machine().data());
-    std::vector<Place> all = gather_places(world, own);
+    std::vector<Place> all = world.gather_each(own);
     std::ranges::sort(all);
     return std::ranges::adjacent_find(all) == all.end();
 }
@@ -256,6 +249,7 @@ Work Communicator::receive(Tensor tensor, int peer) {
 }
 
 void Communicator::broadcast(std::span<std::byte> bytes, int root) {
+    if (size() == 1) return;
     std::vector<SendTo> sends;
     std::vector<ReceiveFrom> receives;
     for (int r = 0; r < size() && rank() == root; ++r)
@@ -293,13 +287,12 @@ void Communicator::sum(std::span<double> values) {
 }
 
 void Communicator::barrier() {
-    const std::byte nothing{};
-    gather({&nothing, 1});
+    if (size() > 1) gather_each(std::byte{});
 }
 
 int Communicator::rank_on_machine() {
     if (size() == 1) return 0;
-    const std::vector<Place> all = gather_places(*this, name_of_machine());
+    const std::vector<Place> all = gather_each(name_of_machine());
     const auto before = all.begin() + rank();
     return static_cast<int>(std::count(all.begin(), before, *before));
 }

@@ -2,12 +2,14 @@
 #pragma once
 
 #include <array>
+#include <cstring>
 #include <functional>
 #include <map>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "dist/flight_record.h"
@@ -105,6 +107,14 @@ class Communicator {
     void sum(std::span<double> values);
     // Every rank's bytes, one after the other in rank order; each has the same number.
     std::vector<std::byte> gather(std::span<const std::byte> bytes);
+    // Every rank's value, in rank order.
+    template <class T>
+    requires std::is_trivially_copyable_v<T> std::vector<T> gather_each(const T& own) {
+        std::vector<T> all(static_cast<size_t>(size()));
+        const std::vector<std::byte> bytes = gather(std::as_bytes(std::span(&own, 1)));
+        std::memcpy(all.data(), bytes.data(), bytes.size());
+        return all;
+    }
     void barrier();
 
     // How many ranks before this one run on the same machine.

@@ -18,7 +18,7 @@ std::string bench_shapes() {
 }
 
 int bench(const BenchOptions& options) {
-    const RunDevice device(options.device, options.threads ? static_cast<int>(options.threads) : usable_threads());
+    const RunDevice device(options.device, threads_of(options.threads));
     const Exec& exec = device.exec();
     const DType dtype = compute_dtype(options.precision, exec.device);
     if (!options.attention.empty()) {

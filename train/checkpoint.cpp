@@ -62,9 +62,7 @@ std::optional<Checkpointer::Failure> Checkpointer::agree(const std::optional<Fai
         int64_t code, length;
     };
     const Short mine{own ? static_cast<int64_t>(own->code) : 0, own ? static_cast<int64_t>(own->message.size()) : 0};
-    const std::vector<std::byte> bytes = world_.gather(std::as_bytes(std::span(&mine, 1)));
-    std::vector<Short> all(static_cast<size_t>(world_.size()));
-    std::memcpy(all.data(), bytes.data(), bytes.size());
+    const std::vector<Short> all = world_.gather_each(mine);
     int gravest = -1;
     for (int r = 0; r < world_.size(); ++r) {
         const auto weight = [&](int rank) {
@@ -94,7 +92,7 @@ void Checkpointer::take_over() {
         generation_ = lock_->generation();
         store_.tidy();
     }));
-    if (world_.size() > 1) world_.broadcast(std::as_writable_bytes(std::span(generation_)), 0);
+    world_.broadcast(std::as_writable_bytes(std::span(generation_)), 0);
 }
 
 // Moves the parts into the copy; whether there was room.
@@ -164,10 +162,7 @@ std::optional<SaveOutcome> Checkpointer::finish() {
 // What every rank wrote, on rank 0.
 std::vector<std::string> Checkpointer::gather_shares(const std::string& own) {
     if (world_.size() == 1) return {own};
-    const auto size = static_cast<int64_t>(own.size());
-    const std::vector<std::byte> bytes = world_.gather(std::as_bytes(std::span(&size, 1)));
-    std::vector<int64_t> sizes(static_cast<size_t>(world_.size()));
-    std::memcpy(sizes.data(), bytes.data(), bytes.size());
+    const std::vector<int64_t> sizes = world_.gather_each(static_cast<int64_t>(own.size()));
     if (world_.rank() != 0) {
         world_.send(std::as_bytes(std::span(own)), 0).wait();
         return {};
@@ -268,12 +263,12 @@ std::optional<TrainingState> Checkpointer::load_newest(const std::vector<Checkpo
         if (world_.rank() == 0) steps = store_.steps();
     }));
     auto count = static_cast<int64_t>(steps.size());
-    if (world_.size() > 1) world_.broadcast(std::as_writable_bytes(std::span(&count, 1)), 0);
+    world_.broadcast(std::as_writable_bytes(std::span(&count, 1)), 0);
     if (count == 0) return {};
     while (true) {
         Candidate candidate{-1, 0};
         if (world_.rank() == 0) candidate = next_candidate(steps, report);
-        if (world_.size() > 1) world_.broadcast(std::as_writable_bytes(std::span(&candidate, 1)), 0);
+        world_.broadcast(std::as_writable_bytes(std::span(&candidate, 1)), 0);
         if (candidate.step < 0)
             fail_input("'{}' holds {} checkpoints, none of them whole; --fresh starts again from nothing",
                        store_.root(), count);

@@ -56,6 +56,10 @@ std::string cpu_name() {
     return name.empty() ? "unknown CPU" : name;
 }
 
+int threads_of(int64_t wanted) {
+    return wanted ? static_cast<int>(wanted) : usable_threads();
+}
+
 int usable_threads() {
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));

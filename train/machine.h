@@ -12,6 +12,8 @@ namespace plimsoll {
 std::string cpu_name();
 // Logical CPUs this process may use.
 int usable_threads();
+// What a setting asks for: 0 means all of them.
+int threads_of(int64_t wanted);
 // Bytes of memory this process can still take: the smaller of the machine's available memory and the cgroup's limit.
 int64_t available_memory();
 // Instruction sets that matter here, such as "avx2 avx512f avx512_bf16".

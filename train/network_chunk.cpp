@@ -97,26 +97,29 @@ std::vector<StageRange> stage_ranges(const NetworkConfig& network, int64_t virtu
     return ranges;
 }
 
-std::vector<std::unique_ptr<NetworkChunk>> plan_chunks(const RunConfig& config, const NetworkConfig& network,
-                                                       Precision precision, int64_t tokens, const RankPlace& place) {
+std::vector<ChunkShape> chunk_shapes(const RunConfig& config, const NetworkConfig& network, const RankPlace& place) {
     const ParallelSection& parallel = config.parallel;
     ActivationOptions options{.recompute = recompute_of(config.train.recompute)};
-    std::vector<std::unique_ptr<NetworkChunk>> chunks;
-    if (!parallel.pipelined()) {
-        chunks.push_back(std::make_unique<NetworkChunk>(config, network, StageRange::whole(config.model), tokens,
-                                                        precision, options, place));
-        return chunks;
-    }
+    if (!parallel.pipelined()) return {{StageRange::whole(config.model), options}};
     const std::vector<StageRange> ranges = stage_ranges(network, parallel.stages * parallel.chunks);
     const int64_t micro_batches = config.micro_batches() / (place.data_ranks * parallel.virtual_ranks);
     const StagePlan plan(schedule_of(parallel, micro_batches), place.stage);
     if (plan.splits_backward()) options.split = BackwardSplit::kYes;
+    std::vector<ChunkShape> shapes;
     for (int64_t c = 0; c < parallel.chunks; ++c) {
         options.sets = plan.sets[static_cast<size_t>(c)];
-        chunks.push_back(std::make_unique<NetworkChunk>(config, network,
-                                                        ranges[static_cast<size_t>(c * parallel.stages + place.stage)],
-                                                        tokens, precision, options, place));
+        shapes.push_back({ranges[static_cast<size_t>(c * parallel.stages + place.stage)], options});
     }
+    return shapes;
+}
+
+std::vector<std::unique_ptr<NetworkChunk>> plan_chunks(const RunConfig& config, const NetworkConfig& network,
+                                                       Precision precision, int64_t tokens, const RankPlace& place,
+                                                       const std::vector<ChunkShape>& shapes) {
+    std::vector<std::unique_ptr<NetworkChunk>> chunks;
+    for (const ChunkShape& shape : shapes)
+        chunks.push_back(
+            std::make_unique<NetworkChunk>(config, network, shape.stage, tokens, precision, shape.activations, place));
     return chunks;
 }
 

@@ -52,8 +52,17 @@ LayerCosts layer_costs(const NetworkConfig& network);
 // The layers of each virtual stage, as equal in FLOPs as whole blocks allow.
 std::vector<StageRange> stage_ranges(const NetworkConfig& network, int64_t virtual_stages);
 
+// The layers of a chunk, and what it keeps of its micro batches.
+struct ChunkShape {
+    StageRange stage;
+    ActivationOptions activations;
+};
+// Of each chunk of a process: what follows from the schedule, whatever the micro batch.
+std::vector<ChunkShape> chunk_shapes(const RunConfig& config, const NetworkConfig& network, const RankPlace& place);
+
 // What one process of a run holds, chunk by chunk, planned for micro batches of so many tokens. Allocates nothing.
 std::vector<std::unique_ptr<NetworkChunk>> plan_chunks(const RunConfig& config, const NetworkConfig& network,
-                                                       Precision precision, int64_t tokens, const RankPlace& place);
+                                                       Precision precision, int64_t tokens, const RankPlace& place,
+                                                       const std::vector<ChunkShape>& shapes);
 
 }  // namespace plimsoll

@@ -58,9 +58,10 @@ ScratchSizes scratch_sizes(const Transformer& model, int64_t tokens) {
 
 MemoryPlan plan_memory(const RunConfig& config, const NetworkConfig& network, Precision precision,
                        const RankPlace& place, const Exec& exec) {
+    const std::vector<ChunkShape> shapes = chunk_shapes(config, network, place);
     const auto bytes_for = [&](int64_t rows) {
         const int64_t tokens = rows * config.model.context;
-        return bytes_of(plan_chunks(config, network, precision, tokens, place), tokens, place, exec);
+        return bytes_of(plan_chunks(config, network, precision, tokens, place, shapes), tokens, place, exec);
     };
     const int64_t taken = gpu_scratch_bytes({}, exec);  // when the GPU was opened
     MemoryPlan plan{.bytes = bytes_for(config.train.micro_batch),
@@ -94,8 +95,9 @@ void print_stages(const RunConfig& config, const NetworkConfig& network, Precisi
     fmt::print("  {:<6}{:<24}{:>8}{:>12}{:>14}{:>12}{:>14}{:>12}\n", "stage", "layers", "FLOPs", "parameters",
                "optimizer MiB", "in flight", "activations", "all MiB");
     for (int s = 0; s < parallel.stages; ++s) {
-        const Chunks chunks = plan_chunks(config, network, precision, config.tokens_per_micro_batch(),
-                                          {static_cast<int>(parallel.stages), s, data_ranks, 0});
+        const RankPlace place{static_cast<int>(parallel.stages), s, data_ranks, 0};
+        const Chunks chunks = plan_chunks(config, network, precision, config.tokens_per_micro_batch(), place,
+                                          chunk_shapes(config, network, place));
         std::string layers;
         double flops = 0;
         int64_t parameters = 0, optimizer = 0, sets = 0, activations = 0, bytes = 0;
@@ -126,12 +128,12 @@ int print_plan(const RunConfig& config, int ranks) {
                        .shared_placeholders = 0,
                        .seed = static_cast<uint64_t>(config.run.seed)});
     const NetworkConfig network{config.model, config.attention, config.loss, data.vocab_size()};
-    const RunDevice device(config.run.device,
-                           config.run.threads ? static_cast<int>(config.run.threads) : usable_threads());
+    const RunDevice device(config.run.device, threads_of(config.run.threads));
     const Exec& exec = device.exec();
     const Precision precision{compute_dtype(config.run.precision, exec.device)};
     const RankPlace place = place_of(0, std::max(ranks, static_cast<int>(config.parallel.stages)), config.parallel);
-    const Chunks chunks = plan_chunks(config, network, precision, config.tokens_per_micro_batch(), place);
+    const Chunks chunks = plan_chunks(config, network, precision, config.tokens_per_micro_batch(), place,
+                                      chunk_shapes(config, network, place));
     const Transformer& model = chunks.front()->model;
     for (const ArenaPlan* arena : arenas(*chunks.front())) {
         fmt::print("{} ({:.1f} MiB)\n", arena->name(), arena->mib());

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "kernels/global_norm.h"
 #include "kernels/residual.h"
@@ -32,7 +31,7 @@ Replica::Replica(const RunConfig& config, const NetworkConfig& network, Precisio
         fail_input("parallel.virtual_ranks = {} stands for ranks in one process; here are {}", parallel.virtual_ranks,
                    grid.world.size());
     micro_batches_ = config.micro_batches() / ranks;
-    chunks_ = plan_chunks(config, network, precision, tokens, grid);
+    chunks_ = plan_chunks(config, network, precision, tokens, grid, chunk_shapes(config, network, grid));
     if (!parallel.pipelined()) {
         feed_ = std::make_unique<BatchFeed>(data, config.train.micro_batch, exec);
         return;
@@ -186,9 +185,7 @@ std::vector<int> Replica::ranks_that_differ(const Exec& exec) {
         const HostCopy parameters(chunk->model.parameters(), exec);
         sum = crc32c(parameters.tensor().data, static_cast<size_t>(parameters.tensor().bytes()), sum);
     }
-    const std::vector<std::byte> all = grid_.data.gather(std::as_bytes(std::span(&sum, 1)));
-    std::vector<uint32_t> sums(static_cast<size_t>(grid_.data_ranks));
-    std::memcpy(sums.data(), all.data(), all.size());
+    const std::vector<uint32_t> sums = grid_.data.gather_each(sum);
     const uint32_t usual = *std::ranges::max_element(sums, {}, [&](uint32_t s) { return std::ranges::count(sums, s); });
     std::vector<int> ranks;
     for (size_t r = 0; r < sums.size(); ++r)

@@ -18,6 +18,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// The JSON-lines files.
+constexpr const char* kLines[] = {"metrics.jsonl", "evals.jsonl", "probes.jsonl"};
+
 // Keys that may change between the parts of one run: none changes what the steps already done would have been, but for
 // the order of sums.
 constexpr std::string_view kFree[] = {"run.dir",          "run.threads",      "run.name",         "train.max_steps",
@@ -39,9 +42,9 @@ RunDirectory::RunDirectory(const RunConfig& config, Resume resume) : path_(confi
     try {
         existed_ = fs::exists(file("config.toml"));
         if (existed_ && resume == Resume::kFresh) {
-            for (const char* name : {"config.toml", "run.json", "metrics.jsonl", "evals.jsonl", "probes.jsonl",
-                                     "attention_maps.json", "log.txt", "checkpoints"})
+            for (const char* name : {"config.toml", "run.json", "attention_maps.json", "log.txt", "checkpoints"})
                 fs::remove_all(file(name));
+            for (const char* name : kLines) fs::remove_all(file(name));
             existed_ = false;
         }
         if (existed_ && resume == Resume::kNever)
@@ -114,7 +117,7 @@ std::string RunDirectory::append(const std::string& name, const nlohmann::json& 
 
 // As append(): what a disk refuses does not stop training.
 void RunDirectory::flush_lines() const {
-    for (const char* name : {"metrics.jsonl", "evals.jsonl", "probes.jsonl"}) {
+    for (const char* name : kLines) {
         const int fd = writes_ ? ::open(file(name).c_str(), O_WRONLY | O_CLOEXEC) : -1;
         if (fd < 0) continue;
         ::fsync(fd);
@@ -122,17 +125,19 @@ void RunDirectory::flush_lines() const {
     }
 }
 
-void RunDirectory::truncate_after(const std::string& name, int64_t step) {
+void RunDirectory::truncate_after(int64_t step) {
     if (!writes_) return;
     write_held();
-    if (!fs::exists(file(name))) return;
-    std::string kept;
-    std::ifstream in(file(name));
-    for (std::string line; std::getline(in, line);) {
-        const auto entry = nlohmann::json::parse(line, nullptr, false);
-        if (entry.is_object() && entry.value("step", step + 1) <= step) kept += line + "\n";
+    for (const char* name : kLines) {
+        if (!fs::exists(file(name))) continue;
+        std::string kept;
+        std::ifstream in(file(name));
+        for (std::string line; std::getline(in, line);) {
+            const auto entry = nlohmann::json::parse(line, nullptr, false);
+            if (entry.is_object() && entry.value("step", step + 1) <= step) kept += line + "\n";
+        }
+        write_file_atomically(file(name), {kept});
     }
-    write_file_atomically(file(name), {kept});
 }
 
 }  // namespace plimsoll

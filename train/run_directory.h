@@ -40,9 +40,9 @@ class RunDirectory {
     std::string append(const std::string& name, const nlohmann::json& line);
     // Flushes the JSON-lines files to disk, so that they outlast a power cut.
     void flush_lines() const;
-    // Drops lines of a JSON-lines file whose "step" is above `step` (and a half line at the end): after a resume they
-    // are written again.
-    void truncate_after(const std::string& name, int64_t step);
+    // Drops the lines of the JSON-lines files whose "step" is above `step` (and a half line at the end): after a resume
+    // they are written again.
+    void truncate_after(int64_t step);
 
   private:
     RunDirectory() = default;

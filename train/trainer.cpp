@@ -3,12 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "data/file.h"
 #include "kernels/gpu.h"
-#include "kernels/residual.h"
 #include "train/machine.h"
 #include "train/plan.h"
 #include "train/signals.h"
@@ -36,10 +34,6 @@ std::unique_ptr<Loader> validation_loader(const RunConfig& config) {
 const RunConfig& validated(const RunConfig& config) {
     config.validate();
     return config;
-}
-
-int threads_for(const RunConfig& config) {
-    return config.run.threads ? static_cast<int>(config.run.threads) : usable_threads();
 }
 
 std::string data_hash(const Loader& data) {
@@ -70,7 +64,7 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communica
       options_(options),
       grid_(std::move(world), config.parallel),
       max_steps_(config.max_steps()),
-      device_(config.run.device, threads_for(config), grid_.world.rank_on_machine()),
+      device_(config.run.device, threads_of(config.run.threads), grid_.world.rank_on_machine()),
       exec_(device_.exec()),
       precision_{compute_dtype(config.run.precision, exec_.device)},
       data_(config.data, Split::kTrain, training_options(config)),
@@ -138,12 +132,7 @@ LossSums Trainer::compute_step() {
     replica_.finish_gradients();
     replica_.inject(fault_, state_.step + 1);
     stop_ = sums[3] > 0;
-    if (config_.parallel.pipelined()) {
-        const StageTimes own_times = replica_.stage_times();
-        const std::vector<std::byte> all = grid_.world.gather(std::as_bytes(std::span(&own_times, 1)));
-        stage_times_.resize(static_cast<size_t>(grid_.world.size()));
-        std::memcpy(stage_times_.data(), all.data(), all.size());
-    }
+    if (config_.parallel.pipelined()) stage_times_ = grid_.world.gather_each(replica_.stage_times());
     return {.nll = sums[0], .z = sums[1], .scored = static_cast<int64_t>(sums[2])};
 }
 
@@ -190,7 +179,7 @@ void Trainer::profile_next_step(bool there_is_one) {
 
 // A launcher ends the job when the first rank ends with an error status: none may while rank 0 still writes.
 void Trainer::wait_for_root() {
-    if (grid_.world.size() > 1) grid_.world.barrier();
+    grid_.world.barrier();
 }
 
 double Trainer::elapsed() const {

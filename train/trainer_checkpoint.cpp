@@ -84,8 +84,7 @@ void Trainer::resume_from_checkpoint() {
         if (finished_) return;
         log_.line("resume: step {} of {}", state_.step, max_steps_);
     }
-    for (const char* name : {"metrics.jsonl", "evals.jsonl", "probes.jsonl"})
-        directory_.truncate_after(name, found ? state_.step : -1);
+    directory_.truncate_after(found ? state_.step : -1);
 }
 
 bool Trainer::load_newest() {
@@ -114,7 +113,7 @@ bool Trainer::load_newest() {
 
 void Trainer::keep_if_best() {
     std::array<double, 2> best{state_.best_loss, static_cast<double>(state_.best_step)};
-    if (grid_.world.size() > 1) grid_.world.broadcast(std::as_writable_bytes(std::span(best)), 0);
+    grid_.world.broadcast(std::as_writable_bytes(std::span(best)), 0);
     state_.best_loss = best[0];
     state_.best_step = static_cast<int64_t>(best[1]);
     if (state_.best_step == state_.step) save();

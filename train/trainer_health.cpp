@@ -36,8 +36,7 @@ void Trainer::roll_back() {
     state_.samples = samples;
     for (const auto& chunk : replica_.chunks()) chunk->model.refresh_working(exec_);
     log_.line("step {}: {}; back to step {}, on with the data after the bad steps", step, reason, state_.step);
-    for (const char* name : {"metrics.jsonl", "evals.jsonl", "probes.jsonl"})
-        directory_.truncate_after(name, state_.step);
+    directory_.truncate_after(state_.step);
 }
 
 }  // namespace plimsoll

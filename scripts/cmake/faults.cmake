@@ -2,9 +2,7 @@
 # is scripts/faults.sh. Each part runs alone: what it injects is timed, and so is what must follow.
 find_program(PLIMSOLL_MPIRUN mpirun)
 if(NOT MPI_CXX_FOUND OR NOT PLIMSOLL_MPIRUN)
-    message(STATUS "Faults: no MPI, the label faults is skipped")
-    add_test(NAME faults COMMAND ${CMAKE_COMMAND} -E echo "skipped: no MPI (apt-get install libopenmpi-dev openmpi-bin)")
-    set_tests_properties(faults PROPERTIES LABELS faults SKIP_REGULAR_EXPRESSION "skipped:")
+    plimsoll_skip_label(faults "no MPI (apt-get install libopenmpi-dev openmpi-bin)")
     return()
 endif()
 add_library(crash_shim SHARED tests/faults/crash_shim.cpp)
