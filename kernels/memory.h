@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 
 #include "kernels/exec.h"
 
@@ -35,6 +36,18 @@ void copy_tensor(Tensor to, Tensor from, const Exec& exec);
 void enqueue_copy(Tensor to, Tensor from, const Exec& exec);
 // The same for bytes, one side of which is on the GPU. Only with the CUDA backend.
 void enqueue_copy_bytes(void* to, const void* from, int64_t bytes, const Exec& exec);
+
+// A rectangle of bytes: `height` rows of `width` bytes, the rows `pitch` bytes apart.
+struct CopyRect {
+    void* to = nullptr;
+    int64_t to_pitch = 0;
+    const void* from = nullptr;
+    int64_t from_pitch = 0;
+    int64_t width = 0, height = 1;
+};
+// All of them, which must not overlap, in the order of the device's stream: host to host on the CPU, device to device
+// on a GPU.
+void copy_rects(std::span<const CopyRect> rects, const Exec& exec);
 
 // Waits for everything that was submitted; at once on the CPU.
 void wait_for(const Exec& exec);

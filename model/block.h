@@ -5,7 +5,7 @@
 #pragma once
 
 #include "model/activations.h"
-#include "model/core_attention.h"
+#include "kernels/core_attention.h"
 #include "model/parameters.h"
 
 namespace plimsoll {

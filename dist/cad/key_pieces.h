@@ -1,0 +1,46 @@
+// Which keys travel where for a plan.
+#pragma once
+
+#include "dist/cad/plan.h"
+
+namespace plimsoll {
+
+// Keys of one document that a server reads: positions [0, prefix) and [begin, end), for its tasks first_task ..
+// last_task - 1 of `CaKeys::tasks`. Multiples of CaOptions::block, but for the document's end.
+struct CaKeyRange {
+    int server = 0;
+    int64_t document = 0;
+    int64_t prefix = 0;
+    int64_t begin = 0, end = 0;
+    int64_t first_task = 0, last_task = 0;
+};
+
+// Keys [begin, end) of a segment that servers other than their owner read.
+struct CaKeyPiece {
+    int64_t segment = 0;
+    int64_t begin = 0, end = 0;
+    int relay = -1;  // the server that gets them from the owner and sends them on; -1: the owner
+                     // sends to each
+    int64_t first_server = 0, last_server = 0;  // of CaKeys::servers, ascending
+};
+
+struct CaKeys {
+    std::vector<int64_t> tasks;      // indices of the plan's tasks by server, document, position
+    std::vector<CaKeyRange> ranges;  // by server, document, position; they do not overlap
+    std::vector<CaKeyPiece> pieces;  // by segment, then position
+    std::vector<int> servers;        // of the pieces
+};
+
+// Two hops (options.two_hop) for keys that at least three servers need: block by block, each of these servers in turn
+// is the relay.
+CaKeys keys_of(const CaPlan& plan, std::span<const CaSegment> segments, const CaOptions& options);
+
+// Bytes per rank, both hops and both directions of CaCosts together; what stays on a rank counts nothing.
+struct CaBytes {
+    std::vector<int64_t> sent, received;
+    int64_t total() const;
+    int64_t most() const;  // that a rank sends or receives
+};
+CaBytes bytes_of(const CaPlan& plan, const CaKeys& keys, std::span<const CaSegment> segments, const CaOptions& options);
+
+}  // namespace plimsoll
