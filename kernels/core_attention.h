@@ -5,26 +5,45 @@
 
 namespace plimsoll {
 
+// Core attention of one block for one micro batch.
+struct AttentionCall {
+    AttentionTensors t;                   // what it reads and writes
+    AttentionTensors d = {};              // in backward: its gradients, into q, k, v, gate and sink_logit, from out
+    std::span<const int32_t> cu_seqlens;  // as attention_forward has them
+    AttentionSpec spec;
+    Write write = Write::kOverwrite;  // of d.sink_logit
+    int64_t layer = 0;
+    int lane = 0;  // which of the micro batches that are computed in turns
+};
+
+// Three phases each way, so that whoever calls can compute something else while data travels: begin (what others need
+// leaves), compute, end (the results are there). Between begin and end of a call there may be the phases of another
+// lane's.
 class CoreAttention {
   public:
     virtual ~CoreAttention() = default;
-    virtual void forward(const AttentionTensors& t, std::span<const int32_t> cu_seqlens, const AttentionSpec& spec,
-                         const Exec& exec) = 0;
-    // Gradients into d.q, d.k, d.v, d.gate and d.sink_logit, from d.out.
-    virtual void backward(const AttentionTensors& d, const AttentionTensors& t, std::span<const int32_t> cu_seqlens,
-                          const AttentionSpec& spec, Write write, const Exec& exec) = 0;
+    virtual void begin_forward(const AttentionCall& /*call*/, const Exec& /*exec*/) {}
+    virtual void compute_forward(const AttentionCall& call, const Exec& exec) = 0;
+    virtual void end_forward(const AttentionCall& /*call*/, const Exec& /*exec*/) {}
+    virtual void begin_backward(const AttentionCall& /*call*/, const Exec& /*exec*/) {}
+    virtual void compute_backward(const AttentionCall& call, const Exec& exec) = 0;
+    virtual void end_backward(const AttentionCall& /*call*/, const Exec& /*exec*/) {}
+
+    void forward(const AttentionCall& call, const Exec& exec) {
+        begin_forward(call, exec);
+        compute_forward(call, exec);
+        end_forward(call, exec);
+    }
 };
 
 // Calls the kernels of this process.
 class LocalCoreAttention final : public CoreAttention {
   public:
-    void forward(const AttentionTensors& t, std::span<const int32_t> cu_seqlens, const AttentionSpec& spec,
-                 const Exec& exec) override {
-        attention_forward(t, cu_seqlens, spec, exec);
+    void compute_forward(const AttentionCall& call, const Exec& exec) override {
+        attention_forward(call.t, call.cu_seqlens, call.spec, exec);
     }
-    void backward(const AttentionTensors& d, const AttentionTensors& t, std::span<const int32_t> cu_seqlens,
-                  const AttentionSpec& spec, Write write, const Exec& exec) override {
-        attention_backward(d, t, cu_seqlens, spec, write, exec);
+    void compute_backward(const AttentionCall& call, const Exec& exec) override {
+        attention_backward(call.d, call.t, call.cu_seqlens, call.spec, call.write, exec);
     }
 };
 

@@ -4,8 +4,8 @@
 //   x_mid = x + out(gate(core(qkv(norm1(x)))));  x_out = x_mid + down(activation(up(norm2(x_mid))))
 #pragma once
 
-#include "model/activations.h"
 #include "kernels/core_attention.h"
+#include "model/activations.h"
 #include "model/parameters.h"
 
 namespace plimsoll {

@@ -16,7 +16,8 @@ const NetworkConfig& validated(const NetworkConfig& config) {
 }  // namespace
 
 int64_t ModelPlan::bytes() const {
-    return parameters.bytes() + gradients.bytes() + activation_sets * activations.bytes() + scratch.bytes();
+    return parameters.bytes() + gradients.bytes() + activation_sets * activations.bytes() + lanes * scratch.bytes() +
+           head.bytes();
 }
 
 Transformer::Transformer(const NetworkConfig& config, StageRange stage, int64_t N, Precision precision,
@@ -31,8 +32,10 @@ Transformer::Transformer(const NetworkConfig& config, StageRange stage, int64_t 
       scratch_plan_(plan_.activations, plan_.scratch, config_, stage, N, precision, options.split) {
     check(options.split == BackwardSplit::kNo || options.recompute == Recompute::kNone,
           "a split backward keeps all activations; recompute must be none");
-    if (stage.head) head_.emplace(plan_.activations, plan_.scratch, config_, N, precision);
-    plan_.activation_sets = options.sets;
+    if (stage.head) head_.emplace(plan_.activations, plan_.head, config_, N, precision);
+    check(options.lanes >= 1 && options.sets % options.lanes == 0, "{} sets of activations for {} lanes", options.sets,
+          options.lanes);
+    plan_.activation_sets = options.sets, plan_.lanes = options.lanes;
     const int64_t elements = table_.buffer_elements();
     const DType stream = precision.stream();
     parameter_slot_ = plan_.parameters.add("parameters", {elements}, stream);
@@ -48,7 +51,8 @@ void Transformer::allocate(Device device) {
     parameters_ = Arena(plan_.parameters, device);
     gradients_ = Arena(plan_.gradients, device);
     for (int set = 0; set < options_.sets; ++set) activations_.emplace_back(plan_.activations, device);
-    scratch_ = Arena(plan_.scratch, device);
+    for (int lane = 0; lane < options_.lanes; ++lane) scratch_.emplace_back(plan_.scratch, device);
+    head_scratch_ = Arena(plan_.head, device);
     // Gaps between parameters are never written by an op, and flat loops (norm, optimizer) read them.
     parameters_.zero();
     gradients_.zero();
@@ -68,24 +72,41 @@ void Transformer::refresh_working(const Exec& exec) {
 Block Transformer::block(int64_t layer, int64_t n, int set) {
     const auto index = static_cast<size_t>(layer - stage_.first_layer);
     return Block(config_, layer, block_parameters_[index], block_gradients_[index],
-                 block_plan_.view(activations(set), scratch_, config_, layer, n),
-                 scratch_plan_.view(activations(set), scratch_, config_, layer, n));
+                 block_plan_.view(activations(set), scratch(set), config_, layer, n),
+                 scratch_plan_.view(activations(set), scratch(set), config_, layer, n));
 }
 
 Tensor Transformer::stream_after(int64_t layer, int64_t n, int set) const {
-    if (layer + 1 < stage_.last_layer) return block_plan_.view(activations(set), scratch_, config_, layer + 1, n).x;
+    if (layer + 1 < stage_.last_layer) return block_plan_.view(activations(set), scratch(set), config_, layer + 1, n).x;
     return stream_out(n, set);
 }
 
-void Transformer::forward_hidden(Block& block, CoreAttention& core, const ModelInput& input, const Exec& exec) {
-    block.forward_pre(input.positions, exec);
-    core.forward(block.core_tensors(), input.cu_seqlens, block.spec(), exec);
-    block.forward_hidden(exec);
+AttentionCall Transformer::call(const Block& block, const ModelInput& input, int64_t layer) const {
+    return {.t = block.core_tensors(),
+            .cu_seqlens = input.cu_seqlens,
+            .spec = block.spec(),
+            .layer = layer,
+            .lane = input.set % options_.lanes};
+}
+
+AttentionCall Transformer::backward_call(const Block& block, const ModelInput& input, int64_t layer,
+                                         Write write) const {
+    AttentionCall result = call(block, input, layer);
+    result.d = block.core_gradients();
+    result.write = write;
+    return result;
+}
+
+void Transformer::forward_hidden(int64_t layer, CoreAttention& core, const ModelInput& input, const Exec& exec) {
+    Block here = block(layer, static_cast<int64_t>(input.tokens.size()), input.set);
+    here.forward_pre(input.positions, exec);
+    core.forward(call(here, input, layer), exec);
+    here.forward_hidden(exec);
 }
 
 Block Transformer::block(CoreAttention& core, const ModelInput& input, int64_t layer, const Exec& exec) {
     Block here = block(layer, static_cast<int64_t>(input.tokens.size()), input.set);
-    if (options_.recompute == Recompute::kBlock) forward_hidden(here, core, input, exec);
+    if (options_.recompute == Recompute::kBlock) forward_hidden(layer, core, input, exec);
     if (options_.recompute == Recompute::kLight) here.norm1(exec), here.restore_hidden(exec);
     return here;
 }
@@ -101,7 +122,7 @@ void Transformer::copy_activations(Transformer& from, CoreAttention& core, const
 }
 
 LmHeadTensors Transformer::head(int64_t n, int set) const {
-    LmHeadTensors t = head_->view(activations(set), scratch_, n);
+    LmHeadTensors t = head_->view(activations(set), head_scratch_, n);
     const auto get = [&](const char* name, Tensor buffer) { return table_.view(buffer, table_.find(name)); };
     const char* weight = config_.model.tied ? "wte.weight" : "lm_head.weight";
     t.sums = gradients_[loss_slot_];
@@ -117,24 +138,58 @@ LossSums Transformer::loss(const Exec& exec) const {
     return head_ ? head_->loss(head(1, 0), exec) : LossSums{};
 }
 
-void Transformer::blocks_forward(CoreAttention& core, const ModelInput& input, const LayerCallback& before_layer,
+void Transformer::check_inputs(ModelInputs inputs) const {
+    check(!inputs.empty() && inputs.size() <= static_cast<size_t>(options_.lanes),
+          "{} micro batches in turns, {} lanes", inputs.size(), options_.lanes);
+    for (const ModelInput& input : inputs) {
+        check(static_cast<int64_t>(input.tokens.size()) <= N_, "micro batch of {} tokens; memory was planned for {}",
+              input.tokens.size(), N_);
+        check(input.targets.size() == input.tokens.size(), "{} targets for {} tokens", input.targets.size(),
+              input.tokens.size());
+        check(inputs.size() == 1 || input.set % options_.lanes == &input - inputs.data(),
+              "micro batch {} of those computed in turns is in set {}", &input - inputs.data(), input.set);
+    }
+}
+
+// A layer is entered before core attention and left after it; with several micro batches each leaves the layer before
+// only when it enters the next, while the others' core attention is on its way.
+void Transformer::blocks_forward(CoreAttention& core, ModelInputs inputs, const LayerCallback& before_layer,
                                  const Exec& exec) {
-    const int64_t n = static_cast<int64_t>(input.tokens.size());
-    check(n <= N_, "micro batch of {} tokens; memory was planned for {}", n, N_);
-    check(input.targets.size() == input.tokens.size(), "{} targets for {} tokens", input.targets.size(), n);
+    check_inputs(inputs);
+    const auto here = [&](const ModelInput& input, int64_t layer) {
+        return block(layer, static_cast<int64_t>(input.tokens.size()), input.set);
+    };
+    const auto enter = [&](const ModelInput& input, int64_t layer) {
+        const TraceRange range(exec, "enter block", layer);
+        Block block = here(input, layer);
+        block.forward_pre(input.positions, exec);
+        core.begin_forward(call(block, input, layer), exec);
+    };
+    const auto leave = [&](const ModelInput& input, int64_t layer) {
+        const TraceRange range(exec, "leave block", layer);
+        Block block = here(input, layer);
+        core.end_forward(call(block, input, layer), exec);
+        block.forward_post(stream_after(layer, static_cast<int64_t>(input.tokens.size()), input.set), exec);
+    };
     before_layer(-1);
     const auto get = [&](const char* name) { return table_.view(parameters(), table_.find(name)); };
-    if (stage_.embedding)
-        embedding_forward(stream_in(n, input.set), input.tokens, input.positions, get("wte.weight"), get("wpe.weight"),
-                          exec);
+    for (const ModelInput& input : inputs)
+        if (stage_.embedding)
+            embedding_forward(stream_in(static_cast<int64_t>(input.tokens.size()), input.set), input.tokens,
+                              input.positions, get("wte.weight"), get("wpe.weight"), exec);
     for (int64_t layer = stage_.first_layer; layer < stage_.last_layer; ++layer) {
-        const TraceRange range(exec, "forward block", layer);
         before_layer(layer);
-        Block here = block(layer, n, input.set);
-        here.forward_pre(input.positions, exec);
-        core.forward(here.core_tensors(), input.cu_seqlens, here.spec(), exec);
-        here.forward_post(stream_after(layer, n, input.set), exec);
+        for (const ModelInput& input : inputs) {
+            if (layer > stage_.first_layer) leave(input, layer - 1);
+            enter(input, layer);
+        }
+        for (const ModelInput& input : inputs) {
+            const TraceRange range(exec, "core attention", layer);
+            core.compute_forward(call(here(input, layer), input, layer), exec);
+        }
     }
+    if (stage_.last_layer > stage_.first_layer)
+        for (const ModelInput& input : inputs) leave(input, stage_.last_layer - 1);
     before_layer(config_.model.layers);
 }
 
@@ -143,43 +198,75 @@ void Transformer::head_forward(const ModelInput& input, DType logits_dtype, Writ
     head_->forward(head(n, input.set), input.targets, logits_dtype, write, exec);
 }
 
-void Transformer::forward(CoreAttention& core, const ModelInput& input, Write write, const LayerCallback& before_layer,
+void Transformer::forward(CoreAttention& core, ModelInputs inputs, Write write, const LayerCallback& before_layer,
                           const Exec& exec) {
-    blocks_forward(core, input, before_layer, exec);
-    if (head_ && options_.sets == 1) head_forward(input, precision_.compute, write, exec);
+    blocks_forward(core, inputs, before_layer, exec);
+    if (head_ && options_.sets == 1) head_forward(inputs.front(), precision_.compute, write, exec);
 }
 
 LossSums Transformer::evaluate(CoreAttention& core, const ModelInput& input, const Exec& exec) {
     blocks_forward(
-        core, input, [](int64_t) {}, exec);
+        core, {&input, 1}, [](int64_t) {}, exec);
     head_forward(input, precision_.stream(), Write::kOverwrite, exec);
     return loss(exec);
 }
 
-void Transformer::backward(CoreAttention& core, const ModelInput& input, Write write, BackwardPart part,
+void Transformer::block_backward(int64_t layer, CoreAttention& core, ModelInputs inputs, Write write, BackwardPart part,
+                                 const Exec& exec) {
+    const TraceRange range(exec, "backward block", layer);
+    const bool of_inputs = part != BackwardPart::kWeights;
+    const auto here = [&](const ModelInput& input) {
+        return block(layer, static_cast<int64_t>(input.tokens.size()), input.set);
+    };
+    const auto write_of = [&](const ModelInput& input) { return &input == inputs.data() ? write : Write::kAccumulate; };
+    const auto dx_of = [&](const ModelInput& input) {
+        return stream_gradient(static_cast<int64_t>(input.tokens.size()), input.set);
+    };
+    const auto call_of = [&](const ModelInput& input) {
+        return backward_call(here(input), input, layer, write_of(input));
+    };
+    for (const ModelInput& input : inputs) {
+        Block block = here(input);
+        if (options_.recompute == Recompute::kBlock) forward_hidden(layer, core, input, exec);
+        if (options_.recompute == Recompute::kLight) block.restore_hidden(exec);
+        block.backward_post(dx_of(input), write_of(input), part, exec);
+        if (of_inputs) core.begin_backward(call_of(input), exec);
+    }
+    for (const ModelInput& input : inputs)
+        if (of_inputs) core.compute_backward(call_of(input), exec);
+    for (const ModelInput& input : inputs) {
+        Block block = here(input);
+        if (of_inputs) core.end_backward(call_of(input), exec);
+        if (options_.recompute == Recompute::kLight) block.norm1(exec);
+        block.backward_pre(dx_of(input), input.positions, write_of(input), part, exec);
+    }
+}
+
+void Transformer::backward(CoreAttention& core, ModelInputs inputs, Write write, BackwardPart part,
                            const LayerCallback& on_ready, const Exec& exec) {
-    const int64_t n = static_cast<int64_t>(input.tokens.size());
-    const bool inputs = part != BackwardPart::kWeights, weights = part != BackwardPart::kInputs;
-    const Tensor dx = stream_gradient(n, input.set);
-    if (head_ && inputs) {
-        if (options_.sets > 1) head_forward(input, precision_.compute, write, exec);
-        head_->backward(dx, head(n, input.set), input.targets, 1.0, write, exec);
-    }
-    if (weights) on_ready(config_.model.layers);
+    check_inputs(inputs);
+    const bool of_inputs = part != BackwardPart::kWeights, of_weights = part != BackwardPart::kInputs;
+    const auto each = [&](auto&& f) {
+        for (const ModelInput& input : inputs) {
+            const auto n = static_cast<int64_t>(input.tokens.size());
+            f(input, n, &input == inputs.data() ? write : Write::kAccumulate);
+        }
+    };
+    if (head_ && of_inputs)
+        each([&](const ModelInput& input, int64_t n, Write here) {
+            if (options_.sets > 1) head_forward(input, precision_.compute, here, exec);
+            head_->backward(stream_gradient(n, input.set), head(n, input.set), input.targets, 1.0, here, exec);
+        });
+    if (of_weights) on_ready(config_.model.layers);
     for (int64_t layer = stage_.last_layer; layer-- > stage_.first_layer;) {
-        const TraceRange range(exec, "backward block", layer);
-        Block here = block(layer, n, input.set);
-        if (options_.recompute == Recompute::kBlock) forward_hidden(here, core, input, exec);
-        if (options_.recompute == Recompute::kLight) here.restore_hidden(exec);
-        here.backward_post(dx, write, part, exec);
-        if (inputs)
-            core.backward(here.core_gradients(), here.core_tensors(), input.cu_seqlens, here.spec(), write, exec);
-        if (options_.recompute == Recompute::kLight) here.norm1(exec);
-        here.backward_pre(dx, input.positions, write, part, exec);
-        if (weights) on_ready(layer);
+        block_backward(layer, core, inputs, write, part, exec);
+        if (of_weights) on_ready(layer);
     }
-    if (!weights) return;
-    if (stage_.embedding) embedding_gradients(input, dx, write, exec);
+    if (!of_weights) return;
+    if (stage_.embedding)
+        each([&](const ModelInput& input, int64_t n, Write here) {
+            embedding_gradients(input, stream_gradient(n, input.set), here, exec);
+        });
     on_ready(-1);
 }
 

@@ -19,11 +19,15 @@ struct ModelInput {
     std::span<const int32_t> cu_seqlens;  // where documents start, then n
     int set = 0;                          // of activations: which of ActivationOptions::sets it is computed in
 };
+// One micro batch, or several that are computed in turns (ping-pong): while core attention of one travels between
+// ranks, the others compute. To the bit what they give one after the other.
+using ModelInputs = std::span<const ModelInput>;
 
 // What is kept from forward to backward, and how often.
 struct ActivationOptions {
     Recompute recompute = Recompute::kNone;
-    int sets = 1;  // micro batches that can be between forward and backward
+    int sets = 1;   // micro batches that can be between forward and backward
+    int lanes = 1;  // micro batches that are computed in turns: a set's lane is set % lanes, and each has its scratch
     BackwardSplit split = BackwardSplit::kNo;
 };
 
@@ -33,7 +37,9 @@ using LayerCallback = std::function<void(int64_t)>;
 // What a Transformer will allocate, known before it does.
 struct ModelPlan {
     ArenaPlan parameters{"parameters"}, gradients{"gradients"}, activations{"activations"}, scratch{"scratch"};
+    ArenaPlan head{"scratch of the head"};
     int activation_sets = 1;  // there are so many arenas of activations
+    int lanes = 1;            // and of scratch
     int64_t bytes() const;
 };
 
@@ -59,15 +65,16 @@ class Transformer {
     // Rounds the masters to the working copy: after initialize() or a load; optimizers keep it up to date.
     void refresh_working(const Exec& exec);
 
-    // A micro batch forward; its loss is written to the sums that loss() returns, or added to them. `before_layer` is
-    // called before a layer's parameters are read. Does not wait for the device.
+    // Micro batches forward; their loss is written to the sums that loss() returns (the first one's; others are added),
+    // or added to them. `before_layer` is called before a layer's parameters are read. Does not wait for the device.
+    // Several inputs need a lane each.
     // A stage without the embedding reads stream_in(), one without the head leaves stream_out(). With several sets of
     // activations the head runs in backward(): its logits have one buffer.
-    void forward(CoreAttention& core, const ModelInput& input, Write write, const LayerCallback& before_layer,
+    void forward(CoreAttention& core, ModelInputs inputs, Write write, const LayerCallback& before_layer,
                  const Exec& exec);
     void forward(CoreAttention& core, const ModelInput& input, Write write, const Exec& exec) {
         forward(
-            core, input, write, [](int64_t) {}, exec);
+            core, {&input, 1}, write, [](int64_t) {}, exec);
     }
     // Sums of the loss over the micro batches since one was written; zero for a stage without the head. Waits for the
     // device.
@@ -75,15 +82,15 @@ class Transformer {
     // The loss of one micro batch with logits rounded to fp32, for evaluation; backward() may not follow. Needs a whole
     // network.
     LossSums evaluate(CoreAttention& core, const ModelInput& input, const Exec& exec);
-    // Gradients of the sum (not mean) of losses of the last forward() of this set, written or added. `on_ready` is
-    // called when a layer's gradients are complete in this micro batch. A stage without the head reads
-    // stream_gradient() as that of stream_out(), one without the embedding leaves that of stream_in() there. The
-    // weights of a head's product belong to BackwardPart::kInputs.
-    void backward(CoreAttention& core, const ModelInput& input, Write write, BackwardPart part,
+    // Gradients of the sum (not mean) of losses of the last forward() of these sets, the first written or added, others
+    // added. `on_ready` is called when a layer's gradients of these micro batches are complete. A stage without the
+    // head reads stream_gradient() as that of stream_out(), one without the embedding leaves that of stream_in() there.
+    // The weights of a head's product belong to BackwardPart::kInputs.
+    void backward(CoreAttention& core, ModelInputs inputs, Write write, BackwardPart part,
                   const LayerCallback& on_ready, const Exec& exec);
     void backward(CoreAttention& core, const ModelInput& input, Write write, const LayerCallback& on_ready,
                   const Exec& exec) {
-        backward(core, input, write, BackwardPart::kAll, on_ready, exec);
+        backward(core, {&input, 1}, write, BackwardPart::kAll, on_ready, exec);
     }
     // (n, C) in the stream's dtype: what enters the stage, what leaves it, and the gradient of either.
     Tensor stream_in(int64_t n, int set) const { return stream_after(stage_.first_layer - 1, n, set); }
@@ -103,13 +110,18 @@ class Transformer {
 
   private:
     const Arena& activations(int set) const { return activations_[static_cast<size_t>(set)]; }
+    const Arena& scratch(int set) const { return scratch_[static_cast<size_t>(set % options_.lanes)]; }
+    AttentionCall call(const Block& block, const ModelInput& input, int64_t layer) const;
+    AttentionCall backward_call(const Block& block, const ModelInput& input, int64_t layer, Write write) const;
+    void check_inputs(ModelInputs inputs) const;
     LmHeadTensors head(int64_t n, int set) const;
     Block block(int64_t layer, int64_t n, int set);
     void head_forward(const ModelInput& input, DType logits_dtype, Write write, const Exec& exec);
     void embedding_gradients(const ModelInput& input, Tensor dx, Write write, const Exec& exec);
     // forward_pre, core attention and forward_hidden of a block.
-    void forward_hidden(Block& block, CoreAttention& core, const ModelInput& input, const Exec& exec);
-    void blocks_forward(CoreAttention& core, const ModelInput& input, const LayerCallback& before_layer,
+    void forward_hidden(int64_t layer, CoreAttention& core, const ModelInput& input, const Exec& exec);
+    void blocks_forward(CoreAttention& core, ModelInputs inputs, const LayerCallback& before_layer, const Exec& exec);
+    void block_backward(int64_t layer, CoreAttention& core, ModelInputs inputs, Write write, BackwardPart part,
                         const Exec& exec);
 
     NetworkConfig config_;
@@ -123,8 +135,8 @@ class Transformer {
     ActivationPlan block_plan_;
     BlockScratchPlan scratch_plan_;
     std::optional<LmHead> head_;
-    Arena parameters_, gradients_, scratch_;
-    std::vector<Arena> activations_;                                // [set]
+    Arena parameters_, gradients_, head_scratch_;
+    std::vector<Arena> activations_, scratch_;                      // [set], [lane]
     std::vector<BlockTensors> block_parameters_, block_gradients_;  // per block of the stage
 };
 

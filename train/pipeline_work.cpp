@@ -22,7 +22,7 @@ void PipelineWork::forward(int chunk, int64_t micro_batch, int set) {
     here.input = here.feed->next(first_sample_ + micro_batch * rows_, rows_);
     here.input.set = set;
     part.model.forward(
-        core_, here.input, micro_batch == 0 ? Write::kOverwrite : Write::kAccumulate,
+        core_, {&here.input, 1}, micro_batch == 0 ? Write::kOverwrite : Write::kAccumulate,
         [&](int64_t layer) { part.await(layer); }, exec_);
 }
 
@@ -30,7 +30,7 @@ void PipelineWork::backward_part(int chunk, int64_t micro_batch, int set, Backwa
     NetworkChunk& here = chunk_at(chunk);
     const bool last = micro_batch == count_ - 1;
     here.model.backward(
-        core_, set_at(chunk, set).input, micro_batch == 0 ? Write::kOverwrite : Write::kAccumulate, part,
+        core_, {&set_at(chunk, set).input, 1}, micro_batch == 0 ? Write::kOverwrite : Write::kAccumulate, part,
         [&](int64_t layer) {
             if (last) here.on_ready(layer);
         },

@@ -23,7 +23,7 @@ using Chunks = std::vector<std::unique_ptr<NetworkChunk>>;
 
 std::vector<const ArenaPlan*> arenas(const NetworkChunk& chunk) {
     const ModelPlan& plan = chunk.model.plan();
-    return {&plan.parameters, &plan.gradients, &chunk.optimizer.plan(), &plan.activations, &plan.scratch};
+    return {&plan.parameters, &plan.gradients, &chunk.optimizer.plan(), &plan.activations, &plan.scratch, &plan.head};
 }
 
 // Of the chunks of a process, what moves their gradients, and a pipeline's whole network for evaluation.

@@ -68,7 +68,7 @@ void Replica::compute_in_turn(int64_t first_sample, int64_t first, const Exec& e
             if (finished) finished->on_ready(layer);
         };
         const auto forward_and_backward = [&] {
-            chunk.model.forward(core_, input, write, before_layer, exec);
+            chunk.model.forward(core_, {&input, 1}, write, before_layer, exec);
             chunk.model.backward(core_, input, write, on_ready, exec);
         };
         if (graphs)

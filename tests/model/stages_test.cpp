@@ -70,7 +70,7 @@ struct Pipeline {
                         copy_tensor(stages[s]->stream_gradient(n(input), m),
                                     stages[s + 1]->stream_gradient(n(input), m), exec);
                     stages[s]->backward(
-                        core, input, write(m), part, [](int64_t) {}, exec);
+                        core, {&input, 1}, write(m), part, [](int64_t) {}, exec);
                 }
         const LossSums sums = stages.back()->loss(exec);
         return sums.nll + sums.z;
@@ -162,12 +162,13 @@ TEST(StagesOf, LayersAreAnnouncedInOrder) {
     fill_zero(model->stream_in(batch.n(), 0), exec);
     std::vector<int64_t> seen;
     const auto note = [&](int64_t layer) { seen.push_back(layer); };
-    model->forward(core, batch.input(), Write::kOverwrite, note, exec);
+    const ModelInput input = batch.input();
+    model->forward(core, {&input, 1}, Write::kOverwrite, note, exec);
     EXPECT_EQ(seen, (std::vector<int64_t>{-1, 1, 2, 3}));
     seen.clear();
-    model->backward(core, batch.input(), Write::kOverwrite, BackwardPart::kInputs, note, exec);
+    model->backward(core, {&input, 1}, Write::kOverwrite, BackwardPart::kInputs, note, exec);
     EXPECT_TRUE(seen.empty());
-    model->backward(core, batch.input(), Write::kOverwrite, BackwardPart::kWeights, note, exec);
+    model->backward(core, {&input, 1}, Write::kOverwrite, BackwardPart::kWeights, note, exec);
     EXPECT_EQ(seen, (std::vector<int64_t>{3, 2, 1, -1}));
 }
 
