@@ -40,6 +40,7 @@ bool somebody_else_says_it() {
 }  // namespace
 
 int main(int argc, char** argv) {
+    plimsoll::hold_signals();
     wait_briefly_at_barriers(argv);
     using namespace plimsoll;
     CLI::App app{

@@ -3,7 +3,10 @@
 
 namespace plimsoll {
 
-// From here on SIGINT, SIGTERM and SIGUSR1 are counted. Before any thread is made.
+// From here on SIGINT, SIGTERM and SIGUSR1 wait until they are counted, also over an exec: the first thing a program
+// does, so that a launcher's signal does not kill what has hardly started.
+void hold_signals();
+// From here on they are counted. Before any thread is made.
 void count_signals();
 // Whether a signal came.
 bool stop_requested();
