@@ -13,6 +13,7 @@ struct KeyRange {
     int64_t prefix = 0;
     int64_t begin = 0, end = 0;
     int64_t rows() const { return prefix + end - begin; }
+    int64_t row_of(int64_t position) const { return row + (position < prefix ? position : prefix + position - begin); }
 };
 inline constexpr int64_t kKeyBlock = 128;
 

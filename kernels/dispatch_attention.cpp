@@ -1,5 +1,7 @@
 // Shapes of attention and its gate are checked here, at the door; kernels trust them.
-#include "kernels/attention.h"
+#include <algorithm>
+
+#include "kernels/attention_tasks.h"
 #include "kernels/dispatch.h"
 
 namespace plimsoll {
@@ -7,40 +9,105 @@ namespace {
 
 constexpr int64_t kMaxHeadSize = 256;
 
-void check_attention(const char* op, const AttentionTensors& t, std::span<const int32_t> cu_seqlens,
-                     const AttentionSpec& spec, const Exec& exec) {
+// What `op` reads and writes, whatever queries there are: k and v may have other rows than q.
+void check_attention(const char* op, const AttentionTensors& t, const AttentionSpec& spec) {
     const auto& [out, lse, q, k, v, sink_logit, gate] = t;
     check(q.shape.rank() == 3 && k.shape.rank() == 3, "{}: q {} and k {} must be (N, heads, HS)", op, q.shape, k.shape);
     const int64_t N = q.shape[0], NH = q.shape[1], HS = q.shape[2];
-    check(k.shape == v.shape && k.shape[0] == N && k.shape[2] == HS && out.shape == q.shape,
-          "{}: q {}, k {}, v {}, out {}", op, q.shape, k.shape, v.shape, out.shape);
+    check(k.shape == v.shape && k.shape[2] == HS, "{}: q {}, k {}, v {}", op, q.shape, k.shape, v.shape);
     check(k.shape[1] > 0 && NH % k.shape[1] == 0, "{}: {} query heads are no multiple of {} key heads", op, NH,
           k.shape[1]);
     check(HS >= 1 && HS <= kMaxHeadSize, "{}: head size {}, must lie in 1 .. {}", op, HS, kMaxHeadSize);
-    check(k.dtype == q.dtype && v.dtype == q.dtype && out.dtype == q.dtype, "{}: q, k, v and out must have one dtype",
-          op);
+    check(k.dtype == q.dtype && v.dtype == q.dtype, "{}: q, k and v must have one dtype", op);
     const bool normalized = is_normalized(spec.weighting);
     check(!normalized || (lse.shape == Shape{NH, N} && lse.contiguous() && lse.dtype == accumulator_of(q.dtype)),
           "{}: lse {} in {} must be ({}, {}) in {}", op, lse.shape, name_of(lse.dtype), NH, N,
           name_of(accumulator_of(q.dtype)));
-    check(normalized || spec.extra_column == ExtraColumn::kNone,
-          "{}: an extra column needs a weighting that normalises", op);
-    check(static_cast<bool>(sink_logit) == (spec.extra_column == ExtraColumn::kLearnedLogit),
-          "{}: sink_logit goes with a learned "
-          "extra column",
-          op);
-    check(!sink_logit || (sink_logit.shape == Shape{NH} && sink_logit.dtype == accumulator_of(q.dtype)),
-          "{}: sink_logit {} in {}", op, sink_logit.shape, name_of(sink_logit.dtype));
-    check(!gate || (gate.shape == Shape{N, NH} && gate.dtype == q.dtype && gate.contiguous()),
-          "{}: gate {} in {} must be ({}, {}) in {}", op, gate.shape, name_of(gate.dtype), N, NH, name_of(q.dtype));
-    check(cu_seqlens.size() >= 2, "{}: cu_seqlens must run from 0 to {}", op, N);
     check(spec.window >= 0 && spec.pinned >= 0, "{}: window {} and pinned {} must not be negative", op, spec.window,
           spec.pinned);
+}
+
+void check_extra_column(const char* op, Tensor sink_logit, int64_t NH, DType sums, const AttentionSpec& spec) {
+    check(is_normalized(spec.weighting) || spec.extra_column == ExtraColumn::kNone,
+          "{}: an extra column needs a weighting that normalises", op);
+    check(static_cast<bool>(sink_logit) == (spec.extra_column == ExtraColumn::kLearnedLogit),
+          "{}: sink_logit goes with a learned extra column", op);
+    check(!sink_logit || (sink_logit.shape == Shape{NH} && sink_logit.dtype == sums), "{}: sink_logit {} in {}", op,
+          sink_logit.shape, name_of(sink_logit.dtype));
+}
+
+// `out` (N, NH, HS) with its gate, if there is one.
+void check_head_gate(const char* op, Tensor out, Tensor gate) {
+    const int64_t N = out.shape[0], NH = out.shape[1];
+    check(!gate || (gate.shape == Shape{N, NH} && gate.dtype == out.dtype && gate.contiguous()),
+          "{}: gate {} in {} must be ({}, {}) in {}", op, gate.shape, name_of(gate.dtype), N, NH, name_of(out.dtype));
+}
+
+void check_documents(const char* op, std::span<const int32_t> cu_seqlens, int64_t N, const Exec& exec) {
+    check(cu_seqlens.size() >= 2, "{}: cu_seqlens must run from 0 to {}", op, N);
     if (!ids_are_readable(exec)) return;
     check(cu_seqlens.front() == 0 && cu_seqlens.back() == N, "{}: cu_seqlens must run from 0 to {}", op, N);
     for (size_t d = 1; d < cu_seqlens.size(); ++d)
         check(cu_seqlens[d - 1] < cu_seqlens[d], "{}: cu_seqlens must ascend, entry {} is {} after {}", op, d,
               cu_seqlens[d], cu_seqlens[d - 1]);
+}
+
+bool alike(Tensor a, Tensor b) {
+    return a.shape == b.shape && a.dtype == b.dtype;
+}
+
+// Where queries and keys are the same tokens.
+void check_local(const char* op, const AttentionTensors& t, std::span<const int32_t> cu_seqlens,
+                 const AttentionSpec& spec, const Exec& exec) {
+    check_attention(op, t, spec);
+    check(t.k.shape[0] == t.q.shape[0] && alike(t.out, t.q), "{}: q {}, k {}, out {} in {}", op, t.q.shape, t.k.shape,
+          t.out.shape, name_of(t.out.dtype));
+    check_extra_column(op, t.sink_logit, t.q.shape[1], accumulator_of(t.q.dtype), spec);
+    check_head_gate(op, t.out, t.gate);
+    check_documents(op, cu_seqlens, t.q.shape[0], exec);
+}
+
+void check_ranges(const char* op, std::span<const KeyRange> keys, int64_t rows) {
+    int64_t free = 0;
+    for (size_t i = 0; i < keys.size(); ++i) {
+        const KeyRange& r = keys[i];
+        check(r.prefix >= 0 && r.prefix <= r.begin && r.begin <= r.end && r.prefix % kKeyBlock == 0 &&
+                  r.begin % kKeyBlock == 0,
+              "{}: key range {} holds positions 0 .. {} and {} .. {}; must ascend, in multiples of {}", op, i, r.prefix,
+              r.begin, r.end, kKeyBlock);
+        check(r.row >= free && r.row + r.rows() <= rows, "{}: key range {} has rows {} .. {}, must lie in {} .. {}", op,
+              i, r.row, r.row + r.rows(), free, rows);
+        free = r.row + r.rows();
+    }
+}
+
+// Whether a range has every key in [begin, end).
+bool holds(const KeyRange& r, int64_t begin, int64_t end) {
+    if (r.prefix == r.begin) return end <= r.end;
+    return begin >= end || end <= r.prefix || (begin >= r.begin && end <= r.end);
+}
+
+void check_tasks(const char* op, const AttentionTasks& all, int64_t queries, int64_t rows, const AttentionSpec& spec) {
+    check_ranges(op, all.keys, rows);
+    AttentionTask last{.keys = -1};
+    for (size_t i = 0; i < all.tasks.size(); ++i) {
+        const AttentionTask& t = all.tasks[i];
+        check(t.keys >= 0 && t.keys < static_cast<int64_t>(all.keys.size()), "{}: task {} is on key range {} of {}", op,
+              i, t.keys, all.keys.size());
+        check(t.count > 0 && t.position >= 0 && t.row >= last.row + last.count && t.row + t.count <= queries,
+              "{}: task {} has rows {} .. {} at position {}, must lie in {} .. {}", op, i, t.row, t.row + t.count,
+              t.position, last.row + last.count, queries);
+        check(t.keys > last.keys || (t.keys == last.keys && t.position >= last.position + last.count),
+              "{}: task {} (key range {}, position {}) must come before task {}", op, i, t.keys, t.position, i - 1);
+        const KeyRange& r = all.keys[static_cast<size_t>(t.keys)];
+        const int64_t end = t.position + t.count;
+        const int64_t begin = spec.window ? std::max<int64_t>(0, t.position - spec.window + 1) : 0;
+        const int64_t pinned = spec.window ? std::min(spec.pinned, end) : 0;
+        check(holds(r, begin, end) && holds(r, 0, pinned),
+              "{}: task {} sees keys 0 .. {} and {} .. {}, range {} holds 0 .. {} and {} .. {}", op, i, pinned, begin,
+              end, t.keys, r.prefix, r.begin, r.end);
+        last = t;
+    }
 }
 
 void check_gate(const char* op, Tensor out, Tensor y, Tensor z) {
@@ -54,20 +121,73 @@ void check_gate(const char* op, Tensor out, Tensor y, Tensor z) {
 void attention_forward(const AttentionTensors& t, std::span<const int32_t> cu_seqlens, const AttentionSpec& spec,
                        const Exec& exec) {
     check_device(exec, "attention_forward");
-    check_attention("attention_forward", t, cu_seqlens, spec, exec);
+    check_local("attention_forward", t, cu_seqlens, spec, exec);
     PLIMSOLL_RUN(exec, attention_forward(t, cu_seqlens, spec, exec));
 }
 
 void attention_backward(const AttentionTensors& d, const AttentionTensors& t, std::span<const int32_t> cu_seqlens,
                         const AttentionSpec& spec, Write write, const Exec& exec) {
     check_device(exec, "attention_backward");
-    check_attention("attention_backward", t, cu_seqlens, spec, exec);
-    const auto alike = [](Tensor a, Tensor b) { return a.shape == b.shape && a.dtype == b.dtype; };
+    check_local("attention_backward", t, cu_seqlens, spec, exec);
     check(alike(d.q, t.q) && alike(d.k, t.k) && alike(d.v, t.v) && alike(d.out, t.out),
           "attention_backward: gradients must look like what they are gradients of");
     check(alike(d.sink_logit, t.sink_logit), "attention_backward: dsink_logit {}", d.sink_logit.shape);
     check(alike(d.gate, t.gate), "attention_backward: dgate {} for gate {}", d.gate.shape, t.gate.shape);
     PLIMSOLL_RUN(exec, attention_backward(d, t, cu_seqlens, spec, write, exec));
+}
+
+void attention_tasks_forward(const AttentionTensors& t, const AttentionTasks& tasks, const AttentionSpec& spec,
+                             const Exec& exec) {
+    constexpr const char* op = "attention_tasks_forward";
+    check_device(exec, op);
+    check_attention(op, t, spec);
+    check(alike(t.out, t.q) && !t.gate, "{}: q {}, out {} in {}, {} gate", op, t.q.shape, t.out.shape,
+          name_of(t.out.dtype), t.gate ? "a" : "no");
+    check_extra_column(op, t.sink_logit, t.q.shape[1], accumulator_of(t.q.dtype), spec);
+    check_tasks(op, tasks, t.q.shape[0], t.k.shape[0], spec);
+    PLIMSOLL_RUN(exec, attention_tasks_forward(t, tasks, spec, exec));
+}
+
+void attention_tasks_backward(const AttentionTensors& d, const AttentionTensors& t, Tensor delta,
+                              const AttentionTasks& tasks, const AttentionSpec& spec, const Exec& exec) {
+    constexpr const char* op = "attention_tasks_backward";
+    check_device(exec, op);
+    check_attention(op, t, spec);
+    check(!is_normalized(spec.weighting) || (alike(delta, t.lse) && delta.contiguous()),
+          "{}: delta {} in {} must look like lse {}", op, delta.shape, name_of(delta.dtype), t.lse.shape);
+    const DType sums = accumulator_of(t.q.dtype);
+    check(alike(d.q, t.q) && alike(d.out, t.q) && d.k.shape == t.k.shape && d.v.shape == t.v.shape &&
+              d.k.dtype == d.v.dtype && (d.k.dtype == t.q.dtype || d.k.dtype == sums),
+          "{}: dq {}, dk {} and dv {} in {}, dout {} for q {}, k {} in {}", op, d.q.shape, d.k.shape, d.v.shape,
+          name_of(d.k.dtype), d.out.shape, t.q.shape, t.k.shape, name_of(t.q.dtype));
+    check_tasks(op, tasks, t.q.shape[0], t.k.shape[0], spec);
+    PLIMSOLL_RUN(exec, attention_tasks_backward(d, t, delta, tasks, spec, exec));
+}
+
+void attention_backward_rows(const AttentionTensors& d, Tensor delta, const AttentionTensors& t,
+                             std::span<const int32_t> cu_seqlens, const AttentionSpec& spec, Write write,
+                             const Exec& exec) {
+    constexpr const char* op = "attention_backward_rows";
+    check_device(exec, op);
+    check(t.out.shape.rank() == 3 && alike(d.out, t.out), "{}: out {}, dout {}", op, t.out.shape, d.out.shape);
+    const int64_t N = t.out.shape[0], NH = t.out.shape[1];
+    const DType sums = accumulator_of(t.out.dtype);
+    const auto per_row = [&](Tensor x) { return x.shape == Shape{NH, N} && x.dtype == sums && x.contiguous(); };
+    check(per_row(delta) && (!t.sink_logit || per_row(t.lse)), "{}: delta {} and lse {} must be ({}, {}) in {}", op,
+          delta.shape, t.lse.shape, NH, N, name_of(sums));
+    check_extra_column(op, t.sink_logit, NH, sums, spec);
+    check_head_gate(op, t.out, t.gate);
+    check(alike(d.sink_logit, t.sink_logit) && alike(d.gate, t.gate), "{}: dsink_logit {}, dgate {} for gate {}", op,
+          d.sink_logit.shape, d.gate.shape, t.gate.shape);
+    check_documents(op, cu_seqlens, N, exec);
+    PLIMSOLL_RUN(exec, attention_backward_rows(d, delta, t, cu_seqlens, spec, write, exec));
+}
+
+void head_gate_forward(Tensor out, Tensor gate, const Exec& exec) {
+    check_device(exec, "head_gate_forward");
+    check(out.shape.rank() == 3 && gate, "head_gate_forward: out {}, gate {}", out.shape, gate.shape);
+    check_head_gate("head_gate_forward", out, gate);
+    PLIMSOLL_RUN(exec, head_gate_forward(out, gate, exec));
 }
 
 void gate_forward(Tensor out, Tensor y, Tensor z, const Exec& exec) {

@@ -4,7 +4,53 @@
 namespace plimsoll::cpu {
 namespace {
 
-// Buffers of one thread: one document's keys and values of one key head with their gradients, and one block of queries.
+// What backward needs of a block of queries before it looks at any key: where the rows live.
+template <class T>
+class GradientRows {
+    using R = Accumulator<T>;
+
+  public:
+    Tensor dgate, out, lse, sink_logit, gate;
+
+    // From dout (count, W), packed: delta = rowsum(dout * out), the gate's gradient, and dout times the gate. Returns
+    // the block's part of the extra column's gradient. `row` is the first in out, lse and gate.
+    R block(R* delta, R* dout, int64_t head, int64_t row, int64_t count, int64_t W) const {
+        const int64_t HS = out.shape[2];
+        const HeadRows<T> outs(out, head, row);
+        for (int64_t i = 0; i < count; ++i) {
+            const T* y = outs.row(i);
+            R* d = dout + i * W;
+            delta[i] = lane_sum<R>(HS, [&](int64_t c) { return d[c] * static_cast<R>(y[c]); });
+            if (!gate) continue;
+            const R g = gate_of<T>(gate, row + i, head);
+            dgate.ptr<T>()[(row + i) * gate.shape[1] + head] = static_cast<T>(delta[i] * (R(1) - g));
+            for (int64_t c = 0; c < HS; ++c) d[c] *= g;
+        }
+        R dsink_part = 0;
+        if (sink_logit) {
+            const R* saved = lse.ptr<R>() + head * out.shape[0] + row;
+            for (int64_t i = 0; i < count; ++i)
+                if (saved[i] != -std::numeric_limits<R>::infinity())
+                    dsink_part -= std::exp(sink_logit.ptr<R>()[head] - saved[i]) * delta[i];
+        }
+        return dsink_part;
+    }
+};
+
+// dsink_logit from the parts (documents, NH) of documents, in their order.
+template <class R>
+void sum_of_documents(Tensor dsink_logit, const R* parts, int64_t documents, Write write) {
+    const int64_t NH = dsink_logit.elements();
+    for (int64_t head = 0; head < NH; ++head) {
+        R total = 0;
+        for (int64_t i = 0; i < documents; ++i) total += parts[i * NH + head];
+        R& to = dsink_logit.ptr<R>()[head];
+        to = (write == Write::kAccumulate ? to : R(0)) + total;
+    }
+}
+
+// Buffers of one thread: the keys and values of a range for one key head with their gradients, and one block of
+// queries.
 template <class R>
 struct BackwardTile {
     R *keys, *values, *dkeys, *dvalues;                      // (n, W) each
@@ -25,127 +71,168 @@ class Backward {
     using R = Accumulator<T>;
 
   public:
-    Tensor dq, dk, dv, dgate, dout, out, lse, q, k, v, sink_logit, gate;
-    R* dsink;  // (documents, NH), for a learned extra column
-    std::span<const int32_t> cu_seqlens;
+    Tensor dq, dk, dv, dout, lse, q, k, v, delta;
+    const GradientRows<T>* local;  // makes what is in `delta` otherwise, and has a gate or not
+    R* dsink;                      // (ranges, NH), for a learned extra column, if local
     const AttentionSpec& spec;
 
-    // One key head of one document: its query heads and their blocks of queries in ascending order.
-    void unit(int64_t document, int64_t kv_head) const {
-        const int64_t begin = cu_seqlens[static_cast<size_t>(document)],
-                      n = cu_seqlens[static_cast<size_t>(document) + 1] - begin;
+    // One key head of one range: its query heads and the tasks' blocks of queries in ascending order.
+    void unit(const KeyRange& range, std::span<const AttentionTask> tasks, R* dsink_of_range, int64_t kv_head) const {
         const int64_t NH = q.shape[1], group = NH / k.shape[1], HS = q.shape[2], W = round_up(HS, kPanel);
-        const int64_t padded = round_up(n, kRows);
+        const int64_t n = range.rows(), padded = round_up(n, kRows);
         const BackwardTile<R> tile(padded, HS, W);
-        pack_rows(tile.keys, HeadRows<T>(k, kv_head, begin), 0, n, padded, HS, W, R(1));
-        pack_rows(tile.values, HeadRows<T>(v, kv_head, begin), 0, n, padded, HS, W, R(1));
+        pack_rows(tile.keys, HeadRows<T>(k, kv_head, range.row), 0, n, padded, HS, W, R(1));
+        pack_rows(tile.values, HeadRows<T>(v, kv_head, range.row), 0, n, padded, HS, W, R(1));
         std::fill_n(tile.dkeys, padded * W, R(0));
         std::fill_n(tile.dvalues, padded * W, R(0));
         for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
             R dsink_sum = 0;
-            for (int64_t i0 = 0; i0 < n; i0 += kQueries) dsink_sum += block(tile, document, head, i0, W);
-            if (dsink) dsink[document * NH + head] = dsink_sum;
+            for (const AttentionTask& task : tasks)
+                for_each_block(task,
+                               [&](const QueryBlock& queries) { dsink_sum += block(tile, range, queries, head, W); });
+            if (dsink_of_range) dsink_of_range[head] = dsink_sum;
         }
-        const HeadRows<T> dkeys(dk, kv_head, begin), dvalues(dv, kv_head, begin);
-        for (int64_t j = 0; j < n; ++j) {
-            unpack_row(dkeys.row(j), tile.dkeys + j * W, HS, R(1));  // queries were packed with the scale
-            unpack_row(dvalues.row(j), tile.dvalues + j * W, HS, R(1));
-        }
+        // Queries were packed with the scale.
+        unpack_gradient(dk, kv_head, range.row, tile.dkeys, n, W);
+        unpack_gradient(dv, kv_head, range.row, tile.dvalues, n, W);
     }
 
   private:
     // Adds one block of queries to dkeys and dvalues, writes its dq. Returns its part of the extra column's gradient.
-    R block(const BackwardTile<R>& tile, int64_t document, int64_t head, int64_t i0, int64_t W) const {
-        const int64_t begin = cu_seqlens[static_cast<size_t>(document)],
-                      n = cu_seqlens[static_cast<size_t>(document) + 1] - begin;
-        const int64_t NH = q.shape[1], HS = q.shape[2], count = std::min(kQueries, n - i0);
+    R block(const BackwardTile<R>& tile, const KeyRange& range, const QueryBlock& queries, int64_t head,
+            int64_t W) const {
+        const int64_t NH = q.shape[1], HS = q.shape[2];
         const ScoreRule<R> rule{Mask(spec), static_cast<R>(alibi_slope(spec, head, NH))};
-        pack_rows(tile.query_rows, HeadRows<T>(q, head, begin), i0, count, kQueries, HS, W, static_cast<R>(spec.scale));
-        pack_rows(tile.dout_rows, HeadRows<T>(dout, head, begin), i0, count, kQueries, HS, W, R(1));
+        pack_rows(tile.query_rows, HeadRows<T>(q, head, queries.row), 0, queries.count, kQueries, HS, W,
+                  static_cast<R>(spec.scale));
+        pack_rows(tile.dout_rows, HeadRows<T>(dout, head, queries.row), 0, queries.count, kQueries, HS, W, R(1));
         transpose_rows(tile.queries, tile.query_rows, HS, W);
         std::fill_n(tile.dqueries, kQueries * W, R(0));
 
-        alignas(64) R row_lse[kQueries] = {}, bias[kQueries], delta[kQueries] = {};
-        for (int64_t i = 0; i < kQueries; ++i) bias[i] = static_cast<R>(score_bias(spec, rule.mask, i0 + i));
-        if (V::kInfo.normalized || gate) deltas(tile, delta, head, begin + i0, count, HS, W);
-        const R dsink_part = V::kInfo.normalized ? row_states(row_lse, delta, head, begin + i0, count) : R(0);
+        alignas(64) R row_lse[kQueries] = {}, bias[kQueries], row_delta[kQueries] = {};
+        for (int64_t i = 0; i < kQueries; ++i)
+            bias[i] = static_cast<R>(score_bias(spec, rule.mask, queries.position + i));
+        R dsink_part = 0;
+        if (local && (V::kInfo.normalized || local->gate))
+            dsink_part = local->block(row_delta, tile.dout_rows, head, queries.row, queries.count, W);
+        if constexpr (V::kInfo.normalized) {
+            const int64_t first = head * q.shape[0] + queries.row;
+            if (!local) std::copy_n(delta.ptr<R>() + first, queries.count, row_delta);
+            for (int64_t i = 0; i < queries.count; ++i) {
+                const R saved = lse.ptr<R>()[first + i];  // of a row that saw nothing -inf: its weights are masked
+                row_lse[i] = saved == -std::numeric_limits<R>::infinity() ? R(0) : saved;
+            }
+        }
         transpose_rows(tile.douts, tile.dout_rows, HS, W);
 
-        for (int64_t j0 = 0; j0 < std::min(n, i0 + count); j0 += kKeys) {
-            const int64_t here = std::min(kKeys, n - j0), rows = round_up(here, kRows);
-            if (rule.mask.skips(i0, i0 + count, j0, j0 + here)) continue;
+        for_each_tile(range, queries, rule.mask, [&](int64_t j0, int64_t here) {
+            const int64_t rows = round_up(here, kRows), at = (range.row_of(j0) - range.row) * W;
             std::fill_n(tile.weights, rows * kQueries, R(0));
             std::fill_n(tile.dscores, rows * kQueries, R(0));
-            tile_gemm(tile.weights, kQueries, tile.keys + j0 * W, W, 1, tile.queries, kQueries, rows, kQueries, HS);
-            rule.apply(tile.weights, i0, j0, rows);
+            tile_gemm(tile.weights, kQueries, tile.keys + at, W, 1, tile.queries, kQueries, rows, kQueries, HS);
+            rule.apply(tile.weights, queries.position, j0, rows);
             for (int64_t j = 0; j < rows; ++j)
                 weigh_row<V>(tile.weights + j * kQueries, tile.weights + j * kQueries, row_lse, bias);
-            tile_gemm(tile.dscores, kQueries, tile.values + j0 * W, W, 1, tile.douts, kQueries, rows, kQueries, HS);
-            tile_gemm(tile.dvalues + j0 * W, W, tile.weights, kQueries, 1, tile.dout_rows, W, rows, W, kQueries);
+            tile_gemm(tile.dscores, kQueries, tile.values + at, W, 1, tile.douts, kQueries, rows, kQueries, HS);
+            tile_gemm(tile.dvalues + at, W, tile.weights, kQueries, 1, tile.dout_rows, W, rows, W, kQueries);
             for (int64_t j = 0; j < rows; ++j) {
                 R* ds = tile.dscores + j * kQueries;
                 const R* p = tile.weights + j * kQueries;
 #pragma omp simd
                 for (int64_t i = 0; i < kQueries; ++i)
-                    ds[i] = V::dscore(p[i], ds[i], delta[i], RowState<R>{.lse = row_lse[i], .bias = bias[i]});
+                    ds[i] = V::dscore(p[i], ds[i], V::kInfo.normalized ? row_delta[i] : R(0),
+                                      RowState<R>{.lse = row_lse[i], .bias = bias[i]});
             }
-            tile_gemm(tile.dkeys + j0 * W, W, tile.dscores, kQueries, 1, tile.query_rows, W, rows, W, kQueries);
-            tile_gemm(tile.dqueries, W, tile.dscores, 1, kQueries, tile.keys + j0 * W, W, kQueries, W, here);
-        }
-        const HeadRows<T> to(dq, head, begin);
-        for (int64_t i = 0; i < count; ++i)
-            unpack_row(to.row(i0 + i), tile.dqueries + i * W, HS, static_cast<R>(spec.scale));
+            tile_gemm(tile.dkeys + at, W, tile.dscores, kQueries, 1, tile.query_rows, W, rows, W, kQueries);
+            tile_gemm(tile.dqueries, W, tile.dscores, 1, kQueries, tile.keys + at, W, kQueries, W, here);
+        });
+        const HeadRows<T> to(dq, head, queries.row);
+        for (int64_t i = 0; i < queries.count; ++i)
+            unpack_row(to.row(i), tile.dqueries + i * W, HS, static_cast<R>(spec.scale));
         return dsink_part;
     }
 
-    // delta = rowsum(dout * out) of a block's queries; with a gate also its gradient, and dout_rows times the gate.
-    void deltas(const BackwardTile<R>& tile, R* delta, int64_t head, int64_t token, int64_t count, int64_t HS,
-                int64_t W) const {
-        const HeadRows<T> rows(out, head, token);
-        for (int64_t i = 0; i < count; ++i) {
-            const T* y = rows.row(i);
-            R* d = tile.dout_rows + i * W;
-            delta[i] = lane_sum<R>(HS, [&](int64_t c) { return d[c] * static_cast<R>(y[c]); });
-            if (!gate) continue;
-            const R g = gate_of<T>(gate, token + i, head);
-            dgate.ptr<T>()[(token + i) * q.shape[1] + head] = static_cast<T>(delta[i] * (R(1) - g));
-            for (int64_t c = 0; c < HS; ++c) d[c] *= g;
-        }
-    }
-
-    // lse of a block's queries: 0 for rows that saw nothing, whose weights are masked.
-    R row_states(R* row_lse, const R* delta, int64_t head, int64_t token, int64_t count) const {
-        const R* saved = lse.ptr<R>() + head * q.shape[0] + token;
-        R dsink_part = 0;
-        for (int64_t i = 0; i < count; ++i) {
-            const bool seen = saved[i] != -std::numeric_limits<R>::infinity();
-            row_lse[i] = seen ? saved[i] : R(0);
-            if (dsink && seen) dsink_part -= std::exp(sink_logit.ptr<R>()[head] - saved[i]) * delta[i];
-        }
-        return dsink_part;
+    // Rows of keys' gradients in the dtype of the tensor: T, or that of sums.
+    static void unpack_gradient(Tensor to, int64_t head, int64_t row, const R* from, int64_t n, int64_t W) {
+        const auto unpack = [&]<class G>(const HeadRows<G>& rows) {
+            for (int64_t j = 0; j < n; ++j) unpack_row(rows.row(j), from + j * W, to.shape[2], R(1));
+        };
+        to.dtype == kDTypeOf<T> ? unpack(HeadRows<T>(to, head, row)) : unpack(HeadRows<R>(to, head, row));
     }
 };
+
+// Every range of `tasks`, by key heads. `delta` is absent and `local` present in the local path.
+template <class V, class T>
+void run_backward(const Backward<V, T>& backward, const AttentionTasks& tasks, const Exec& exec) {
+    const auto ranges = static_cast<int64_t>(tasks.keys.size());
+    const int64_t NH = backward.q.shape[1], NKV = backward.k.shape[1];
+    int64_t* const first = workspace<struct FirstTask, int64_t>(ranges + 1);
+    for (int64_t range = 0, task = 0; range <= ranges; ++range) {
+        first[range] = task;
+        while (task < static_cast<int64_t>(tasks.tasks.size()) && tasks.tasks[static_cast<size_t>(task)].keys == range)
+            ++task;
+    }
+#pragma omp parallel for num_threads(exec.threads) schedule(dynamic)
+    for (int64_t unit = 0; unit < ranges * NKV; ++unit) {
+        const int64_t range = unit / NKV;
+        backward.unit(tasks.keys[static_cast<size_t>(range)],
+                      tasks.tasks.subspan(static_cast<size_t>(first[range]),
+                                          static_cast<size_t>(first[range + 1] - first[range])),
+                      backward.dsink ? backward.dsink + range * NH : nullptr, unit % NKV);
+    }
+}
 
 }  // namespace
 
 void attention_backward(const AttentionTensors& d, const AttentionTensors& t, std::span<const int32_t> cu_seqlens,
                         const AttentionSpec& spec, Write write, const Exec& exec) {
-    const int64_t NH = t.q.shape[1], NKV = t.k.shape[1], documents = static_cast<int64_t>(cu_seqlens.size()) - 1;
+    const int64_t documents = static_cast<int64_t>(cu_seqlens.size()) - 1;
     dispatch_variant(spec.weighting, [&]<class V>() {
         dispatch_float(t.q.dtype, [&]<class T>() {
             using R = Accumulator<T>;
-            R* dsink = d.sink_logit ? workspace<struct SinkParts, R>(documents * NH) : nullptr;
-            const Backward<V, T> backward{d.q, d.k, d.v,          d.gate, d.out, t.out,      t.lse, t.q,
-                                          t.k, t.v, t.sink_logit, t.gate, dsink, cu_seqlens, spec};
+            R* dsink = d.sink_logit ? workspace<struct SinkParts, R>(documents * t.q.shape[1]) : nullptr;
+            const GradientRows<T> local{d.gate, t.out, t.lse, t.sink_logit, t.gate};
+            run_backward(Backward<V, T>{d.q, d.k, d.v, d.out, t.lse, t.q, t.k, t.v, {}, &local, dsink, spec},
+                         tasks_of(cu_seqlens), exec);
+            if (dsink) sum_of_documents(d.sink_logit, dsink, documents, write);
+        });
+    });
+}
+
+void attention_backward_rows(const AttentionTensors& d, Tensor delta, const AttentionTensors& t,
+                             std::span<const int32_t> cu_seqlens, const AttentionSpec& /*spec*/, Write write,
+                             const Exec& exec) {
+    const AttentionTasks documents = tasks_of(cu_seqlens);
+    const int64_t N = t.out.shape[0], NH = t.out.shape[1], HS = t.out.shape[2], W = round_up(HS, kPanel);
+    const auto count = static_cast<int64_t>(documents.tasks.size());
+    dispatch_float(t.out.dtype, [&]<class T>() {
+        using R = Accumulator<T>;
+        R* dsink = d.sink_logit ? workspace<struct SinkParts, R>(count * NH) : nullptr;
+        const GradientRows<T> rows{d.gate, t.out, t.lse, t.sink_logit, t.gate};
 #pragma omp parallel for num_threads(exec.threads) schedule(dynamic)
-            for (int64_t unit = 0; unit < documents * NKV; ++unit) backward.unit(unit / NKV, unit % NKV);
-            if (!dsink) return;
-            for (int64_t head = 0; head < NH; ++head) {
-                R total = 0;
-                for (int64_t i = 0; i < documents; ++i) total += dsink[i * NH + head];
-                R& to = d.sink_logit.ptr<R>()[head];
-                to = (write == Write::kAccumulate ? to : R(0)) + total;
-            }
+        for (int64_t unit = 0; unit < count * NH; ++unit) {
+            const int64_t head = unit % NH;
+            R* const packed = workspace<struct PackedRows, R>(kQueries * W);
+            R dsink_sum = 0;
+            for_each_block(documents.tasks[static_cast<size_t>(unit / NH)], [&](const QueryBlock& queries) {
+                const HeadRows<T> dout(d.out, head, queries.row);
+                pack_rows(packed, dout, 0, queries.count, queries.count, HS, W, R(1));
+                dsink_sum +=
+                    rows.block(delta.ptr<R>() + head * N + queries.row, packed, head, queries.row, queries.count, W);
+                for (int64_t i = 0; t.gate && i < queries.count; ++i) unpack_row(dout.row(i), packed + i * W, HS, R(1));
+            });
+            if (dsink) dsink[unit] = dsink_sum;
+        }
+        if (dsink) sum_of_documents(d.sink_logit, dsink, count, write);
+    });
+}
+
+void attention_tasks_backward(const AttentionTensors& d, const AttentionTensors& t, Tensor delta,
+                              const AttentionTasks& tasks, const AttentionSpec& spec, const Exec& exec) {
+    dispatch_variant(spec.weighting, [&]<class V>() {
+        dispatch_float(t.q.dtype, [&]<class T>() {
+            run_backward(Backward<V, T>{d.q, d.k, d.v, d.out, t.lse, t.q, t.k, t.v, delta, nullptr, nullptr, spec},
+                         tasks, exec);
         });
     });
 }

@@ -23,20 +23,17 @@ class Forward {
 
   public:
     Tensor out, lse, q, k, v, sink_logit, gate;
-    std::span<const int32_t> cu_seqlens;
     const AttentionSpec& spec;
 
-    // One block of queries of one head of one document.
-    void block(int64_t document, int64_t head, int64_t i0) const {
+    // One block of queries of one head, with the keys of its document.
+    void block(const QueryBlock& queries, const KeyRange& range, int64_t head) const {
         constexpr R kInfinity = std::numeric_limits<R>::infinity();
-        const int64_t begin = cu_seqlens[static_cast<size_t>(document)],
-                      n = cu_seqlens[static_cast<size_t>(document) + 1] - begin;
         const int64_t NH = q.shape[1], HS = q.shape[2], W = round_up(HS, kPanel), kv_head = head / (NH / k.shape[1]);
-        const int64_t count = std::min(kQueries, n - i0);
         const ForwardTile<R> tile(HS, W);
-        const HeadRows<T> keys(k, kv_head, begin), values(v, kv_head, begin);
+        const HeadRows<T> keys(k, kv_head, 0), values(v, kv_head, 0);
         const ScoreRule<R> rule{Mask(spec), static_cast<R>(alibi_slope(spec, head, NH))};
-        pack_rows(tile.query_rows, HeadRows<T>(q, head, begin), i0, count, kQueries, HS, W, static_cast<R>(spec.scale));
+        pack_rows(tile.query_rows, HeadRows<T>(q, head, 0), queries.row, queries.count, kQueries, HS, W,
+                  static_cast<R>(spec.scale));
         transpose_rows(tile.queries, tile.query_rows, HS, W);
         std::fill_n(tile.out, kQueries * W, R(0));
 
@@ -45,34 +42,33 @@ class Forward {
             static_cast<R>(extra_logit(spec, sink_logit ? static_cast<double>(sink_logit.ptr<R>()[head]) : 0));
         for (int64_t i = 0; i < kQueries; ++i) {
             top[i] = extra, sum[i] = extra == -kInfinity ? R(0) : R(1), shift[i] = 0;
-            bias[i] = static_cast<R>(score_bias(spec, rule.mask, i0 + i));
+            bias[i] = static_cast<R>(score_bias(spec, rule.mask, queries.position + i));
         }
-        for (int64_t j0 = 0; j0 < std::min(n, i0 + count); j0 += kKeys) {
-            const int64_t here = std::min(kKeys, n - j0);
-            if (rule.mask.skips(i0, i0 + count, j0, j0 + here)) continue;
-            const int64_t padded = round_up(here, kRows);
-            pack_rows(tile.keys, keys, j0, here, padded, HS, W, R(1));
-            pack_rows(tile.values, values, j0, here, here, HS, W, R(1));
+        for_each_tile(range, queries, rule.mask, [&](int64_t j0, int64_t here) {
+            const int64_t padded = round_up(here, kRows), row = range.row_of(j0);
+            pack_rows(tile.keys, keys, row, here, padded, HS, W, R(1));
+            pack_rows(tile.values, values, row, here, here, HS, W, R(1));
             std::fill_n(tile.scores, padded * kQueries, R(0));
             tile_gemm(tile.scores, kQueries, tile.keys, W, 1, tile.queries, kQueries, padded, kQueries, HS);
-            rule.apply(tile.scores, i0, j0, here);
+            rule.apply(tile.scores, queries.position, j0, here);
             if constexpr (V::kInfo.normalized) rescale(tile, top, sum, shift, here, W);
             for (int64_t j = 0; j < here; ++j) {
-                R* row = tile.scores + j * kQueries;
-                weigh_row<V>(row, row, shift, bias);
+                R* row_scores = tile.scores + j * kQueries;
+                weigh_row<V>(row_scores, row_scores, shift, bias);
                 if constexpr (V::kInfo.normalized) {
 #pragma omp simd
-                    for (int64_t i = 0; i < kQueries; ++i) sum[i] += row[i];
+                    for (int64_t i = 0; i < kQueries; ++i) sum[i] += row_scores[i];
                 }
             }
             tile_gemm(tile.out, W, tile.scores, 1, kQueries, tile.values, W, kQueries, W, here);
-        }
-        const HeadRows<T> to(out, head, begin);
-        for (int64_t i = 0; i < count; ++i) {
+        });
+        const HeadRows<T> to(out, head, queries.row);
+        for (int64_t i = 0; i < queries.count; ++i) {
             const R scale = !V::kInfo.normalized ? R(1) : sum[i] > 0 ? R(1) / sum[i] : R(0);
-            unpack_row(to.row(i0 + i), tile.out + i * W, HS, scale * gate_of<T>(gate, begin + i0 + i, head));
+            // First the scale, then the gate: what head_gate_forward makes of an output without a gate.
+            unpack_row(to.row(i), tile.out + i * W, HS, scale, gate_of<T>(gate, queries.row + i, head));
             if (V::kInfo.normalized)
-                lse.ptr<R>()[head * q.shape[0] + begin + i0 + i] = sum[i] > 0 ? top[i] + std::log(sum[i]) : -kInfinity;
+                lse.ptr<R>()[head * q.shape[0] + queries.row + i] = sum[i] > 0 ? top[i] + std::log(sum[i]) : -kInfinity;
         }
     }
 
@@ -106,30 +102,35 @@ class Forward {
 
 }  // namespace
 
-void attention_forward(const AttentionTensors& t, std::span<const int32_t> cu_seqlens, const AttentionSpec& spec,
-                       const Exec& exec) {
+void attention_tasks_forward(const AttentionTensors& t, const AttentionTasks& tasks, const AttentionSpec& spec,
+                             const Exec& exec) {
     struct Unit {
-        int32_t document, i0;
+        QueryBlock queries;
+        int64_t keys;
     };
-    const int64_t NH = t.q.shape[1], documents = static_cast<int64_t>(cu_seqlens.size()) - 1;
     int64_t blocks = 0;
-    for (int64_t d = 0; d < documents; ++d)
-        blocks +=
-            (cu_seqlens[static_cast<size_t>(d) + 1] - cu_seqlens[static_cast<size_t>(d)] + kQueries - 1) / kQueries;
-    Unit* units = workspace<Unit, Unit>(blocks);
+    for (const AttentionTask& task : tasks.tasks)
+        blocks += (task.position % kQueries + task.count + kQueries - 1) / kQueries;
+    Unit* const units = workspace<Unit, Unit>(blocks);
     Unit* next = units;
-    for (int64_t d = 0; d < documents; ++d)
-        for (int64_t i0 = 0; i0 < cu_seqlens[static_cast<size_t>(d) + 1] - cu_seqlens[static_cast<size_t>(d)];
-             i0 += kQueries)
-            *next++ = {static_cast<int32_t>(d), static_cast<int32_t>(i0)};
+    for (const AttentionTask& task : tasks.tasks)
+        for_each_block(task, [&](const QueryBlock& queries) { *next++ = {queries, task.keys}; });
+    const int64_t NH = t.q.shape[1];
     dispatch_variant(spec.weighting, [&]<class V>() {
         dispatch_float(t.q.dtype, [&]<class T>() {
-            const Forward<V, T> forward{t.out, t.lse, t.q, t.k, t.v, t.sink_logit, t.gate, cu_seqlens, spec};
+            const Forward<V, T> forward{t.out, t.lse, t.q, t.k, t.v, t.sink_logit, t.gate, spec};
 #pragma omp parallel for num_threads(exec.threads) schedule(dynamic)
-            for (int64_t unit = 0; unit < blocks * NH; ++unit)
-                forward.block(units[unit / NH].document, unit % NH, units[unit / NH].i0);
+            for (int64_t i = 0; i < blocks * NH; ++i) {
+                const Unit& unit = units[i / NH];
+                forward.block(unit.queries, tasks.keys[static_cast<size_t>(unit.keys)], i % NH);
+            }
         });
     });
+}
+
+void attention_forward(const AttentionTensors& t, std::span<const int32_t> cu_seqlens, const AttentionSpec& spec,
+                       const Exec& exec) {
+    cpu::attention_tasks_forward(t, tasks_of(cu_seqlens), spec, exec);
 }
 
 }  // namespace plimsoll::cpu

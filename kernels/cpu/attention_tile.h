@@ -10,6 +10,7 @@
 
 #include "kernels/attention/mask.h"
 #include "kernels/attention/variants.h"
+#include "kernels/attention_tasks.h"
 #include "kernels/cpu/workspace.h"
 
 namespace plimsoll::cpu {
@@ -66,7 +67,49 @@ inline void tile_gemm(T* c, int64_t c_row, const T* a, int64_t a_row, int64_t a_
     }
 }
 
-// One head of a (N, H, HS) tensor from token `begin` on.
+// Up to kQueries queries of one task, which begin at a multiple of kQueries of their document, or where the task does.
+struct QueryBlock {
+    int64_t row, position, count;
+};
+
+// Calls f(block) for the blocks of a task, in ascending order.
+template <class F>
+inline void for_each_block(const AttentionTask& task, F&& f) {
+    for (int64_t i = 0; i < task.count;) {
+        const int64_t position = task.position + i;
+        const int64_t count = std::min(kQueries - position % kQueries, task.count - i);
+        f(QueryBlock{task.row + i, position, count});
+        i += count;
+    }
+}
+
+// Calls f(j0, count) for the tiles of a range's keys that a block of queries sees something of: keys at positions j0 ..
+// j0 + count - 1, in ascending order. None contains the gap between prefix and begin, multiples of kKeyBlock.
+template <class F>
+inline void for_each_tile(const KeyRange& keys, const QueryBlock& block, const Mask& mask, F&& f) {
+    static_assert(kKeyBlock % kKeys == 0);
+    const int64_t i0 = block.position, i1 = i0 + block.count;
+    for (int64_t j0 = keys.prefix > 0 ? 0 : keys.begin; j0 < std::min(keys.end, i1); j0 += kKeys) {
+        if (j0 == keys.prefix) j0 = keys.begin;
+        const int64_t count = std::min(kKeys, keys.end - j0);
+        if (count > 0 && !mask.skips(i0, i1, j0, j0 + count)) f(j0, count);
+    }
+}
+
+// Every document of a call as one task on a range of all its keys, in memory that lasts until the next such call.
+inline AttentionTasks tasks_of(std::span<const int32_t> cu_seqlens) {
+    const size_t documents = cu_seqlens.size() - 1;
+    const std::span keys(workspace<KeyRange, KeyRange>(static_cast<int64_t>(documents)), documents);
+    const std::span tasks(workspace<AttentionTask, AttentionTask>(static_cast<int64_t>(documents)), documents);
+    for (size_t d = 0; d < documents; ++d) {
+        const int64_t begin = cu_seqlens[d], n = cu_seqlens[d + 1] - begin;
+        keys[d] = {.row = begin, .end = n};
+        tasks[d] = {.row = begin, .count = n, .keys = static_cast<int64_t>(d)};
+    }
+    return {keys, tasks};
+}
+
+// One head of a (N, H, HS) tensor from row `begin` on.
 template <class T>
 struct HeadRows {
     T* data;
@@ -110,11 +153,11 @@ inline void transpose_rows(R* to, const R* rows, int64_t HS, int64_t width) {
                 for (int64_t i = i0; i < i0 + kBlock; ++i) to[c * kQueries + i] = rows[i * width + c];
 }
 
-// A row of packed values rounded to T.
+// A row of packed values, times one factor and then the other, rounded to T.
 template <class T, class R>
-inline void unpack_row(T* to, const R* from, int64_t HS, R scale) {
+inline void unpack_row(T* to, const R* from, int64_t HS, R scale, R gate = R(1)) {
 #pragma omp simd
-    for (int64_t c = 0; c < HS; ++c) store(to[c], from[c] * scale);
+    for (int64_t c = 0; c < HS; ++c) store(to[c], from[c] * scale * gate);
 }
 
 // What is added to and hidden from the scores of one head.

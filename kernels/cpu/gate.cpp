@@ -19,6 +19,21 @@ void gate_forward(Tensor out, Tensor y, Tensor z, const Exec& exec) {
     });
 }
 
+void head_gate_forward(Tensor out, Tensor gate, const Exec& exec) {
+    const int64_t N = out.shape[0], NH = out.shape[1], HS = out.shape[2];
+    dispatch_float(out.dtype, [&]<class T>() {
+        using R = Accumulator<T>;
+#pragma omp parallel for num_threads(exec.threads) schedule(static) if (worth_threads(N * NH * HS))
+        for (int64_t n = 0; n < N; ++n)
+            for (int64_t h = 0; h < NH; ++h) {
+                T* to = out.ptr<T>() + n * out.row_stride + h * HS;
+                const R open = sigmoid_fast(static_cast<R>(gate.ptr<T>()[n * NH + h]));
+#pragma omp simd
+                for (int64_t c = 0; c < HS; ++c) store(to[c], static_cast<R>(to[c]) * open);
+            }
+    });
+}
+
 void gate_backward(Tensor dy, Tensor dz, Tensor dout, Tensor y, Tensor z, const Exec& exec) {
     const int64_t N = y.shape[0], width = y.shape[1] * y.shape[2];
     dispatch_float(y.dtype, [&]<class T>() {

@@ -2,11 +2,12 @@
 // spans of ids (tokens, positions, targets, cu_seqlens) are in device memory.
 #pragma once
 
-#include "kernels/attention.h"
+#include "kernels/attention_tasks.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/embedding.h"
 #include "kernels/global_norm.h"
 #include "kernels/matmul.h"
+#include "kernels/memory.h"
 #include "kernels/mlp.h"
 #include "kernels/norm.h"
 #include "kernels/optimizer.h"

@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include "kernels/attention.h"
+#include "kernels/attention_tasks.h"
 #include "kernels/embedding.h"
 #include "kernels/global_norm.h"
 #include "kernels/mlp.h"
@@ -66,6 +66,23 @@ TYPED_TEST(CudaElementwise, GatesMatchTheCpuInFp64) {
         expect_close(slice(seen, 0, all), out, 60, "out");
         expect_close(slice(seen, all, all), dy, 60, "dy");
         expect_close(slice(seen, 2 * all, count), dz, 200, "dz", 8);
+    }
+}
+
+TYPED_TEST(CudaElementwise, GateOfAHeadMatchesTheCpuInFp64) {
+    using T = TypeParam;
+    constexpr int64_t N = 11, NH = 3;
+    for (const int64_t HS : {2, 4, 32, 96}) {
+        Input<T> y(N * NH * HS, "y"), gate(N * NH, "gate", 2);
+        std::vector<double> out = y.exact;
+        head_gate_forward(view(out, {N, NH, HS}), gate.cpu({N, NH}), {});
+        const OnDevice<T> on_gate(gate.rounded);
+        const auto seen = under_every_schedule<T>([&] {
+            const OnDevice<T> on_y(y.rounded);
+            head_gate_forward(on_y.tensor({N, NH, HS}), on_gate.tensor({N, NH}), on_gpu());
+            return on_y.values();
+        });
+        expect_close(seen, out, 60, "out");
     }
 }
 

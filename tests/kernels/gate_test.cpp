@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "kernels/attention.h"
+#include "kernels/attention_tasks.h"
 #include "support/kernel_test.h"
 #include "support/tolerance.h"
 
@@ -60,12 +60,28 @@ TYPED_TEST(GateTest, BackwardInPlaceAndForAnyNumberOfThreadsGivesTheSameBits) {
     EXPECT_TRUE(same_bits(run.dz, in_place.dz));
 }
 
+TYPED_TEST(GateTest, OfAHeadMultipliesAllItsChannels) {
+    for (const int64_t N : {5, 3001}) {
+        GateRun<TypeParam> run(N);
+        std::vector<TypeParam> gate = normals<TypeParam>(N * kNH, "gate", 2), again = run.y;
+        std::vector<double> expected;
+        const std::vector<double> y = widened(run.y), z = widened(gate);
+        for (size_t i = 0; i < y.size(); ++i) expected.push_back(y[i] / (1 + std::exp(-z[i / kHS])));
+        head_gate_forward(run.wide(run.y), view(gate, {N, kNH}), {.threads = 1});
+        head_gate_forward(run.wide(again), view(gate, {N, kNH}), {.threads = 3});
+        expect_close(run.y, expected, 8, "out");
+        EXPECT_TRUE(same_bits(run.y, again));
+    }
+}
+
 TEST(Gate, WrongShapesAreRefused) {
     GateRun<float> run;
     EXPECT_THROW(gate_forward(run.wide(run.out), run.wide(run.y), view(run.z, {kNH, 5}), {}), Error);
     EXPECT_THROW(gate_backward(run.wide(run.dy), run.wide(run.dy), run.wide(run.dout), run.wide(run.y),
                                view(run.z, {5, kNH}), {}),
                  Error);
+    EXPECT_THROW(head_gate_forward(run.wide(run.y), view(run.z, {5, kNH}).slice_columns(0, 2), {}), Error);
+    EXPECT_THROW(head_gate_forward(run.wide(run.y), {}, {}), Error);
 }
 
 }  // namespace

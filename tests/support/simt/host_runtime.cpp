@@ -222,6 +222,17 @@ cudaError_t cudaMemset2DAsync(void* to, size_t pitch, int value, size_t width, s
     return cudaSuccess;
 }
 
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
+                              size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
+    if (to_pitch < width || from_pitch < width) return record(cudaErrorInvalidValue);
+    for (size_t row = 0; row < height; ++row)
+        if (const cudaError_t error =
+                cudaMemcpyAsync(static_cast<char*>(to) + row * to_pitch,
+                                static_cast<const char*>(from) + row * from_pitch, width, kind, stream))
+            return error;
+    return cudaSuccess;
+}
+
 cudaError_t cudaStreamCreate(cudaStream_t* stream) {
     if (const cudaError_t error = with_device("cudaStreamCreate")) return error;
     const simt::Lock lock(simt::one_thread());

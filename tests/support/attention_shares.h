@@ -1,0 +1,159 @@
+// A case's queries dealt out to servers at random: tasks on copies of the keys they see, as a plan may make them.
+#pragma once
+
+#include <limits>
+#include <random>
+
+#include "kernels/attention_tasks.h"
+#include "support/attention_run.h"
+
+namespace plimsoll {
+
+// What one server gets: which token lies in each of its rows, -1 for rows that belong to no task or range.
+struct AttentionShare {
+    std::vector<KeyRange> keys;
+    std::vector<AttentionTask> tasks;
+    std::vector<int64_t> query_tokens, key_tokens;
+
+    AttentionTasks work() const { return {keys, tasks}; }
+    int64_t N() const { return static_cast<int64_t>(query_tokens.size()); }
+    int64_t M() const { return static_cast<int64_t>(key_tokens.size()); }
+};
+
+class Dealer {
+  public:
+    Dealer(const AttentionCase& c, int servers, uint32_t seed) : c_(c), random_(seed), shares_(shape(servers)) {}
+
+    // Documents are cut anywhere, at edges of tiles and between them; what a server gets of a document is one range or
+    // two, each with room behind the last key that is seen.
+    std::vector<AttentionShare> deal() {
+        for (size_t d = 0; d + 1 < c_.cu_seqlens.size(); ++d) {
+            const int64_t first = c_.cu_seqlens[d], n = c_.cu_seqlens[d + 1] - first;
+            std::vector<std::vector<std::pair<int64_t, int64_t>>> parts(shares_.size());
+            for (int64_t begin = 0; begin < n;) {
+                int64_t end = begin + below(200) + 1;
+                if (below(2)) end = (end + 63) / 64 * 64;
+                end = std::min(end, n);
+                parts[static_cast<size_t>(below(static_cast<int64_t>(shares_.size())))].emplace_back(begin, end);
+                begin = end;
+            }
+            for (size_t s = 0; s < shares_.size(); ++s) {
+                const size_t split = static_cast<size_t>(below(static_cast<int64_t>(parts[s].size()) + 1));
+                give(shares_[s], first, n, std::span(parts[s]).first(split));
+                give(shares_[s], first, n, std::span(parts[s]).subspan(split));
+            }
+        }
+        return shares_;
+    }
+    // Every document whole, as one task on one range: what the local path does, on rows with gaps.
+    AttentionShare whole() {
+        AttentionShare share;
+        for (size_t d = 0; d + 1 < c_.cu_seqlens.size(); ++d) {
+            const int64_t first = c_.cu_seqlens[d], n = c_.cu_seqlens[d + 1] - first;
+            std::vector<std::pair<int64_t, int64_t>> parts;
+            for (int64_t begin = 0; begin < n; begin = parts.back().second)
+                parts.emplace_back(begin, std::min(n, begin + below(200) + 1));
+            keep_prefix_ = false;
+            give(share, first, n, parts);
+        }
+        return share;
+    }
+
+  private:
+    static std::vector<AttentionShare> shape(int servers) {
+        return std::vector<AttentionShare>(static_cast<size_t>(servers));
+    }
+    int64_t below(int64_t n) { return static_cast<int64_t>(random_() % static_cast<uint64_t>(n)); }
+
+    // Tasks on one new range with the keys they see.
+    void give(AttentionShare& share, int64_t first, int64_t n, std::span<const std::pair<int64_t, int64_t>> parts) {
+        if (parts.empty()) return;
+        KeyRange range{.end = std::min(n, parts.back().second + below(100))};
+        if (c_.window && keep_prefix_) {
+            const int64_t lowest = std::max<int64_t>(0, parts.front().first - c_.window + 1);
+            range.begin = lowest / kKeyBlock * kKeyBlock;
+            range.prefix = std::min(range.begin, (c_.pinned + kKeyBlock - 1) / kKeyBlock * kKeyBlock);
+        }
+        share.key_tokens.insert(share.key_tokens.end(), static_cast<size_t>(below(3)), -1);
+        range.row = share.M();
+        for (int64_t j = 0; j < range.prefix; ++j) share.key_tokens.push_back(first + j);
+        for (int64_t j = range.begin; j < range.end; ++j) share.key_tokens.push_back(first + j);
+        for (const auto& [begin, end] : parts) {
+            share.query_tokens.insert(share.query_tokens.end(), static_cast<size_t>(below(3)), -1);
+            share.tasks.push_back({.row = share.N(),
+                                   .count = end - begin,
+                                   .position = begin,
+                                   .keys = static_cast<int64_t>(share.keys.size())});
+            for (int64_t i = begin; i < end; ++i) share.query_tokens.push_back(first + i);
+        }
+        share.keys.push_back(range);
+    }
+
+    const AttentionCase& c_;
+    std::mt19937 random_;
+    std::vector<AttentionShare> shares_;
+    bool keep_prefix_ = true;
+};
+
+// Rows of `width` values for the tokens of a share; NaN in the others, which nobody may read.
+template <class T>
+std::vector<T> gather_rows(const std::vector<T>& all, const std::vector<int64_t>& tokens, int64_t width) {
+    std::vector<T> rows;
+    for (const int64_t token : tokens)
+        for (int64_t i = 0; i < width; ++i)
+            rows.push_back(token < 0 ? T(std::numeric_limits<float>::quiet_NaN())
+                                     : all[static_cast<size_t>(token * width + i)]);
+    return rows;
+}
+// The same for (heads, tokens).
+template <class T>
+std::vector<T> gather_columns(const std::vector<T>& all, const std::vector<int64_t>& tokens, int64_t heads) {
+    std::vector<T> columns;
+    const size_t N = all.size() / static_cast<size_t>(heads);
+    for (size_t h = 0; h < static_cast<size_t>(heads); ++h)
+        for (const int64_t token : tokens)
+            columns.push_back(token < 0 ? std::numeric_limits<T>::quiet_NaN()
+                                        : all[h * N + static_cast<size_t>(token)]);
+    return columns;
+}
+// Calls put(element of the whole, value) for a share's rows; rows of no token must still be `untouched`.
+template <class T, class Put>
+void scatter_rows(const std::vector<T>& rows, const std::vector<int64_t>& tokens, int64_t width, T untouched,
+                  Put&& put) {
+    for (size_t n = 0; n < tokens.size(); ++n)
+        for (int64_t i = 0; i < width; ++i) {
+            const T value = rows[n * static_cast<size_t>(width) + static_cast<size_t>(i)];
+            if (tokens[n] < 0)
+                EXPECT_EQ(value, untouched) << "row " << n << " belongs to nobody";
+            else
+                put(static_cast<size_t>(tokens[n] * width + i), value);
+        }
+}
+// The same for (heads, tokens), `N` tokens in the whole.
+template <class T, class Put>
+void scatter_columns(const std::vector<T>& columns, const std::vector<int64_t>& tokens, int64_t heads, int64_t N,
+                     T untouched, Put&& put) {
+    for (int64_t h = 0; h < heads; ++h)
+        for (size_t n = 0; n < tokens.size(); ++n) {
+            const T value = columns[static_cast<size_t>(h) * tokens.size() + n];
+            if (tokens[n] < 0)
+                EXPECT_EQ(value, untouched) << "row " << n << " belongs to nobody";
+            else
+                put(static_cast<size_t>(h * N + tokens[n]), value);
+        }
+}
+
+// The tensors of a whole case as separate matrices, (tokens, heads, HS) each, in a scalar type.
+template <class T>
+struct DenseQkv {
+    std::vector<T> q, k, v;
+    explicit DenseQkv(const AttentionCase& c, const std::vector<T>& qkv) {
+        const int64_t all = c.NH + 2 * c.NKV;
+        for (size_t i = 0; i < qkv.size(); ++i) {
+            const int64_t head = static_cast<int64_t>(i) / c.HS % all;
+            (head < c.NH ? q : head < c.NH + c.NKV ? k : v).push_back(qkv[i]);
+        }
+    }
+};
+
+}  // namespace plimsoll
