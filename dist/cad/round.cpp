@@ -20,18 +20,9 @@ struct Document {
     bool moves = false;  // another rank than its home reads its keys
 };
 
-// A server's range of a document, and where its copy begins.
-struct PlacedRange {
-    const CaKeyRange* range;
-    int64_t row;
-
-    bool holds(int64_t position) const {
-        return position < range->prefix || (range->begin <= position && position < range->end);
-    }
-    int64_t row_of(int64_t position) const {
-        return row + (position < range->prefix ? position : range->prefix + position - range->begin);
-    }
-};
+bool holds(const KeyRange& range, int64_t position) {
+    return position < range.prefix || (range.begin <= position && position < range.end);
+}
 
 class RoundBuilder {
   public:
@@ -91,10 +82,9 @@ class RoundBuilder {
             if (here)
                 add_in_place(tasks, range, batch_row_[at(document.first_segment)]);
             else {
-                placed_[range.document].push_back({&range, round_.key_rows});
                 tasks.keys.push_back({round_.key_rows, range.prefix, range.begin, range.end});
+                placed_[range.document].push_back(tasks.keys.back());
                 round_.key_rows += tasks.keys.back().rows();
-                round_.sink_of[at(group_of(home))] = home;
             }
             for (int64_t i = range.first_task; i < range.last_task; ++i) {
                 const int64_t index = keys_.tasks[at(i)];
@@ -103,6 +93,7 @@ class RoundBuilder {
                 const int64_t row = here ? batch_row_[at(task.segment)] + task.begin : round_.query_rows;
                 tasks.tasks.push_back({row, count, task.begin, static_cast<int64_t>(tasks.keys.size()) - 1});
                 if (here) continue;
+                round_.sink_of[at(group_of(home))] = segments_[at(task.segment)].home;
                 query_row_[at(index)] = row;
                 round_.query_rows += count;
             }
@@ -140,29 +131,30 @@ class RoundBuilder {
             const CaSegment& segment = segments_[s];
             const auto found = placed_.find(segment.document);
             if (segment.home != me_ || found == placed_.end()) continue;
-            for (const PlacedRange& placed : found->second) {
+            for (const KeyRange& placed : found->second) {
                 const auto copy = [&](int64_t begin, int64_t end) {
                     begin = std::max(begin, segment.begin), end = std::min(end, segment.end);
                     if (begin >= end) return;
                     round_.keys.out.add(me_, {batch_row_[s] + begin - segment.begin, end - begin});
                     round_.keys.in.add(me_, {placed.row_of(begin), end - begin});
                 };
-                copy(0, placed.range->prefix);
-                copy(placed.range->begin, placed.range->end);
+                copy(0, placed.prefix);
+                copy(placed.begin, placed.end);
             }
         }
     }
 
     // Rows of this server's copy.
     RowRun copied(int64_t document, int64_t begin, int64_t end) const {
-        for (const PlacedRange& placed : placed_.at(document))
-            if (placed.holds(begin)) return {placed.row_of(begin), end - begin};
+        for (const KeyRange& placed : placed_.at(document))
+            if (holds(placed, begin)) return {placed.row_of(begin), end - begin};
         check(false, "positions {} to {} of document {} are not among the keys of rank {}", begin, end, document, me_);
         return {};
     }
 
     void route_keys() {
         for (const CaKeyPiece& piece : keys_.pieces) {
+            round_.two_hops |= piece.relay >= 0;
             const CaSegment& segment = segments_[at(piece.segment)];
             const int owner = segment.home;
             const int64_t count = piece.end - piece.begin;
@@ -218,9 +210,9 @@ class RoundBuilder {
     int me_;
     CaKeys keys_;
     std::unordered_map<int64_t, Document> documents_;
-    std::unordered_map<int64_t, std::vector<PlacedRange>> placed_;  // this server's copies, by document
-    std::vector<int64_t> batch_row_;                                // [segment], of this rank's
-    std::vector<int64_t> query_row_;                                // [task], of this server's copies
+    std::unordered_map<int64_t, std::vector<KeyRange>> placed_;  // this server's copies, by document
+    std::vector<int64_t> batch_row_;                             // [segment], of this rank's
+    std::vector<int64_t> query_row_;                             // [task], of this server's copies
 };
 
 }  // namespace

@@ -62,6 +62,7 @@ struct CaTasks {
 struct CaRound {
     CaPlan plan;
     int ranks = 1, rank = 0;
+    bool two_hops = false;                       // some keys take two hops, on some rank
     RowRoute queries, keys, relayed, forwarded;  // forwarded: server rows on both ends
     RowRoute pairs;                              // one row for every server that computes for this rank
     int64_t query_rows = 0, key_rows = 0;        // of the server

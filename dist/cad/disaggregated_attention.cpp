@@ -1,0 +1,271 @@
+#include "dist/cad/disaggregated_attention.h"
+
+#include <algorithm>
+#include <array>
+
+#include "dist/cad/key_sums.h"
+#include "kernels/error.h"
+#include "kernels/residual.h"
+
+namespace plimsoll {
+namespace {
+
+// Parts of the backward's way home, in the order in which they are packed.
+enum BackPart : size_t { kKeyGradient, kValueGradient, kForwardedKeyGradient, kForwardedValueGradient };
+
+bool has_sink_logit(const AttentionSpec& spec) {
+    return spec.extra_column == ExtraColumn::kLearnedLogit;
+}
+
+}  // namespace
+
+CaCosts CaShape::forward_costs(const AttentionSpec& spec) const {
+    const int64_t query = NH * HS * size_of(dtype), per_head = NH * size_of(accumulator_of(dtype));
+    return {.query_out = query,
+            .query_back = query + (is_normalized(spec.weighting) ? per_head : 0),
+            .key_out = 2 * NKV * HS * size_of(dtype),
+            .pair_out = has_sink_logit(spec) ? per_head : 0};
+}
+
+CaCosts CaShape::backward_costs(const AttentionSpec& spec) const {
+    const int64_t query = NH * HS * size_of(dtype), per_head = NH * size_of(accumulator_of(dtype));
+    return {.query_out = 2 * query + (is_normalized(spec.weighting) ? 2 * per_head : 0),
+            .query_back = query,
+            .key_out = 2 * NKV * HS * size_of(dtype),
+            .key_back = 2 * NKV * HS * size_of(accumulator_of(dtype))};
+}
+
+DisaggregatedAttention::DisaggregatedAttention(Communicator& group, CaRounds& rounds, const CaShape& shape, int lanes)
+    : group_(group), rounds_(rounds), shape_(shape) {
+    for (int lane = 0; lane < lanes; ++lane) lanes_.push_back(std::make_unique<Lane>(group));
+}
+
+void DisaggregatedAttention::size_buffers(Lane& lane, const CaRound& round, const AttentionSpec& spec, bool backward,
+                                          const Exec& exec) {
+    const auto& [NH, NKV, HS, dtype] = shape_;
+    const bool normalized = is_normalized(spec.weighting);
+    const DType sums = accumulator_of(dtype);
+    const Shape queries{round.query_rows, NH, HS}, keys{round.key_rows, NKV, HS}, states{NH, round.query_rows};
+    lane.q = lane.q_memory.tensor(queries, dtype, exec);
+    lane.k = lane.k_memory.tensor(keys, dtype, exec);
+    lane.v = lane.v_memory.tensor(keys, dtype, exec);
+    lane.lse = normalized ? lane.lse_memory.tensor(states, sums, exec) : Tensor{};
+    lane.sinks = has_sink_logit(spec) ? lane.sinks_memory.tensor({round.ranks, NH}, sums, exec) : Tensor{};
+    if (!backward) {
+        lane.out = lane.out_memory.tensor(queries, dtype, exec);
+        return;
+    }
+    lane.delta = normalized ? lane.delta_memory.tensor(states, sums, exec) : Tensor{};
+    lane.dout = lane.dout_memory.tensor(queries, dtype, exec);
+    lane.dq = lane.dq_memory.tensor(queries, dtype, exec);
+    lane.dk = lane.dk_memory.tensor(keys, sums, exec);
+    lane.dv = lane.dv_memory.tensor(keys, sums, exec);
+}
+
+std::vector<RowPart> DisaggregatedAttention::key_parts(const Lane& lane, const CaRound& round,
+                                                       const AttentionCall& call) const {
+    return {RowPart::rows(round.keys, call.t.k, lane.k), RowPart::rows(round.keys, call.t.v, lane.v),
+            RowPart::rows(round.relayed, call.t.k, lane.k), RowPart::rows(round.relayed, call.t.v, lane.v)};
+}
+
+template <class Compute>
+void DisaggregatedAttention::receive(Lane& lane, const CaRound& round, const Exec& exec, Compute&& compute_here) {
+    if (!round.two_hops) {
+        compute_here();
+        lane.dispatch.end(exec);
+        return;
+    }
+    lane.dispatch.end(exec);
+    lane.relay.pack({RowPart::rows(round.forwarded, lane.k, lane.k), RowPart::rows(round.forwarded, lane.v, lane.v)},
+                    exec);
+    lane.relay.begin();
+    compute_here();
+    lane.relay.end(exec);
+}
+
+AttentionTensors DisaggregatedAttention::served_tensors(const Lane& lane, const CaRound& round, size_t group,
+                                                        const AttentionSpec& spec) const {
+    Tensor sink;
+    if (has_sink_logit(spec)) sink = lane.sinks.slice_rows(std::max(round.sink_of[group], 0), 1).reshape({shape_.NH});
+    return {.out = lane.out, .lse = lane.lse, .q = lane.q, .k = lane.k, .v = lane.v, .sink_logit = sink, .gate = {}};
+}
+
+void DisaggregatedAttention::begin_forward(const AttentionCall& call, const Exec& exec) {
+    const CaRound& round = rounds_.forward_round(call);
+    if (!round.plan.moves) return;
+    Lane& lane = lane_of(call);
+    size_buffers(lane, round, call.spec, false, exec);
+    std::vector<RowPart> parts;
+    if (has_sink_logit(call.spec)) {
+        const Tensor own = call.t.sink_logit ? call.t.sink_logit.reshape({1, shape_.NH}) : Tensor{};
+        parts.push_back(RowPart::rows(round.pairs, own, lane.sinks));
+        if (own) {
+            const Tensor here = lane.sinks.slice_rows(round.rank, 1);  // of spanning documents this rank serves itself
+            copy_rects(std::array{CopyRect{here.data, own.bytes(), own.data, own.bytes(), own.bytes(), 1}}, exec);
+        }
+    }
+    parts.push_back(RowPart::rows(round.queries, call.t.q, lane.q));
+    std::ranges::copy(key_parts(lane, round, call), std::back_inserter(parts));
+    lane.dispatch.pack(parts, exec);
+    lane.dispatch.begin();
+    copy_own(RowPart::rows(round.queries, call.t.q, lane.q), round.rank, exec);
+    copy_own(RowPart::rows(round.keys, call.t.k, lane.k), round.rank, exec);
+    copy_own(RowPart::rows(round.keys, call.t.v, lane.v), round.rank, exec);
+}
+
+void DisaggregatedAttention::compute_forward(const AttentionCall& call, const Exec& exec) {
+    const CaRound& round = rounds_.forward_round(call);
+    if (!round.plan.moves) {
+        if (call.t.q) attention_forward(call.t, call.cu_seqlens, call.spec, exec);
+        return;
+    }
+    Lane& lane = lane_of(call);
+    AttentionTensors here = call.t;
+    here.gate = {};
+    receive(lane, round, exec, [&] {
+        for (const CaTasks* tasks : {&round.alone, &round.shared})
+            if (!tasks->tasks.empty()) attention_tasks_forward(here, *tasks, call.spec, exec);
+    });
+    for (size_t group = 0; group < round.served.size(); ++group)
+        if (!round.served[group].tasks.empty())
+            attention_tasks_forward(served_tensors(lane, round, group, call.spec), round.served[group], call.spec,
+                                    exec);
+    lane.home_queries = round.queries.reversed();
+    std::vector<RowPart> parts;
+    if (is_normalized(call.spec.weighting))
+        parts.push_back(RowPart::columns_of(lane.home_queries, lane.lse, call.t.lse));
+    parts.push_back(RowPart::rows(lane.home_queries, lane.out, call.t.out));
+    lane.back.pack(parts, exec);
+    lane.back.begin();
+    for (const RowPart& part : parts) copy_own(part, round.rank, exec);
+}
+
+void DisaggregatedAttention::end_forward(const AttentionCall& call, const Exec& exec) {
+    const CaRound& round = rounds_.forward_round(call);
+    if (!round.plan.moves) return;
+    lane_of(call).back.end(exec);
+    if (call.t.gate) head_gate_forward(call.t.out, call.t.gate, exec);
+}
+
+void DisaggregatedAttention::begin_backward(const AttentionCall& call, const Exec& exec) {
+    const CaRound& round = rounds_.backward_round(call);
+    if (!round.plan.moves) return;
+    Lane& lane = lane_of(call);
+    size_buffers(lane, round, call.spec, true, exec);
+    lane.home_delta = {};
+    if (call.t.q) {
+        const int64_t N = call.t.q.rows();
+        const DType sums = accumulator_of(shape_.dtype);
+        lane.home_delta = lane.home_delta_memory.tensor({shape_.NH, N}, sums, exec);
+        lane.home_dk = lane.home_dk_memory.tensor({N, shape_.NKV, shape_.HS}, sums, exec);
+        lane.home_dv = lane.home_dv_memory.tensor({N, shape_.NKV, shape_.HS}, sums, exec);
+        attention_backward_rows(call.d, lane.home_delta, call.t, call.cu_seqlens, call.spec, call.write, exec);
+    }
+    std::vector<RowPart> parts;
+    if (is_normalized(call.spec.weighting)) {
+        parts.push_back(RowPart::columns_of(round.queries, call.t.lse, lane.lse));
+        parts.push_back(RowPart::columns_of(round.queries, lane.home_delta, lane.delta));
+    }
+    parts.push_back(RowPart::rows(round.queries, call.t.q, lane.q));
+    parts.push_back(RowPart::rows(round.queries, call.d.out, lane.dout));
+    const std::vector<RowPart> keys = key_parts(lane, round, call);
+    std::ranges::copy(keys, std::back_inserter(parts));
+    lane.dispatch.pack(parts, exec);
+    lane.dispatch.begin();
+    for (const RowPart& part : parts)
+        if (part.route != &round.relayed) copy_own(part, round.rank, exec);
+}
+
+void DisaggregatedAttention::compute_backward(const AttentionCall& call, const Exec& exec) {
+    const CaRound& round = rounds_.backward_round(call);
+    if (!round.plan.moves) {
+        if (call.t.q) attention_backward(call.d, call.t, call.cu_seqlens, call.spec, call.write, exec);
+        return;
+    }
+    Lane& lane = lane_of(call);
+    receive(lane, round, exec, [&] {
+        if (!call.t.q) return;
+        AttentionTensors here = call.t, gradients = call.d;
+        here.gate = gradients.gate = {};
+        if (!round.alone.tasks.empty())
+            attention_tasks_backward(gradients, here, lane.home_delta, round.alone, call.spec, exec);
+        fill_rows_zero(lane.home_dk, round.summed, exec);
+        fill_rows_zero(lane.home_dv, round.summed, exec);
+        gradients.k = lane.home_dk, gradients.v = lane.home_dv;
+        if (!round.shared.tasks.empty())
+            attention_tasks_backward(gradients, here, lane.home_delta, round.shared, call.spec, exec);
+    });
+    for (size_t group = 0; group < round.served.size(); ++group) {
+        if (round.served[group].tasks.empty()) continue;
+        AttentionTensors gradients{};
+        gradients.out = lane.dout, gradients.q = lane.dq, gradients.k = lane.dk, gradients.v = lane.dv;
+        attention_tasks_backward(gradients, served_tensors(lane, round, group, call.spec), lane.delta,
+                                 round.served[group], call.spec, exec);
+    }
+    const int64_t columns = shape_.NKV * shape_.HS;
+    const DType sums = accumulator_of(shape_.dtype);
+    lane.home_queries = round.queries.reversed();
+    lane.home_keys = round.keys.reversed(), lane.home_forwarded = round.forwarded.reversed();
+    std::vector<RowPart> parts{
+        RowPart::by_caller(lane.home_keys, columns, sums), RowPart::by_caller(lane.home_keys, columns, sums),
+        RowPart::by_caller(lane.home_forwarded, columns, sums), RowPart::by_caller(lane.home_forwarded, columns, sums),
+        RowPart::rows(lane.home_queries, lane.dq, call.d.q)};
+    parts[kKeyGradient].from = parts[kForwardedKeyGradient].from = lane.dk;
+    parts[kValueGradient].from = parts[kForwardedValueGradient].from = lane.dv;
+    lane.back.pack(parts, exec);
+    lane.back.begin();
+    copy_own(parts.back(), round.rank, exec);
+    parts[kKeyGradient].to = lane.home_dk, parts[kValueGradient].to = lane.home_dv;
+    copy_own(parts[kKeyGradient], round.rank, exec);
+    copy_own(parts[kValueGradient], round.rank, exec);
+}
+
+void DisaggregatedAttention::end_backward(const AttentionCall& call, const Exec& exec) {
+    const CaRound& round = rounds_.backward_round(call);
+    if (!round.plan.moves) return;
+    Lane& lane = lane_of(call);
+    lane.back.end(exec);
+    if (round.two_hops) send_relayed_sums(lane, round, exec);
+    if (call.t.q) add_up_keys(lane, round, call, exec);
+}
+
+// A relay adds up what the servers have of a piece of keys, and the owner gets the sum.
+void DisaggregatedAttention::send_relayed_sums(Lane& lane, const CaRound& round, const Exec& exec) {
+    lane.home_relayed = round.relayed.reversed();
+    const RowPart part = RowPart::by_caller(lane.home_relayed, shape_.NKV * shape_.HS, accumulator_of(shape_.dtype));
+    lane.last.pack({part, part}, exec);
+    for (const KeySum& sum : round.relay_sums)
+        for (const size_t which : {size_t{0}, size_t{1}}) {
+            const Tensor own = which ? lane.dv : lane.dk, to = lane.last.outgoing(which, sum.owner, sum.row, sum.count);
+            const auto part = [&](int64_t i) {
+                const KeySumPart& p = round.parts[static_cast<size_t>(i)];
+                return p.peer == round.rank
+                           ? as_matrix(own.slice_rows(p.row, sum.count))
+                           : lane.back.incoming(kForwardedKeyGradient + which, p.peer, p.row, sum.count);
+            };
+            residual_forward(to, part(sum.first_part), part(sum.first_part + 1), exec);
+            for (int64_t i = sum.first_part + 2; i < sum.last_part; ++i) residual_forward(to, to, part(i), exec);
+        }
+    lane.last.begin();
+    lane.last.end(exec);
+}
+
+void DisaggregatedAttention::add_up_keys(Lane& lane, const CaRound& round, const AttentionCall& call,
+                                         const Exec& exec) {
+    for (const KeySum& sum : round.owner_sums)
+        for (const size_t which : {size_t{0}, size_t{1}}) {
+            const auto part = [&](int64_t i) {
+                const KeySumPart& p = round.parts[static_cast<size_t>(i)];
+                return sum.relayed ? lane.last.incoming(which, p.peer, p.row, sum.count)
+                                   : lane.back.incoming(kKeyGradient + which, p.peer, p.row, sum.count);
+            };
+            const Tensor first = part(sum.first_part);
+            for (int64_t i = sum.first_part + 1; i < sum.last_part; ++i) residual_forward(first, first, part(i), exec);
+            const Tensor own = as_matrix((which ? lane.home_dv : lane.home_dk).slice_rows(sum.row, sum.count));
+            residual_forward(own, own, first, exec);
+        }
+    store_key_gradients(call.d.k, lane.home_dk, round.summed, lane.rounded_memory, exec);
+    store_key_gradients(call.d.v, lane.home_dv, round.summed, lane.rounded_memory, exec);
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,178 @@
+// Core attention by ranks together against the same documents in one place: DISTRIBUTED.md's rows for CAD.
+#include <cstring>
+
+#include "support/cad_ranks.h"
+
+namespace plimsoll {
+namespace {
+
+std::vector<AttentionCase> variants_to_test() {
+    AttentionCase gqa{.NH = 4, .NKV = 2};
+    AttentionCase one{.extra = ExtraColumn::kConstant, .extra_logit = 0.5, .NH = 2, .NKV = 1};
+    AttentionCase sink{.extra = ExtraColumn::kLearnedLogit, .NH = 2, .NKV = 2, .gate = true};
+    AttentionCase sigmoid{.weighting = "sigmoid", .bias = ScoreBias::kPerRow, .alibi = true, .NH = 2, .NKV = 1};
+    AttentionCase gated{.weighting = "sigmoid", .bias_value = -5, .NH = 2, .NKV = 2, .gate = true};
+    AttentionCase window{.window = 200, .NH = 2, .NKV = 1};
+    AttentionCase pinned{
+        .extra = ExtraColumn::kLearnedLogit, .window = 150, .pinned = 5, .alibi = true, .NH = 2, .NKV = 2};
+    return {gqa, one, sink, sigmoid, gated, window, pinned};
+}
+
+std::vector<CadCase> whole_cases(const AttentionCase& a) {
+    return {CadCase::whole("two ranks", {{1000}, {300, 77}}, a),
+            CadCase::whole("odd lengths", {{129, 511, 1}, {2, 3, 5, 700}, {640}}, a),
+            CadCase::whole("one giant, tiny ones, nobody", {{1281}, {7, 9, 11, 13}, {}, {128, 128}}, a),
+            CadCase::whole("one rank", {{600, 5}}, a)};
+}
+std::vector<CadCase> spanning_cases(const AttentionCase& a) {
+    return {CadCase::spanning("one document over all ranks", 4, 256, {1024}, a),
+            CadCase::spanning("odd cuts", 3, 401, {77, 900, 226}, a)};
+}
+
+template <class T>
+bool equal_bits(const std::vector<T>& a, const std::vector<T>& b) {
+    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+// Rows [first, first + heads) of the projection's gradient.
+template <class T>
+std::vector<double> part_of(const AttentionRun<T>& run, int64_t first, int64_t heads) {
+    std::vector<double> values;
+    const int64_t all = run.c.NH + 2 * run.c.NKV, HS = run.c.HS;
+    for (int64_t n = 0; n < run.c.N(); ++n)
+        for (int64_t i = first * HS; i < (first + heads) * HS; ++i)
+            values.push_back(
+                static_cast<double>(static_cast<Accumulator<T>>(run.dqkv[static_cast<size_t>(n * all * HS + i)])));
+    return values;
+}
+
+double relative_l2(const std::vector<double>& a, const std::vector<double>& b) {
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < a.size(); ++i) difference += (a[i] - b[i]) * (a[i] - b[i]), norm += b[i] * b[i];
+    return norm > 0 ? std::sqrt(difference / norm) : std::sqrt(difference);
+}
+
+// The tolerances of the specification: sums over queries in another order.
+template <class T>
+constexpr double kKeyTolerance = std::is_same_v<T, double> ? 1e-12 : 2e-6;
+
+template <class T>
+void expect_equal(CadRanks<T>& ranks, const CadCase& c, bool whole_documents) {
+    const AttentionRun<T> got = ranks.compute(false);
+    const AttentionRun<T>& want = ranks.whole();
+    const AttentionCase& a = c.attention;
+    EXPECT_TRUE(equal_bits(got.out, want.out)) << "out";
+    if (is_normalized(a.spec().weighting)) EXPECT_TRUE(equal_bits(got.lse, want.lse)) << "lse";
+    EXPECT_TRUE(equal_bits(got.dgate, want.dgate)) << "dgate";
+    EXPECT_EQ(part_of(got, 0, a.NH), part_of(want, 0, a.NH)) << "dq";
+    EXPECT_LE(relative_l2(part_of(got, a.NH, a.NKV), part_of(want, a.NH, a.NKV)), kKeyTolerance<T>) << "dk";
+    EXPECT_LE(relative_l2(part_of(got, a.NH + a.NKV, a.NKV), part_of(want, a.NH + a.NKV, a.NKV)), kKeyTolerance<T>)
+        << "dv";
+    EXPECT_LE(relative_l2(ranks.sink_sum(), widened(want.dsink)), kKeyTolerance<T>) << "dsink_logit";
+    for (int r = 0; r < c.ranks; ++r)
+        EXPECT_EQ(ranks.observed()[static_cast<size_t>(r)], ranks.planned(r)) << "bytes of rank " << r;
+    if (!whole_documents) return;
+    const AttentionRun<T> in_turn = ranks.compute(true);
+    EXPECT_TRUE(equal_bits(got.dqkv, in_turn.dqkv)) << "servers in turn: dq, dk, dv";
+    EXPECT_TRUE(equal_bits(got.out, in_turn.out)) << "servers in turn: out";
+}
+
+template <class T>
+class Disaggregated : public ::testing::Test {};
+TYPED_TEST_SUITE(Disaggregated, WideFloats);
+
+template <class T>
+void try_plans(const CadCase& c, bool whole_documents) {
+    SCOPED_TRACE(c.name + ", " + ::testing::PrintToString(c.attention));
+    const CaShape shape{c.attention.NH, c.attention.NKV, c.attention.HS, kDTypeOf<T>};
+    const AttentionSpec spec = c.attention.spec();
+    const CaPlan forward = plan_core_attention(c.segments, c.options(shape.forward_costs(spec)));
+    const CaPlan backward = plan_core_attention(c.segments, c.options(shape.backward_costs(spec)));
+    for (const bool two_hop : {true, false}) {
+        SCOPED_TRACE(two_hop ? "two hops" : "direct");
+        if (whole_documents || forward.moves) {
+            CadRanks<T> planned(c, forward, backward, two_hop);
+            expect_equal(planned, c, whole_documents);
+        }
+        CadRanks<T> scattered(c, scattered_plan(c, 1), scattered_plan(c, 2), two_hop);
+        expect_equal(scattered, c, whole_documents);
+    }
+}
+
+TYPED_TEST(Disaggregated, WholeDocumentsGiveTheBitsOfOnePlace) {
+    for (const AttentionCase& a : variants_to_test())
+        for (const CadCase& c : whole_cases(a)) try_plans<TypeParam>(c, true);
+}
+
+TYPED_TEST(Disaggregated, DocumentsThatSpanRanksGiveTheBitsOfOnePlace) {
+    for (const AttentionCase& a : variants_to_test())
+        for (const CadCase& c : spanning_cases(a)) try_plans<TypeParam>(c, false);
+}
+
+// Rounded once more than in one place: out in front of a gate, and gradient times gate.
+TEST(DisaggregatedIn, Bf16IsCloseToOnePlace) {
+    for (const AttentionCase& a : variants_to_test()) {
+        const CadCase c = whole_cases(a)[1];
+        SCOPED_TRACE(::testing::PrintToString(a));
+        CadRanks<bf16> ranks(c, scattered_plan(c, 1), scattered_plan(c, 2));
+        const AttentionRun<bf16> got = ranks.compute(false), in_turn = ranks.compute(true);
+        EXPECT_LE(relative_l2(widened(got.out), widened(ranks.whole().out)), 4e-3);  // one more half unit: 2^-9
+        EXPECT_LE(relative_l2(widened(got.dqkv), widened(ranks.whole().dqkv)), 1e-2);
+        EXPECT_TRUE(equal_bits(got.dqkv, in_turn.dqkv));
+        EXPECT_TRUE(equal_bits(got.out, in_turn.out));
+    }
+}
+
+TEST(DisaggregatedIn, NothingMovedIsNothingSentAndEveryBitLocal) {
+    AttentionCase a{.NH = 2, .NKV = 1, .gate = true};
+    const CadCase c = CadCase::whole("equal lengths", {{300, 300}, {300, 300}}, a);
+    const CaPlan plan = plan_core_attention(c.segments, {.servers = 2, .costs = {1, 1, 1, 1, 0}});
+    EXPECT_FALSE(plan.moves);
+    CadRanks<bf16> ranks(c, plan, plan);
+    const AttentionRun<bf16> got = ranks.compute(false);
+    EXPECT_TRUE(equal_bits(got.out, ranks.whole().out));
+    EXPECT_TRUE(equal_bits(got.dqkv, ranks.whole().dqkv));
+    EXPECT_EQ(ranks.observed(), (std::vector<int64_t>{0, 0}));
+}
+
+// What tests must notice.
+TEST(DisaggregatedIn, WrongRoundsAreNoticed) {
+    AttentionCase a{.NH = 2, .NKV = 1};
+    const CadCase c = CadCase::whole("three ranks", {{900}, {200}, {210}}, a);
+    const auto differs = [&](const std::function<void(CaRound&)>& damage) {
+        const CaPlan plan = scattered_plan(c, 3);
+        CadRanks<double> ranks(c, plan, plan);
+        bool same = true;
+        std::mutex mutex;
+        as_ranks(c.ranks, [&](Communicator& world) {
+            AttentionRun<double> own(c.of_rank(world.rank()), 1);
+            CaRound backward = round_of(plan, c.segments, ranks.options(true), world.rank());
+            if (world.rank() == 0) damage(backward);
+            OneRound good(round_of(plan, c.segments, ranks.options(false), world.rank()),
+                          round_of(plan, c.segments, ranks.options(true), world.rank()));
+            OneRound bad(good.forward, std::move(backward));
+            std::array<std::vector<double>, 2> gradients;
+            for (OneRound* rounds : {&good, &bad}) {
+                DisaggregatedAttention core(world, *rounds, ranks.shape());
+                own.dout = normals<double>(static_cast<int64_t>(own.dout.size()), "dout");
+                AttentionCall call{.t = own.tensors(), .cu_seqlens = own.c.cu_seqlens, .spec = own.c.spec()};
+                core.forward(call, {});
+                call.d = own.gradients();
+                core.begin_backward(call, {});
+                core.compute_backward(call, {});
+                core.end_backward(call, {});
+                gradients[rounds == &bad] = own.dqkv;
+            }
+            const std::lock_guard lock(mutex);
+            same = same && gradients[0] == gradients[1];
+        });
+        return !same;
+    };
+    EXPECT_FALSE(differs([](CaRound&) {}));
+    EXPECT_TRUE(differs([](CaRound& round) { round.owner_sums.pop_back(); }));  // one server's dk and dv dropped
+    EXPECT_TRUE(differs([](CaRound& round) { --round.owner_sums.front().count; }));
+    EXPECT_TRUE(differs([](CaRound& round) { std::swap(round.parts.front().row, round.parts.back().row); }));
+}
+
+}  // namespace
+}  // namespace plimsoll
