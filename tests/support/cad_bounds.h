@@ -32,8 +32,8 @@ class CaBounds {
         fill_rooms();
     }
 
-    // The largest of the three bounds for documents that are whole.
-    double whole() const { return std::max({by_room(), by_document(), by_scarcity()}); }
+    // The largest of the bounds for documents that are whole.
+    double whole() const { return std::max({by_room(), by_document(), by_scarcity(), by_donor()}); }
 
     // For documents that span ranks: their homes read keys of others even if nothing moves, and have these for more.
     double spanning() const {
@@ -90,6 +90,14 @@ class CaBounds {
             }
             bytes += key_ * low;
         }
+        return bytes;
+    }
+
+    // L4. What a donor gives costs at least bytes_alone(its excess): bytes_alone is concave, so dividing it among
+    // servers and documents only adds. The mirror of L1, and above it where donors are many and servers with room few.
+    double by_donor() const {
+        double bytes = 0;
+        for (const double load : loads_) bytes += bytes_alone(std::max(0.0, load - limit_));
         return bytes;
     }
 
