@@ -98,6 +98,10 @@ class Backward {
     }
 
   private:
+    struct Rows {
+        alignas(64) R lse[kQueries] = {}, bias[kQueries], delta[kQueries] = {};
+    };
+
     // Adds one block of queries to dkeys and dvalues, writes its dq. Returns its part of the extra column's gradient.
     R block(const BackwardTile<R>& tile, const KeyRange& range, const QueryBlock& queries, int64_t head,
             int64_t W) const {
@@ -109,47 +113,54 @@ class Backward {
         transpose_rows(tile.queries, tile.query_rows, HS, W);
         std::fill_n(tile.dqueries, kQueries * W, R(0));
 
-        alignas(64) R row_lse[kQueries] = {}, bias[kQueries], row_delta[kQueries] = {};
+        Rows rows;
         for (int64_t i = 0; i < kQueries; ++i)
-            bias[i] = static_cast<R>(score_bias(spec, rule.mask, queries.position + i));
+            rows.bias[i] = static_cast<R>(score_bias(spec, rule.mask, queries.position + i));
         R dsink_part = 0;
         if (local && (V::kInfo.normalized || local->gate))
-            dsink_part = local->block(row_delta, tile.dout_rows, head, queries.row, queries.count, W);
+            dsink_part = local->block(rows.delta, tile.dout_rows, head, queries.row, queries.count, W);
         if constexpr (V::kInfo.normalized) {
             const int64_t first = head * q.shape[0] + queries.row;
-            if (!local) std::copy_n(delta.ptr<R>() + first, queries.count, row_delta);
+            if (!local) std::copy_n(delta.ptr<R>() + first, queries.count, rows.delta);
             for (int64_t i = 0; i < queries.count; ++i) {
                 const R saved = lse.ptr<R>()[first + i];  // of a row that saw nothing -inf: its weights are masked
-                row_lse[i] = saved == -std::numeric_limits<R>::infinity() ? R(0) : saved;
+                rows.lse[i] = saved == -std::numeric_limits<R>::infinity() ? R(0) : saved;
             }
         }
         transpose_rows(tile.douts, tile.dout_rows, HS, W);
-
         for_each_tile(range, queries, rule.mask, [&](int64_t j0, int64_t here) {
-            const int64_t rows = round_up(here, kRows), at = (range.row_of(j0) - range.row) * W;
-            std::fill_n(tile.weights, rows * kQueries, R(0));
-            std::fill_n(tile.dscores, rows * kQueries, R(0));
-            tile_gemm(tile.weights, kQueries, tile.keys + at, W, 1, tile.queries, kQueries, rows, kQueries, HS);
-            rule.apply(tile.weights, queries.position, j0, rows);
-            for (int64_t j = 0; j < rows; ++j)
-                weigh_row<V>(tile.weights + j * kQueries, tile.weights + j * kQueries, row_lse, bias);
-            tile_gemm(tile.dscores, kQueries, tile.values + at, W, 1, tile.douts, kQueries, rows, kQueries, HS);
-            tile_gemm(tile.dvalues + at, W, tile.weights, kQueries, 1, tile.dout_rows, W, rows, W, kQueries);
-            for (int64_t j = 0; j < rows; ++j) {
-                R* ds = tile.dscores + j * kQueries;
-                const R* p = tile.weights + j * kQueries;
-#pragma omp simd
-                for (int64_t i = 0; i < kQueries; ++i)
-                    ds[i] = V::dscore(p[i], ds[i], V::kInfo.normalized ? row_delta[i] : R(0),
-                                      RowState<R>{.lse = row_lse[i], .bias = bias[i]});
-            }
-            tile_gemm(tile.dkeys + at, W, tile.dscores, kQueries, 1, tile.query_rows, W, rows, W, kQueries);
-            tile_gemm(tile.dqueries, W, tile.dscores, 1, kQueries, tile.keys + at, W, kQueries, W, here);
+            add_keys(tile, rows, rule, queries.position, j0, range.row_of(j0) - range.row, here, HS, W);
         });
         const HeadRows<T> to(dq, head, queries.row);
         for (int64_t i = 0; i < queries.count; ++i)
             unpack_row(to.row(i), tile.dqueries + i * W, HS, static_cast<R>(spec.scale));
         return dsink_part;
+    }
+
+    // One block of queries, from position i0 on, with `here` keys, from position j0 on: those of the range's row
+    // `key_row`. Not inlined, so that the products' loops have the registers.
+    [[gnu::noinline]] static void add_keys(const BackwardTile<R>& tile, const Rows& of, const ScoreRule<R>& rule,
+                                           int64_t i0, int64_t j0, int64_t key_row, int64_t here, int64_t HS,
+                                           int64_t W) {
+        const int64_t rows = round_up(here, kRows), at = key_row * W;
+        std::fill_n(tile.weights, rows * kQueries, R(0));
+        std::fill_n(tile.dscores, rows * kQueries, R(0));
+        tile_gemm(tile.weights, kQueries, tile.keys + at, W, 1, tile.queries, kQueries, rows, kQueries, HS);
+        rule.apply(tile.weights, i0, j0, rows);
+        for (int64_t j = 0; j < rows; ++j)
+            weigh_row<V>(tile.weights + j * kQueries, tile.weights + j * kQueries, of.lse, of.bias);
+        tile_gemm(tile.dscores, kQueries, tile.values + at, W, 1, tile.douts, kQueries, rows, kQueries, HS);
+        tile_gemm(tile.dvalues + at, W, tile.weights, kQueries, 1, tile.dout_rows, W, rows, W, kQueries);
+        for (int64_t j = 0; j < rows; ++j) {
+            R* ds = tile.dscores + j * kQueries;
+            const R* p = tile.weights + j * kQueries;
+#pragma omp simd
+            for (int64_t i = 0; i < kQueries; ++i)
+                ds[i] = V::dscore(p[i], ds[i], V::kInfo.normalized ? of.delta[i] : R(0),
+                                  RowState<R>{.lse = of.lse[i], .bias = of.bias[i]});
+        }
+        tile_gemm(tile.dkeys + at, W, tile.dscores, kQueries, 1, tile.query_rows, W, rows, W, kQueries);
+        tile_gemm(tile.dqueries, W, tile.dscores, 1, kQueries, tile.keys + at, W, kQueries, W, here);
     }
 
     // Rows of keys' gradients in the dtype of the tensor: T, or that of sums.
