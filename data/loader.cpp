@@ -92,6 +92,13 @@ Batch Loader::load(int64_t first_sample, int64_t count) const {
     return batch;
 }
 
+std::vector<int32_t> Loader::document_bounds(int64_t first_sample, int64_t count) const {
+    if (layout_.document_mask) return load(first_sample, count).cu_seqlens;
+    std::vector<int32_t> bounds;
+    for (int64_t row = 0; row <= count; ++row) bounds.push_back(static_cast<int32_t>(row * layout_.T));
+    return bounds;
+}
+
 std::string Loader::describe() const {
     std::string lines;
     for (const auto& dataset : sources_.datasets) lines += (lines.empty() ? "" : "\n") + dataset->describe();

@@ -38,6 +38,9 @@ class Loader {
     // Throws Error (78) past the end of the data, or if a file holds an id out of range.
     Batch load(int64_t first_sample, int64_t count) const;
 
+    // Batch::cu_seqlens of these rows, without their tokens where these do not say where documents start.
+    std::vector<int32_t> document_bounds(int64_t first_sample, int64_t count) const;
+
     // How many samples there are: -1 = no end. With data.end = "stop", up to where the first source runs out.
     int64_t samples_available() const { return available_; }
     // Samples until every source was read at least once (the longest epoch of the mixture); -1 without epochs.

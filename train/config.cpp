@@ -371,6 +371,17 @@ void RunConfig::check_values() const {
     check_range("parallel.virtual_ranks", parallel.virtual_ranks, 1, 4096);
     check_range("parallel.stages", parallel.stages, 1, 4096);
     check_range("parallel.chunks", parallel.chunks, 1, 4096);
+    for (const auto& [key, value] : {std::pair{"cad.tolerance", cad.tolerance}, {"cad.min_gain", cad.min_gain}})
+        if (!(value >= 0 && value <= 9)) fail_input("{} is {}, must lie in 0 .. 9", key, value);
+    check_at_least("cad.byte_cap_mib", cad.byte_cap_mib, 0);
+    for (const int64_t speed : cad.speeds) check_range("cad.speeds", speed, 1, 1 << 20);
+    if (cad.mode == "on" && parallel.stages > 1 && parallel.schedule != "same-phase")
+        fail_input(
+            "cad.mode = \"on\" in a pipeline with parallel.schedule = \"{}\"; wanted \"same-phase\": all stages serve "
+            "core attention at one time",
+            parallel.schedule);
+    if (cad.mode == "on" && parallel.pipelined() && train.recompute == "block")
+        fail_input("cad.mode = \"on\" in a pipeline with train.recompute = \"block\"; wanted \"none\" or \"light\"");
     check_range("health.max_skips", health.max_skips, 0, kMany);
     check_range("health.max_rollbacks", health.max_rollbacks, 0, kMany);
     check_range("health.window", health.window, 2, 1 << 20);

@@ -120,6 +120,36 @@ struct ParallelSection {
     }
 };
 
+// Core-attention disaggregation: long documents make attention unequal between ranks, everything else is equal.
+struct CadSection {
+    std::string mode = "off";
+    double tolerance = 0.02;
+    double min_gain = 0.02;
+    double byte_cap_mib = 0;
+    bool two_hop = true;
+    bool ping_pong = false;
+    std::vector<int64_t> speeds;
+
+    bool plans() const { return mode != "off"; }
+
+    template <class Self, class Visitor>
+    static void visit(Self& self, Visitor&& v) {
+        v.choice("mode", self.mode, {"off", "plan_only", "on"},
+                 "who computes core attention: off = the rank that owns the tokens; plan_only = that too, and each "
+                 "step says how equal it could be; on = ranks in equal parts (in a pipeline with schedule same-phase)");
+        v.field("tolerance", self.tolerance, "how much more query-key pairs than its share a rank may compute");
+        v.field("min_gain", self.min_gain,
+                "a plan that lowers the largest part by less than this share moves nothing instead");
+        v.field("byte_cap_mib", self.byte_cap_mib,
+                "MiB a rank may send, or receive, for a layer; the tolerance grows where that takes more; 0 = any");
+        v.field("two_hop", self.two_hop, "keys that three or more ranks need leave their owner once");
+        v.field("ping_pong", self.ping_pong,
+                "micro batches two at a time: one computes while the other's core attention travels. Changes results "
+                "only where embedding and head share a table (the order of sums)");
+        v.field("speeds", self.speeds, "of the ranks, relative to each other, in any unit; empty = equal");
+    }
+};
+
 // What a run does about bad steps and ranks that differ.
 struct HealthSection {
     int64_t max_skips = 3;
@@ -197,6 +227,7 @@ struct RunConfig {
     DataConfig data;
     TrainSection train;
     ParallelSection parallel;
+    CadSection cad;
     HealthSection health;
     OptimizerSection optimizer;
     ScheduleSection schedule;
@@ -207,8 +238,8 @@ struct RunConfig {
     template <class Self, class F>
     static void visit_sections(Self& self, F&& f) {
         f("run", self.run), f("model", self.model), f("attention", self.attention), f("loss", self.loss);
-        f("data", self.data), f("train", self.train), f("parallel", self.parallel), f("health", self.health),
-            f("optimizer", self.optimizer), f("schedule", self.schedule);
+        f("data", self.data), f("train", self.train), f("parallel", self.parallel), f("cad", self.cad);
+        f("health", self.health), f("optimizer", self.optimizer), f("schedule", self.schedule);
         f("probes", self.probes);
     }
 
@@ -217,6 +248,8 @@ struct RunConfig {
     int64_t tokens_per_micro_batch() const { return train.micro_batch * model.context; }
     int64_t batch_tokens() const { return train.batch_tokens ? train.batch_tokens : tokens_per_micro_batch(); }
     int64_t micro_batches() const { return batch_tokens() / tokens_per_micro_batch(); }
+    // Micro batches computed in turns.
+    int lanes() const { return cad.ping_pong ? 2 : 1; }
     // Positions of a row that carry targets in every run compared.
     int64_t scored_tokens() const {
         return model.context - std::max(attention.placeholders, train.shared_placeholders);

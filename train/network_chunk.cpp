@@ -99,15 +99,16 @@ std::vector<StageRange> stage_ranges(const NetworkConfig& network, int64_t virtu
 
 std::vector<ChunkShape> chunk_shapes(const RunConfig& config, const NetworkConfig& network, const RankPlace& place) {
     const ParallelSection& parallel = config.parallel;
-    ActivationOptions options{.recompute = recompute_of(config.train.recompute)};
+    const int lanes = config.lanes();
+    ActivationOptions options{.recompute = recompute_of(config.train.recompute), .sets = lanes, .lanes = lanes};
     if (!parallel.pipelined()) return {{StageRange::whole(config.model), options}};
     const std::vector<StageRange> ranges = stage_ranges(network, parallel.stages * parallel.chunks);
-    const int64_t micro_batches = config.micro_batches() / (place.data_ranks * parallel.virtual_ranks);
+    const int64_t micro_batches = config.micro_batches() / (place.data_ranks * parallel.virtual_ranks * lanes);
     const StagePlan plan(schedule_of(parallel, micro_batches), place.stage);
     if (plan.splits_backward()) options.split = BackwardSplit::kYes;
     std::vector<ChunkShape> shapes;
     for (int64_t c = 0; c < parallel.chunks; ++c) {
-        options.sets = plan.sets[static_cast<size_t>(c)];
+        options.sets = plan.sets[static_cast<size_t>(c)] * lanes;
         shapes.push_back({ranges[static_cast<size_t>(c * parallel.stages + place.stage)], options});
     }
     return shapes;

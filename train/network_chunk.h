@@ -27,6 +27,7 @@ struct NetworkChunk {
                  Precision precision, const ActivationOptions& activations, const RankPlace& place);
     void allocate(Communicator& data, Device device);
     int64_t bytes() const;  // of all arenas
+    int64_t layers() const { return model.stage().last_layer - model.stage().first_layer; }
 
     // Its table is tied, and the head or the embedding elsewhere: both have a copy, whose gradients are added up.
     bool shares_table() const;

@@ -1,6 +1,8 @@
 // Which part of a run this process is: one stage of one replica.
 #pragma once
 
+#include <optional>
+
 #include "dist/communicator.h"
 #include "train/config.h"
 
@@ -24,9 +26,10 @@ struct RankGrid : RankPlace {
     // The stages of this data rank, once for what goes forward and once for what comes back: the messages of each
     // arrive in the order they were sent in, whatever the other does.
     Communicator forward, backward;
+    std::optional<Communicator> attention;  // all ranks, where they compute core attention together
 
     // Splits the world. Throws Error (78) if its size is no multiple of parallel.stages.
-    RankGrid(Communicator everyone, const ParallelSection& parallel);
+    RankGrid(Communicator everyone, const RunConfig& config);
     // From now on tensors may lie in the memory of exec's GPU.
     void bind(const Exec& exec);
     // What this rank sent, and waited for, since the start.
@@ -37,7 +40,12 @@ struct RankGrid : RankPlace {
             return {bytes - before.bytes, wait_seconds - before.wait_seconds};
         }
     };
-    Traffic traffic() const;
+    Traffic traffic();
+    template <class F>
+    void for_each_group(F&& f) {
+        for (Communicator* group : {&world, &data, &forward, &backward}) f(*group);
+        if (attention) f(*attention);
+    }
     bool is_root() const { return world.rank() == 0; }
 };
 

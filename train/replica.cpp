@@ -1,6 +1,7 @@
 #include "train/replica.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "kernels/global_norm.h"
@@ -12,32 +13,46 @@
 namespace plimsoll {
 namespace {
 
+constexpr size_t kMostLanes = 2;  // RunConfig::lanes
+
 Tensor as_row(Tensor t) {
     return t.reshape({1, t.shape.elements()});
 }
 
 }  // namespace
 
-Replica::Replica(const RunConfig& config, const NetworkConfig& network, Precision precision, RankGrid& grid,
-                 const Loader& data, const Exec& exec)
-    : config_(config), network_(network), grid_(grid) {
+int64_t Replica::shared_micro_batches(const RunConfig& config, const RankGrid& grid) {
     const ParallelSection& parallel = config.parallel;
-    const int64_t ranks = grid.data_ranks * parallel.virtual_ranks, tokens = config.tokens_per_micro_batch();
-    if (config.micro_batches() % ranks)
+    const int64_t ranks = grid.data_ranks * parallel.virtual_ranks, share = ranks * config.lanes();
+    if (config.micro_batches() % share)
         fail_input(
-            "train.batch_tokens is {} micro batches, which {} ranks cannot share; wanted a multiple of {} tokens",
-            config.micro_batches(), ranks, ranks * tokens);
+            "train.batch_tokens is {} micro batches, which {} ranks cannot share{}; wanted a multiple of {} tokens",
+            config.micro_batches(), ranks, config.cad.ping_pong ? " two at a time (cad.ping_pong)" : "",
+            share * config.tokens_per_micro_batch());
     if (grid.data_ranks > 1 && parallel.virtual_ranks > 1)
         fail_input("parallel.virtual_ranks = {} stands for ranks in one process; here are {}", parallel.virtual_ranks,
                    grid.world.size());
-    micro_batches_ = config.micro_batches() / ranks;
+    return config.micro_batches() / share;
+}
+
+Replica::Replica(const RunConfig& config, const NetworkConfig& network, Precision precision, RankGrid& grid,
+                 const Loader& data, const Exec& exec)
+    : config_(config),
+      network_(network),
+      grid_(grid),
+      micro_batches_(shared_micro_batches(config, grid)),
+      lanes_(config.lanes()),
+      attention_(config, network, precision.compute, grid, data, micro_batches_) {
+    const int64_t tokens = config.tokens_per_micro_batch();
     chunks_ = plan_chunks(config, network, precision, tokens, grid, chunk_shapes(config, network, grid));
-    if (!parallel.pipelined()) {
-        feed_ = std::make_unique<BatchFeed>(data, config.train.micro_batch, exec);
+    if (!config.parallel.pipelined()) {
+        for (int lane = 0; lane < lanes_; ++lane)
+            feeds_.push_back(std::make_unique<BatchFeed>(data, config.train.micro_batch, exec));
         return;
     }
-    executor_ = std::make_unique<PipelineExecutor>(grid.forward, grid.backward, schedule_of(parallel, micro_batches_));
-    work_ = std::make_unique<PipelineWork>(chunks_, core_, data, config.train.micro_batch, exec);
+    executor_ =
+        std::make_unique<PipelineExecutor>(grid.forward, grid.backward, schedule_of(config.parallel, micro_batches_));
+    work_ = std::make_unique<PipelineWork>(chunks_, attention_, grid, data, config.train.micro_batch, exec);
     if (grid.is_root())
         whole_ = std::make_unique<Transformer>(network, StageRange::whole(config.model), tokens, precision);
 }
@@ -47,15 +62,21 @@ void Replica::allocate(Device device) {
     if (whole_) whole_->allocate(device);
 }
 
-void Replica::compute_in_turn(int64_t first_sample, int64_t first, const Exec& exec) {
+void Replica::compute_in_turn(int64_t first_sample, int data_rank, const Exec& exec) {
     NetworkChunk& chunk = *chunks_.front();
-    const int64_t rows = config_.train.micro_batch;
+    const int64_t rows = config_.train.micro_batch, first = data_rank * micro_batches_ * lanes_;
     // A recorded micro batch repeats its kernels, not its callbacks: gradients leave after it.
-    const bool graphs = config_.run.graphs && exec.device != Device::kCpu;
+    const bool graphs = config_.run.graphs && exec.device != Device::kCpu && !attention_.travels();
     if (graphs) await_parameters();
+    std::array<ModelInput, kMostLanes> inputs;
     for (int64_t m = 0; m < micro_batches_; ++m) {
-        const TraceRange range(exec, "micro batch", first + m);
-        const ModelInput input = feed_->next(first_sample + (first + m) * rows, rows);
+        const TraceRange range(exec, "micro batch", first + m * lanes_);
+        for (int lane = 0; lane < lanes_; ++lane) {
+            const auto l = static_cast<size_t>(lane);
+            inputs[l] = feeds_[l]->next(first_sample + (first + m * lanes_ + lane) * rows, rows);
+            inputs[l].set = lane;
+        }
+        const ModelInputs here(inputs.data(), static_cast<size_t>(lanes_));
         const Write write = m == 0 ? Write::kOverwrite : Write::kAccumulate;
         const bool last = m == micro_batches_ - 1;
         // One pointer each: a std::function takes no more without allocating.
@@ -68,8 +89,10 @@ void Replica::compute_in_turn(int64_t first_sample, int64_t first, const Exec& e
             if (finished) finished->on_ready(layer);
         };
         const auto forward_and_backward = [&] {
-            chunk.model.forward(core_, {&input, 1}, write, before_layer, exec);
-            chunk.model.backward(core_, input, write, on_ready, exec);
+            attention_.enter(Pass::kForward, data_rank, 0, m);
+            chunk.model.forward(attention_.core(), here, write, before_layer, exec);
+            attention_.enter(Pass::kBackward, data_rank, 0, m);
+            chunk.model.backward(attention_.core(), here, write, BackwardPart::kAll, on_ready, exec);
         };
         if (graphs)
             (m == 0 ? first_micro_batch_ : next_micro_batch_).run(exec, forward_and_backward);
@@ -79,9 +102,10 @@ void Replica::compute_in_turn(int64_t first_sample, int64_t first, const Exec& e
     if (graphs) chunk.on_ready(-1);
 }
 
-void Replica::compute_micro_batches(int64_t first_sample, int64_t first, const Exec& exec) {
-    if (!executor_) return compute_in_turn(first_sample, first, exec);
-    work_->begin(first_sample + first * config_.train.micro_batch, micro_batches_, exec);
+void Replica::compute_micro_batches(int64_t first_sample, int data_rank, const Exec& exec) {
+    if (!executor_) return compute_in_turn(first_sample, data_rank, exec);
+    const int64_t first = data_rank * micro_batches_ * lanes_;
+    work_->begin(data_rank, first_sample + first * config_.train.micro_batch, micro_batches_, exec);
     times_ = executor_->run(*work_, exec);
     sum_shared_table(exec);
 }
@@ -111,8 +135,8 @@ void Replica::sum_shared_table(const Exec& exec) {
 // What a run of ranks computes, in one process: each rank's gradients by itself, then added in rank order.
 LossSums Replica::compute_as_virtual_ranks(int64_t first_sample, const Exec& exec) {
     LossSums sums;
-    for (int64_t r = 0; r < config_.parallel.virtual_ranks; ++r) {
-        compute_micro_batches(first_sample, r * micro_batches_, exec);
+    for (int r = 0; r < config_.parallel.virtual_ranks; ++r) {
+        compute_micro_batches(first_sample, r, exec);
         for (const auto& chunk : chunks_) {
             const LossSums part = chunk->model.loss(exec);
             sums.nll += part.nll, sums.z += part.z, sums.scored += part.scored;
@@ -129,8 +153,9 @@ LossSums Replica::compute_as_virtual_ranks(int64_t first_sample, const Exec& exe
 }
 
 LossSums Replica::compute(int64_t first_sample, const Exec& exec) {
+    attention_.begin_step(first_sample);
     if (config_.parallel.virtual_ranks > 1) return compute_as_virtual_ranks(first_sample, exec);
-    compute_micro_batches(first_sample, grid_.data_rank * micro_batches_, exec);
+    compute_micro_batches(first_sample, grid_.data_rank, exec);
     return chunks_.back()->model.loss(exec);
 }
 

@@ -40,14 +40,19 @@ class Replica {
 
     std::vector<std::unique_ptr<NetworkChunk>>& chunks() { return chunks_; }
     const std::vector<std::unique_ptr<NetworkChunk>>& chunks() const { return chunks_; }
+    // For evaluation and probes.
     CoreAttention& core() { return core_; }
+    // Of the last step; null without plans for core attention.
+    const CadBalance* balance() const { return attention_.balance(); }
     // What the last compute() took on this stage of a pipeline.
     const StageTimes& stage_times() const { return times_; }
 
   private:
-    // Micro batches first ... of the step: as many as this replica, or a virtual rank, has.
-    void compute_micro_batches(int64_t first_sample, int64_t first, const Exec& exec);
-    void compute_in_turn(int64_t first_sample, int64_t first, const Exec& exec);
+    // The micro batches of a data rank, this process's or a virtual one.
+    void compute_micro_batches(int64_t first_sample, int data_rank, const Exec& exec);
+    void compute_in_turn(int64_t first_sample, int data_rank, const Exec& exec);
+    // Micro batches of the step that a data rank has, for all ranks alike. Throws Error (78) if they cannot share them.
+    static int64_t shared_micro_batches(const RunConfig& config, const RankGrid& grid);
     LossSums compute_as_virtual_ranks(int64_t first_sample, const Exec& exec);
     // The gradient of a tied table that two stages hold: the embedding's and the head's, on both.
     void sum_shared_table(const Exec& exec);
@@ -55,12 +60,14 @@ class Replica {
     const RunConfig& config_;
     const NetworkConfig& network_;
     RankGrid& grid_;
-    int64_t micro_batches_;  // of a step, for this replica or virtual rank
+    int64_t micro_batches_;  // of a step, for this replica or virtual rank; each of lanes_ of the configuration
+    int lanes_;
     std::vector<std::unique_ptr<NetworkChunk>> chunks_;
     LocalCoreAttention core_;
+    TrainingAttention attention_;
     std::unique_ptr<Transformer> whole_;  // of a pipeline
     // Micro batches in turn, or a pipeline of them.
-    std::unique_ptr<BatchFeed> feed_;
+    std::vector<std::unique_ptr<BatchFeed>> feeds_;  // [lane]
     Replay first_micro_batch_, next_micro_batch_;
     std::unique_ptr<PipelineExecutor> executor_;
     std::unique_ptr<PipelineWork> work_;

@@ -62,7 +62,7 @@ RunDirectory open_directory(const RunConfig& config, Resume resume, Communicator
 Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communicator world)
     : config_(validated(config)),
       options_(options),
-      grid_(std::move(world), config.parallel),
+      grid_(std::move(world), config),
       max_steps_(config.max_steps()),
       device_(config.run.device, threads_of(config.run.threads), grid_.world.rank_on_machine()),
       exec_(device_.exec()),
@@ -129,11 +129,24 @@ LossSums Trainer::compute_step() {
     sums[4 + static_cast<size_t>(grid_.world.rank())] = now_seconds() - start - (grid_.traffic() - before).wait_seconds;
     grid_.world.sum(sums);
     straggler_ = stragglers_.add(std::span(sums).subspan(4));
+    check_plans();
     replica_.finish_gradients();
     replica_.inject(fault_, state_.step + 1);
     stop_ = sums[3] > 0;
     if (config_.parallel.pipelined()) stage_times_ = grid_.world.gather_each(replica_.stage_times());
     return {.nll = sums[0], .z = sums[1], .scored = static_cast<int64_t>(sums[2])};
+}
+
+// Every rank planned for all: they must have come to the same.
+void Trainer::check_plans() {
+    if (!replica_.balance()) return;
+    const std::vector<uint64_t> hashes = grid_.world.gather_each(replica_.balance()->hash);
+    for (size_t r = 1; r < hashes.size(); ++r)
+        if (hashes[r] != hashes[0])
+            throw Error(ExitCode::kInternal,
+                        fmt::format("step {}: ranks 0 and {} planned core attention differently ({:016x}, {:016x}); do "
+                                    "they run the same program on the same data?",
+                                    state_.step + 1, r, hashes[0], hashes[r]));
 }
 
 StepResult Trainer::train_step() {

@@ -70,6 +70,7 @@ class Trainer {
     void wait_for_root();
     // Compares what ranks hold twice, if it is time. Throws Error (70) naming those that differ.
     void check_replicas();
+    void check_plans();
     // Back to the newest checkpoint, on with the data after the bad steps. Throws Error (70) without one.
     void roll_back();
     [[noreturn]] void stop_training(const StepResult& result);
@@ -117,6 +118,7 @@ class Trainer {
     std::string straggler_;                // of the last steps, if there is one
     bool stop_ = false;                    // agreed on by all ranks
     RankGrid::Traffic traffic_;            // of the steps of this process
+    CommStats attention_before_;           // what core attention had sent before this step
     std::vector<StageTimes> stage_times_;  // of the last step, by rank of a pipeline
     SpeedOfLight speed_;
     std::unique_ptr<Profile> profile_;

@@ -47,6 +47,10 @@ void Trainer::print_settings() {
     if (c.parallel.pipelined())
         row("pipeline", fmt::format("{} stages, {} ranges of layers each, {}", c.parallel.stages, c.parallel.chunks,
                                     c.parallel.schedule));
+    if (c.cad.plans())
+        row("attention of", fmt::format("{} ranks, {}; tolerance {}{}", grid_.world.size() * c.parallel.virtual_ranks,
+                                        c.cad.mode == "on" ? "together" : "each its own (plans only)", c.cad.tolerance,
+                                        c.cad.ping_pong ? ", micro batches two at a time" : ""));
     row("steps", fmt::format("{}, {} tokens", max_steps_, max_steps_ * c.batch_tokens()));
     row("optimizer", fmt::format("{} lr {} {}, warmup {}, decay {} of {}, clip {}", c.optimizer.kind, c.optimizer.lr,
                                  c.schedule.kind, c.schedule.warmup_steps, c.optimizer.weight_decay, c.optimizer.decay,
@@ -130,6 +134,23 @@ void Trainer::report_step(const StepResult& r, double step_seconds) {
         line["sent_bytes"] = r.traffic.bytes;
         line["wait_ms"] = 1e3 * r.traffic.wait_seconds;
     }
+    std::string balance;
+    if (const CadBalance* cad = replica_.balance()) {
+        const CommStats moved = grid_.attention ? grid_.attention->stats(CommKind::kAllToAll) : CommStats{};
+        const double exposed = moved.wait_seconds - attention_before_.wait_seconds;
+        line["cad"] = {{"before", cad->before()},
+                       {"after", cad->after()},
+                       {"planned_bytes", cad->bytes},
+                       {"most_bytes", cad->most_bytes},
+                       {"sent_bytes", moved.bytes - attention_before_.bytes},
+                       {"exposed_ms", 1e3 * exposed},
+                       {"plan_ms", 1e3 * cad->seconds}};
+        balance = fmt::format(" attention {:.2f} to {:.2f}", cad->before(), cad->after());
+        if (grid_.attention)
+            balance += fmt::format(", {:.1f} MiB, {:.1f} ms exposed", static_cast<double>(cad->bytes) / (1 << 20),
+                                   1e3 * exposed);
+        attention_before_ = moved;
+    }
     if (!straggler_.empty()) log_.line("{}", std::exchange(straggler_, {}));
     if (r.verdict != Verdict::kUpdate) {
         line["skipped"] = health_.reason();
@@ -143,9 +164,9 @@ void Trainer::report_step(const StepResult& r, double step_seconds) {
     const double tokens_per_second = static_cast<double>(r.tokens) / step_seconds;
     const std::string utilization = speed_.utilization(flops_per_token(network_) * tokens_per_second);
     const bool on_screen = state_.step % config_.train.log_every == 0 || state_.step == 1 || state_.step == max_steps_;
-    log_.progress(fmt::format("step {}/{} loss {:.4f} norm {:.3f} lr {:.2e} {:.1f} ms {:.0f} tokens/s{}{} ETA {}",
+    log_.progress(fmt::format("step {}/{} loss {:.4f} norm {:.3f} lr {:.2e} {:.1f} ms {:.0f} tokens/s{}{}{} ETA {}",
                               state_.step, max_steps_, r.loss, r.norm, r.lr, 1e3 * step_seconds, tokens_per_second,
-                              utilization.empty() ? "" : " " + utilization, pipeline,
+                              utilization.empty() ? "" : " " + utilization, pipeline, balance,
                               duration(per_step * static_cast<double>(max_steps_ - state_.step))),
                   share, on_screen);
 }

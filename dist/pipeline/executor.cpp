@@ -42,7 +42,10 @@ StagePlan::StagePlan(const Schedule& schedule, int stage)
     std::optional<Step> fused;
     for (size_t i = 0; i < actions.size(); ++i) {
         const Action& action = actions[i];
-        if (action.micro_batch < 0) continue;
+        if (action.micro_batch < 0) {
+            steps.push_back({action, -1, false});
+            continue;
+        }
         const auto chunk = static_cast<size_t>(action.chunk);
         int& set = set_of[chunk][static_cast<size_t>(action.micro_batch)];
         if (set < 0) {
@@ -83,16 +86,16 @@ void PipelineExecutor::settle(std::vector<Pending>& pending, int chunk, int set)
 void PipelineExecutor::communicate(const StagePlan::Step& step, StageWork& work) {
     const auto [kind, micro_batch, chunk, tick] = step.action;
     const int peer = peer_of(schedule_, forward_.rank(), step.action), set = step.set;
-    if (kind == ActionKind::kSendForward)
-        sends_forward_.push_back({chunk, set, forward_.send(work.stream_out(chunk, micro_batch, set), peer)});
-    else if (kind == ActionKind::kReceiveForward)
-        receives_forward_.push_back({chunk, set, forward_.receive(work.stream_in(chunk, micro_batch, set), peer)});
-    else if (kind == ActionKind::kSendBackward)
-        sends_backward_.push_back({chunk, set, backward_.send(work.stream_gradient(chunk, micro_batch, set), peer)});
-    else {
-        settle(sends_backward_, chunk, set);  // of the micro batch that lived here before
-        receives_backward_.push_back(
-            {chunk, set, backward_.receive(work.stream_gradient(chunk, micro_batch, set), peer)});
+    if (kind == ActionKind::kReceiveBackward) settle(sends_backward_, chunk, set);  // of the one that lived here before
+    for (int part = 0; part < work.parts(); ++part) {
+        if (kind == ActionKind::kSendForward)
+            sends_forward_.push_back({chunk, set, forward_.send(work.stream_out(chunk, set, part), peer)});
+        else if (kind == ActionKind::kReceiveForward)
+            receives_forward_.push_back({chunk, set, forward_.receive(work.stream_in(chunk, set, part), peer)});
+        else if (kind == ActionKind::kSendBackward)
+            sends_backward_.push_back({chunk, set, backward_.send(work.stream_gradient(chunk, set, part), peer)});
+        else
+            receives_backward_.push_back({chunk, set, backward_.receive(work.stream_gradient(chunk, set, part), peer)});
     }
 }
 
@@ -110,7 +113,8 @@ void PipelineExecutor::compute(const StagePlan::Step& step, StageWork& work, Sta
         settle(sends_forward_, chunk, set);  // of the micro batch that lived here before
         if (alone && chunk > 0) {
             const int before = plan_.set_of[static_cast<size_t>(chunk - 1)][static_cast<size_t>(micro_batch)];
-            copy_tensor(work.stream_in(chunk, micro_batch, set), work.stream_out(chunk - 1, micro_batch, before), exec);
+            for (int part = 0; part < work.parts(); ++part)
+                copy_tensor(work.stream_in(chunk, set, part), work.stream_out(chunk - 1, before, part), exec);
         }
         timed(times.forward, [&] { work.forward(chunk, micro_batch, set); });
     } else if (kind == ActionKind::kBackward) {
@@ -121,11 +125,16 @@ void PipelineExecutor::compute(const StagePlan::Step& step, StageWork& work, Sta
         });
         if (alone && chunk > 0) {
             const int before = plan_.set_of[static_cast<size_t>(chunk - 1)][static_cast<size_t>(micro_batch)];
-            copy_tensor(work.stream_gradient(chunk - 1, micro_batch, before),
-                        work.stream_gradient(chunk, micro_batch, set), exec);
+            for (int part = 0; part < work.parts(); ++part)
+                copy_tensor(work.stream_gradient(chunk - 1, before, part), work.stream_gradient(chunk, set, part),
+                            exec);
         }
-    } else {
+    } else if (kind == ActionKind::kWeight) {
         timed(times.weight, [&] { work.backward_weights(chunk, micro_batch, set); });
+    } else if (kind == ActionKind::kServeForward) {
+        timed(times.forward, [&] { work.serve_forward(tick); });
+    } else {
+        timed(times.backward, [&] { work.serve_backward(tick); });
     }
 }
 

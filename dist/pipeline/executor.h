@@ -22,14 +22,19 @@ class StageWork {
     // The two parts of a backward that a schedule has apart.
     virtual void backward_inputs(int chunk, int64_t micro_batch, int set) = 0;
     virtual void backward_weights(int chunk, int64_t micro_batch, int set) = 0;
-    virtual Tensor stream_in(int chunk, int64_t micro_batch, int set) = 0;
-    virtual Tensor stream_out(int chunk, int64_t micro_batch, int set) = 0;
-    virtual Tensor stream_gradient(int chunk, int64_t micro_batch, int set) = 0;
+    // What travels, in parts() tensors.
+    virtual int parts() const { return 1; }
+    virtual Tensor stream_in(int chunk, int set, int part) = 0;
+    virtual Tensor stream_out(int chunk, int set, int part) = 0;
+    virtual Tensor stream_gradient(int chunk, int set, int part) = 0;
+    // A tick of a same-phase schedule in which this stage has no micro batch of its own.
+    virtual void serve_forward(int64_t /*tick*/) {}
+    virtual void serve_backward(int64_t /*tick*/) {}
 };
 
 // Seconds of one run on one stage. Everything but computing is the bubble.
 struct StageTimes {
-    double forward = 0, backward = 0, weight = 0;  // a fused backward counts as backward
+    double forward = 0, backward = 0, weight = 0;  // a fused backward counts as backward, serving as what it serves
     double total = 0;
     double computing() const { return forward + backward + weight; }
 };
@@ -41,7 +46,7 @@ struct StagePlan {
         int set;
         bool fused;  // a backward with its weights
     };
-    std::vector<Step> steps;               // without kServe*
+    std::vector<Step> steps;
     std::vector<int> sets;                 // [chunk]: sets of activations it needs
     std::vector<std::vector<int>> set_of;  // [chunk][micro batch]
     // Whether gradients of weights are computed apart from those of inputs.
@@ -56,8 +61,9 @@ class PipelineExecutor {
     // this. Throws Error if they are not as many as the schedule's.
     PipelineExecutor(Communicator& forward, Communicator& backward, Schedule schedule);
 
-    // All micro batches, forward and back. Messages go on their way while later actions compute. Ticks in which the
-    // stage only serves others (same-phase schedules) take no time. Deterministic: the schedule fixes the order.
+    // All micro batches, forward and back. Messages go on their way while later actions compute. In ticks of
+    // a same-phase schedule without a micro batch of its own the stage serves others. Deterministic: the schedule fixes
+    // the order.
     StageTimes run(StageWork& work, const Exec& exec);
 
   private:

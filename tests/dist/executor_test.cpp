@@ -76,9 +76,9 @@ class ToyWork final : public StageWork {
         w = w * 1.0009765625 + s.from_above * s.in[0];  // not the same in another order
         s.micro_batch = -1;
     }
-    Tensor stream_in(int chunk, int64_t, int set) override { return tensor(at(chunk, set).in); }
-    Tensor stream_out(int chunk, int64_t, int set) override { return tensor(at(chunk, set).out); }
-    Tensor stream_gradient(int chunk, int64_t, int set) override { return tensor(at(chunk, set).gradient); }
+    Tensor stream_in(int chunk, int set, int) override { return tensor(at(chunk, set).in); }
+    Tensor stream_out(int chunk, int set, int) override { return tensor(at(chunk, set).out); }
+    Tensor stream_gradient(int chunk, int set, int) override { return tensor(at(chunk, set).gradient); }
 
     // What the chunk's weight gradient must be.
     double expected(int chunk) const {
@@ -162,9 +162,9 @@ class SleepingWork final : public StageWork {
     void backward(int, int64_t, int) override { sleep(2); }
     void backward_inputs(int, int64_t, int) override { sleep(1); }
     void backward_weights(int, int64_t, int) override { sleep(1); }
-    Tensor stream_in(int, int64_t, int) override { return tensor(); }
-    Tensor stream_out(int, int64_t, int) override { return tensor(); }
-    Tensor stream_gradient(int, int64_t, int) override { return tensor(); }
+    Tensor stream_in(int, int, int) override { return tensor(); }
+    Tensor stream_out(int, int, int) override { return tensor(); }
+    Tensor stream_gradient(int, int, int) override { return tensor(); }
 
   private:
     void sleep(int units) const { std::this_thread::sleep_for(units * unit_); }

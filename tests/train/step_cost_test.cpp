@@ -137,7 +137,7 @@ TEST_F(StepCost, OneProcessAddsNoOpAndNoMemory) {
         optimizer.step(model, 1e-3, mean, ++step, exec);
     };
 
-    RankGrid grid(Communicator(single_transport()), c.parallel);
+    RankGrid grid(Communicator(single_transport()), c);
     Replica replica(c, network, precision, grid, data, exec);
     replica.allocate(Device::kCpu);
     NetworkChunk& chunk = *replica.chunks().front();
