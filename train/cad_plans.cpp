@@ -92,6 +92,7 @@ void CadPlans::begin_step(int64_t first_sample) {
     documents_.clear();
     for (auto& plans : planned_) plans.clear();
     tick_[0] = tick_[1] = -1;
+    counted_.clear();
     balance_ = {};
 }
 
@@ -152,20 +153,26 @@ CadPlans::Planned& CadPlans::planned(Pass pass, int lane, int64_t round) {
                  .byte_cap = static_cast<int64_t>(config_.cad.byte_cap_mib * (1 << 20)),
                  .two_hop = config_.cad.two_hop};
     p.plan = plan_core_attention(p.segments, p.options);
-    const auto layers = static_cast<double>(std::ranges::count(like_, round));
-    const std::vector<int64_t> before = loads_of(plan_nothing(p.segments), p.segments, p.options);
-    const std::vector<int64_t> after = loads_of(p.plan, p.segments, p.options);
-    double total = 0;
-    for (const int64_t load : after) total += static_cast<double>(load);
-    balance_.mean += layers * total / static_cast<double>(after.size());
-    balance_.largest_before += layers * static_cast<double>(*std::ranges::max_element(before));
-    balance_.largest += layers * static_cast<double>(*std::ranges::max_element(after));
-    const CaBytes bytes = bytes_of(p.plan, keys_of(p.plan, p.segments, p.options), p.segments, p.options);
-    balance_.bytes += static_cast<int64_t>(layers) * bytes.total();
-    balance_.most_bytes += static_cast<int64_t>(layers) * bytes.most();
-    balance_.hash += hash_of(p.plan, p.segments);  // in any order: idle stages meet the rounds in their own
+    // As virtual ranks in turn, one process meets a round once for each.
+    if (counted_.insert({pass, tick_[index(pass)], lane, round}).second)
+        add_to_balance(p, std::ranges::count(like_, round));
     balance_.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return p;
+}
+
+void CadPlans::add_to_balance(const Planned& p, int64_t layers) {
+    const std::vector<int64_t> before = loads_of(plan_nothing(p.segments), p.segments, p.options);
+    const std::vector<int64_t> after = loads_of(p.plan, p.segments, p.options);
+    const CaBytes bytes = bytes_of(p.plan, keys_of(p.plan, p.segments, p.options), p.segments, p.options);
+    double total = 0;
+    for (const int64_t load : after) total += static_cast<double>(load);
+    const auto times = static_cast<double>(layers);
+    balance_.mean += times * total / static_cast<double>(after.size());
+    balance_.largest_before += times * static_cast<double>(*std::ranges::max_element(before));
+    balance_.largest += times * static_cast<double>(*std::ranges::max_element(after));
+    balance_.bytes += layers * bytes.total();
+    balance_.most_bytes += layers * bytes.most();
+    balance_.hash += hash_of(p.plan, p.segments);  // in any order: idle stages meet the rounds in their own
 }
 
 int64_t CadPlans::round_of_layer(int64_t layer) const {

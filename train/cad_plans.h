@@ -3,6 +3,7 @@
 
 #include <map>
 #include <optional>
+#include <set>
 #include <tuple>
 #include <vector>
 
@@ -63,6 +64,7 @@ class CadPlans {
         std::optional<CaHomeRound> home_round;
     };
     Planned& planned(Pass pass, int lane, int64_t round);
+    void add_to_balance(const Planned& p, int64_t layers);
     std::vector<CaSegment> segments_of(Pass pass, int lane, int64_t round);
     const std::vector<int32_t>& documents(int64_t first_sample);
     int64_t round_of_layer(int64_t layer) const;
@@ -80,9 +82,10 @@ class CadPlans {
     std::vector<std::vector<int64_t>> at_tick_[2];
     std::vector<std::vector<int64_t>> tick_of_[2];  // [pass][stage][micro batch]
     int64_t tick_[2] = {-1, -1};
-    int stage_ = 0, home_ = 0;                                // entered last
-    std::map<int64_t, std::vector<int32_t>> documents_;       // of this step, by first sample
-    std::map<std::tuple<int, int64_t>, Planned> planned_[2];  // of this tick: lane, round
+    int stage_ = 0, home_ = 0;                                   // entered last
+    std::map<int64_t, std::vector<int32_t>> documents_;          // of this step, by first sample
+    std::map<std::tuple<int, int64_t>, Planned> planned_[2];     // of this tick: lane, round
+    std::set<std::tuple<Pass, int64_t, int, int64_t>> counted_;  // pass, tick, lane, round that balance_ has
     CadBalance balance_;
 };
 
