@@ -6,7 +6,8 @@
 namespace plimsoll {
 
 // Keys of one document that a server reads: positions [0, prefix) and [begin, end), for its tasks first_task ..
-// last_task - 1 of `CaKeys::tasks`. Multiples of CaOptions::block, but for the document's end.
+// last_task - 1 of `CaKeys::tasks`. prefix and begin are multiples of CaOptions::block, prefix <= begin; end is that of
+// the last task, which sees nothing behind it.
 struct CaKeyRange {
     int server = 0;
     int64_t document = 0;

@@ -33,6 +33,9 @@ if(nccl_enabled)
     target_link_libraries(plimsoll_dist PUBLIC ${PLIMSOLL_NCCL})
 endif()
 target_compile_options(plimsoll_dist PRIVATE -Wall -Wextra)
+# Every rank makes the same plan, whatever its CPU: a fused multiply-add would round its scores differently.
+file(GLOB cad_sources CONFIGURE_DEPENDS dist/cad/*.cpp)
+set_source_files_properties(${cad_sources} PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
 target_link_libraries(plimsoll_dist PUBLIC plimsoll_kernels Threads::Threads)
 if(MPI_CXX_FOUND)
     # The headers and the library only: flags of MPI's compiler wrapper are not ours.

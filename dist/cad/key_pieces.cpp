@@ -1,0 +1,154 @@
+#include "dist/cad/key_pieces.h"
+
+#include <algorithm>
+#include <numeric>
+#include <tuple>
+
+#include "dist/cad/pairs.h"
+#include "dist/cad/planning.h"
+
+namespace plimsoll {
+namespace {
+
+constexpr size_t kRelayed = 3;  // servers from which on keys take two hops: with two, the relay only delays one of them
+
+// Keys [begin, end) of a document that a server reads.
+struct Need {
+    int server;
+    int64_t begin, end;
+};
+
+void add_ranges(CaKeys& keys, const CaPlan& plan, std::span<const CaSegment> segments, const CaOptions& options) {
+    const auto task_at = [&](int64_t i) -> const CaTask& { return plan.tasks[static_cast<size_t>(i)]; };
+    keys.tasks.resize(plan.tasks.size());
+    std::iota(keys.tasks.begin(), keys.tasks.end(), 0);
+    std::ranges::sort(keys.tasks, {}, [&](int64_t i) {
+        const CaTask& task = task_at(i);
+        return std::tuple(task.server, segments[static_cast<size_t>(task.segment)].document, task.begin);
+    });
+    for (int64_t i = 0; i < static_cast<int64_t>(keys.tasks.size()); ++i) {
+        const CaTask& task = task_at(keys.tasks[static_cast<size_t>(i)]);
+        const int64_t document = segments[static_cast<size_t>(task.segment)].document;
+        const KeySpan seen = keys_seen(task.begin, task.end, options);
+        CaKeyRange* last = keys.ranges.empty() ? nullptr : &keys.ranges.back();
+        // With a pinned prefix a server has one range of a document, with the keys between its tasks': two would hold
+        // the prefix twice.
+        if (last != nullptr && last->server == task.server && last->document == document &&
+            (seen.begin <= last->end || seen.prefix > 0)) {
+            last->end = seen.end;
+            last->last_task = i + 1;
+        } else {
+            keys.ranges.push_back({task.server, document, seen.prefix, seen.begin, seen.end, i, i + 1});
+        }
+    }
+}
+
+// Pieces of one segment, from what its document's readers need.
+class SegmentPieces {
+  public:
+    SegmentPieces(CaKeys& keys, const CaOptions& options) : keys_(keys), options_(options) {}
+
+    void add(int64_t index, const CaSegment& segment, std::span<const Need> needs) {
+        std::vector<Need> inside;
+        std::vector<int64_t> edges;
+        for (const Need& need : needs) {
+            const Need part{need.server, std::max(need.begin, segment.begin), std::min(need.end, segment.end)};
+            if (need.server == segment.home || part.begin >= part.end) continue;
+            inside.push_back(part);
+            edges.push_back(part.begin), edges.push_back(part.end);
+        }
+        std::ranges::sort(edges);
+        edges.erase(std::unique(edges.begin(), edges.end()), edges.end());
+        for (size_t i = 0; i + 1 < edges.size(); ++i) {
+            std::vector<int> servers;
+            for (const Need& need : inside)
+                if (need.begin <= edges[i] && edges[i + 1] <= need.end) servers.push_back(need.server);
+            if (!servers.empty()) add_interval(index, edges[i], edges[i + 1], servers);
+        }
+    }
+
+  private:
+    // Keys that all of `servers`, and nobody else, need.
+    void add_interval(int64_t segment, int64_t begin, int64_t end, const std::vector<int>& servers) {
+        const auto first = static_cast<int64_t>(keys_.servers.size());
+        keys_.servers.insert(keys_.servers.end(), servers.begin(), servers.end());
+        const auto last = static_cast<int64_t>(keys_.servers.size());
+        if (!options_.two_hop || servers.size() < kRelayed) {
+            keys_.pieces.push_back({segment, begin, end, -1, first, last});
+            return;
+        }
+        while (begin < end) {
+            const int64_t block = begin / options_.block;
+            const int64_t next = std::min(end, (block + 1) * options_.block);
+            const int relay = servers[static_cast<size_t>(block) % servers.size()];
+            keys_.pieces.push_back({segment, begin, next, relay, first, last});
+            begin = next;
+        }
+    }
+
+    CaKeys& keys_;
+    const CaOptions& options_;
+};
+
+}  // namespace
+
+CaKeys keys_of(const CaPlan& plan, std::span<const CaSegment> segments, const CaOptions& options) {
+    CaKeys keys;
+    add_ranges(keys, plan, segments, options);
+    const CaDocuments documents(segments, options.servers);
+    std::vector<std::vector<Need>> needs(static_cast<size_t>(documents.count()));
+    for (const CaKeyRange& range : keys.ranges) {
+        const CaTask& task = plan.tasks[static_cast<size_t>(keys.tasks[static_cast<size_t>(range.first_task)])];
+        std::vector<Need>& list = needs[static_cast<size_t>(documents.of(task.segment))];
+        if (range.prefix > 0) list.push_back({range.server, 0, range.prefix});
+        list.push_back({range.server, range.begin, range.end});
+    }
+    SegmentPieces pieces(keys, options);
+    for (int64_t i = 0; i < static_cast<int64_t>(segments.size()); ++i)
+        pieces.add(i, segments[static_cast<size_t>(i)], needs[static_cast<size_t>(documents.of(i))]);
+    return keys;
+}
+
+int64_t CaBytes::total() const {
+    return std::accumulate(sent.begin(), sent.end(), int64_t{0});
+}
+
+int64_t CaBytes::most() const {
+    int64_t most = 0;
+    for (size_t r = 0; r < sent.size(); ++r) most = std::max({most, sent[r], received[r]});
+    return most;
+}
+
+CaBytes bytes_of(const CaPlan& plan, const CaKeys& keys, std::span<const CaSegment> segments,
+                 const CaOptions& options) {
+    const auto ranks = static_cast<size_t>(options.servers);
+    CaBytes bytes{std::vector<int64_t>(ranks, 0), std::vector<int64_t>(ranks, 0)};
+    const auto travel = [&](int from, int to, int64_t count) {
+        bytes.sent[static_cast<size_t>(from)] += count;
+        bytes.received[static_cast<size_t>(to)] += count;
+    };
+    const CaCosts& costs = options.costs;
+    std::vector<bool> computes_for(ranks * ranks, false);  // by home, server
+    for (const CaTask& task : plan.tasks) {
+        const int home = segments[static_cast<size_t>(task.segment)].home;
+        if (task.server == home) continue;
+        travel(home, task.server, (task.end - task.begin) * costs.query_out);
+        travel(task.server, home, (task.end - task.begin) * costs.query_back);
+        const size_t pair = static_cast<size_t>(home) * ranks + static_cast<size_t>(task.server);
+        if (!computes_for[pair]) travel(home, task.server, costs.pair_out);
+        computes_for[pair] = true;
+    }
+    for (const CaKeyPiece& piece : keys.pieces) {
+        const int owner = segments[static_cast<size_t>(piece.segment)].home;
+        const int64_t rows = piece.end - piece.begin;
+        for (int64_t i = piece.first_server; i < piece.last_server; ++i) {
+            const int server = keys.servers[static_cast<size_t>(i)];
+            const int source = piece.relay < 0 || server == piece.relay ? owner : piece.relay;
+            travel(source, server, rows * costs.key_out);
+            travel(server, source, rows * costs.key_back);
+        }
+    }
+    return bytes;
+}
+
+}  // namespace plimsoll
