@@ -25,13 +25,13 @@ struct LengthRules {
 // Lengths by index: a pure function of (seed, source, rules, index).
 class DocumentLengths {
   public:
-    // "pretrain": mean 3,962, median 3,227, p99 26,070, at most 124,913 tokens; documents of 32 Ki and more are 0.9 % of
-    // the documents, 17 % of the tokens and 78 % of the squared lengths. 0.83 % are drawn uniformly from [32768, 124913),
-    // 0.44 % from [8192, 32768), the others are normal (3040, 1880); below 64 all is drawn again. A lognormal body
-    // cannot fit: one as narrow as this mean and tail ask for has its median at 2,745.
-    // "prolong": mean 3,052, median 1,914, p99 16,273, at most 340,149; 0.2 %, 4.9 % and 53 %. 0.2 % Pareto (1.3) cut to
-    // [32768, 340149], the others lognormal with median 1914 and sigma 0.9, in [32, 32768).
-    // Throws Error (78) for another name, or rules outside of their ranges.
+    // "pretrain": mean 3,962, median 3,227, p99 26,070, at most 124,913 tokens; documents of 32 Ki and more are 0.9 %
+    // of the documents, 17 % of the tokens and 78 % of the squared lengths. 0.83 % are drawn uniformly from [32768,
+    // 124913), 0.44 % from [8192, 32768), the others are normal (3040, 1880); below 64 all is drawn again. A lognormal
+    // body cannot fit: one as narrow as this mean and tail ask for has its median at 2,745. "prolong": mean 3,052,
+    // median 1,914, p99 16,273, at most 340,149; 0.2 %, 4.9 % and 53 %. 0.2 % Pareto (1.3) cut to [32768, 340149], the
+    // others lognormal with median 1914 and sigma 0.9, in [32, 32768). Throws Error (78) for another name, or rules
+    // outside of their ranges.
     DocumentLengths(const std::string& model, const LengthRules& rules, uint64_t seed);
     // Draws from a list, with repetition. `what` names it in messages. Throws Error (78) if it is empty or holds a
     // length below 1.

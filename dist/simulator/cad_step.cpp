@@ -23,8 +23,10 @@ std::map<int64_t, Tick> ticks_of(const Schedule& schedule) {
     for (size_t s = 0; s < schedule.actions.size(); ++s)
         for (const Action& action : schedule.actions[s]) {
             if (communicates(action.kind)) continue;
-            check(action.tick >= 0, "pipeline schedule {}: stage {} has {} outside of ticks; core attention by plan needs "
-                  "same-phase", schedule.name, s, describe(action));
+            check(action.tick >= 0,
+                  "pipeline schedule {}: stage {} has {} outside of ticks; core attention by plan needs "
+                  "same-phase",
+                  schedule.name, s, describe(action));
             Tick& tick = ticks[action.tick];
             tick.micro_batch.resize(schedule.actions.size(), -1);
             tick.forward = action.kind == ActionKind::kForward || action.kind == ActionKind::kServeForward;
@@ -58,7 +60,7 @@ class CadStep {
                   .memory = std::vector<double>(ranks_, 0)},
           buffers_(ranks_, 0) {}
 
-    StepResult run() {
+    SimulatedStep run() {
         std::map<int64_t, double> seconds;
         double forward = 0, backward = 0;
         for (const auto& [number, tick] : ticks_of(schedule_)) {
@@ -68,7 +70,7 @@ class CadStep {
         }
         const double send =
             schedule_.stages > 1
-                ? costs_.network.latency + costs_.message_token * static_cast<double>(tokens_of_micro_batch() )
+                ? costs_.network.latency + costs_.message_token * static_cast<double>(tokens_of_micro_batch())
                 : 0;
         const Simulation run = simulate(
             schedule_,
@@ -127,12 +129,12 @@ class CadStep {
         const DirectionCosts& direction = this->direction(tick.forward);
         const CaOptions options = plan_options(tick.forward);
         // Servers that keep what forward brought them serve backward by the same plan.
-        const CaPlan plan =
-            plan_core_attention(segments, plan_options(tick.forward || !options_.resend));
+        const CaPlan plan = plan_core_attention(segments, plan_options(tick.forward || !options_.resend));
         const std::vector<int64_t> loads = loads_of(plan, segments, options);
         const PlanTraffic traffic = traffic_of(plan, segments, options, costs_.network.ranks_per_node);
 
-        NanoTimes times{.serving = std::vector<double>(ranks_, 0), .sent = traffic.sent(), .received = traffic.received()};
+        NanoTimes times{
+            .serving = std::vector<double>(ranks_, 0), .sent = traffic.sent(), .received = traffic.received()};
         std::vector<int64_t> tokens(ranks_, 0);
         for (const CaSegment& segment : segments)
             tokens[static_cast<size_t>(segment.home)] += segment.end - segment.begin;
@@ -224,14 +226,14 @@ class CadStep {
     const StepCosts& costs_;
     const CadOptions& options_;
     size_t columns_, ranks_;
-    StepResult result_;
+    SimulatedStep result_;
     std::vector<int64_t> buffers_;  // by rank: bytes of the largest plan
     double most_before_ = 0, mean_before_ = 0, most_ = 0, mean_ = 0;
 };
 
 }  // namespace
 
-StepResult simulate_cad_step(const StepPlacement& placement, const Schedule& schedule, const StepCosts& costs,
+SimulatedStep simulate_cad_step(const StepPlacement& placement, const Schedule& schedule, const StepCosts& costs,
                              const CadOptions& options) {
     check(!placement.micro_batches.empty() &&
               schedule.micro_batches == static_cast<int64_t>(placement.micro_batches.size()),

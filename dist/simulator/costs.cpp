@@ -53,11 +53,14 @@ int64_t ModelShape::block_parameters() const {
     return channels * (2 * query_channels() + 2 * key_channels() + 3 * ffn);
 }
 
-int64_t ModelShape::parameters() const { return layers * block_parameters() + 2 * channels * vocab; }
+int64_t ModelShape::parameters() const {
+    return layers * block_parameters() + 2 * channels * vocab;
+}
 
 StepCosts step_costs(const ModelShape& model, const ClusterModel& cluster, const ParallelShape& shape,
                      const CostOptions& options) {
-    StepCosts costs{.blocks = model.layers / shape.stages};
+    StepCosts costs;
+    costs.blocks = model.layers / shape.stages;
     const auto tensor = static_cast<double>(shape.tensor), columns = static_cast<double>(shape.columns);
     costs.forward = forward_costs(model, cluster, shape.tensor);
     costs.backward = backward_costs(costs.forward, model, cluster, options);

@@ -96,8 +96,8 @@ struct ParallelShape {
 };
 
 struct CostOptions {
-    bool resend = true;          // backward sends queries and keys again; false: servers keep them, one plan serves both
-    int64_t gradient_bytes = 2;  // per element of keys' gradients on their way home: 2 or 4
+    bool resend = true;  // backward sends queries and keys again; false: servers keep them, one plan serves both
+    int64_t gradient_bytes = 2;    // per element of keys' gradients on their way home: 2 or 4
     bool light_recompute = false;  // norms and the activation function again in backward instead of keeping results
 };
 

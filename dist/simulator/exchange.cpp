@@ -47,9 +47,9 @@ std::vector<int64_t> PlanTraffic::sent() const {
 }
 
 std::vector<int64_t> PlanTraffic::received() const {
-    return sum_of({&out.received_inside, &out.received_outside, &out_again.received_inside,
-                   &out_again.received_outside, &back.received_inside, &back.received_outside,
-                   &back_again.received_inside, &back_again.received_outside});
+    return sum_of({&out.received_inside, &out.received_outside, &out_again.received_inside, &out_again.received_outside,
+                   &back.received_inside, &back.received_outside, &back_again.received_inside,
+                   &back_again.received_outside});
 }
 
 PlanTraffic traffic_of(const CaPlan& plan, std::span<const CaSegment> segments, const CaOptions& options,

@@ -20,8 +20,8 @@ struct Exchange {
     bool empty() const;
 };
 
-// The four all-to-alls of a plan in one direction of the network: to the servers and back home, each in two hops. Second
-// hops are empty without relays.
+// The four all-to-alls of a plan in one direction of the network: to the servers and back home, each in two hops.
+// Second hops are empty without relays.
 struct PlanTraffic {
     Exchange out, out_again, back, back_again;
 

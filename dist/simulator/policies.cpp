@@ -20,13 +20,14 @@ class Runs {
           costs_(setting.costs),
           columns_(setting.columns()),
           schedule_(make_schedule(setting.schedule, {.stages = static_cast<int>(setting.parallel.stages),
-                                                     .micro_batches = setting.micro_batches})),
+                                                     .micro_batches = setting.micro_batches,
+                                                     .costs = {}})),
           all_(documents.all()) {}
 
     std::vector<PolicyRun> run() {
         const StepPlacement whole = place(documents_, static_cast<int>(columns_), 1);
         add(Policy::kFixed, "", simulate_step(whole, schedule_, costs_), causal_pairs(all_));
-        const StepResult fixed = runs_.back().result;
+        const SimulatedStep fixed = runs_.back().result;
         for (const int64_t context : contexts()) {
             if (context > 1 || columns_ == 1) {
                 add_work(Policy::kSequenceContext, fmt::format("context {}", context), context, by_sequence(context));
@@ -51,7 +52,7 @@ class Runs {
         return contexts;
     }
 
-    void add(Policy policy, std::string layout, StepResult result, int64_t pairs) {
+    void add(Policy policy, std::string layout, SimulatedStep result, int64_t pairs) {
         runs_.push_back({policy, std::move(layout), std::move(result), pairs});
     }
 
@@ -101,9 +102,8 @@ class Runs {
         const int64_t groups = columns_ / context;
         const double token = costs_.forward.token + costs_.backward.token,
                      pair = costs_.forward.pair + costs_.backward.pair;
-        std::vector<Bin> packed =
-            pack_longest_first(all_, groups * setting_.micro_batches,
-                               cap * static_cast<double>(setting_.tokens * context), token, pair);
+        std::vector<Bin> packed = pack_longest_first(all_, groups * setting_.micro_batches,
+                                                     cap * static_cast<double>(setting_.tokens * context), token, pair);
         std::ranges::stable_sort(packed, std::ranges::greater{}, [&](const Bin& bin) {
             return token * static_cast<double>(bin.tokens) + pair * static_cast<double>(bin.pairs);
         });
@@ -151,8 +151,7 @@ class Runs {
         const int64_t parts = columns_ * setting_.micro_batches, pairs = causal_pairs(all_);
         int64_t part = 0;
         for (std::vector<RankWork>& column : work)
-            for (RankWork& w : column)
-                w.tokens = setting_.tokens, w.pairs = share(pairs, parts, part++);
+            for (RankWork& w : column) w.tokens = setting_.tokens, w.pairs = share(pairs, parts, part++);
         return work;
     }
 
@@ -161,17 +160,17 @@ class Runs {
         return sum / parts + (index < sum % parts ? 1 : 0);
     }
 
-    void add_cad(const StepPlacement& whole, const StepResult& fixed) {
+    void add_cad(const StepPlacement& whole, const SimulatedStep& fixed) {
         const int64_t stages = setting_.parallel.stages;
-        const Schedule ticks =
-            make_schedule("same-phase", {.stages = static_cast<int>(stages),
-                                         .micro_batches = setting_.micro_batches,
-                                         .in_flight_cap = setting_.in_flight});
+        const Schedule ticks = make_schedule("same-phase", {.stages = static_cast<int>(stages),
+                                                            .micro_batches = setting_.micro_batches,
+                                                            .in_flight_cap = setting_.in_flight,
+                                                            .costs = {}});
         const StepPlacement halves = place(documents_, static_cast<int>(columns_), 2);
         CadOptions free = setting_.cad;
         free.free_traffic = true;
         const auto add_one = [&](Policy policy, const StepPlacement& placement, const CadOptions& options) {
-            StepResult result = simulate_cad_step(placement, ticks, costs_, options);
+            SimulatedStep result = simulate_cad_step(placement, ticks, costs_, options);
             const bool as_fixed = fixed.seconds < kMinGain * result.seconds;
             add(policy, "", as_fixed ? fixed : std::move(result), causal_pairs(all_));
             runs_.back().as_fixed = as_fixed;

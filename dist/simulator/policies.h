@@ -17,7 +17,8 @@ enum class Policy {
     // Packed in order for groups of context ranks; each rank has one chunk from the front and one from the back of its
     // group's tokens, and gathers the keys. Keys of documents that began in another group are there for nothing.
     kSequenceContext,
-    // The same, but every document is cut into two chunks per rank: equal work within a group. WLB-LLM, arXiv:2503.17924.
+    // The same, but every document is cut into two chunks per rank: equal work within a group. WLB-LLM,
+    // arXiv:2503.17924.
     kDocumentContext,
     // Whole documents to groups by pack_longest_first, kDocumentContext within a group.
     kWlbLike,
@@ -27,9 +28,9 @@ enum class Policy {
     kCadNoPingPong,
     kCadFreeTraffic,
 };
-inline constexpr Policy kPolicies[] = {Policy::kFixed,          Policy::kSequenceContext, Policy::kDocumentContext,
-                                       Policy::kWlbLike,        Policy::kPerfectPacking,  Policy::kCad,
-                                       Policy::kCadNoPingPong,  Policy::kCadFreeTraffic};
+inline constexpr Policy kPolicies[] = {Policy::kFixed,         Policy::kSequenceContext, Policy::kDocumentContext,
+                                       Policy::kWlbLike,       Policy::kPerfectPacking,  Policy::kCad,
+                                       Policy::kCadNoPingPong, Policy::kCadFreeTraffic};
 std::string_view name_of(Policy policy);
 bool is_cad(Policy policy);
 
@@ -37,10 +38,10 @@ struct PolicySetting {
     ParallelShape parallel;
     StepCosts costs;
     int64_t micro_batches = 1;
-    int64_t tokens = 131072;          // of a rank and micro batch
-    std::string schedule = "1f1b";    // of all but CAD, which needs same-phase
-    int64_t in_flight = 0;            // of same-phase: micro batches that a stage holds at most; 0 = as many as it takes
-    std::vector<int64_t> contexts;    // context ranks to try; empty = powers of two that divide the columns
+    int64_t tokens = 131072;        // of a rank and micro batch
+    std::string schedule = "1f1b";  // of all but CAD, which needs same-phase
+    int64_t in_flight = 0;          // of same-phase: micro batches that a stage holds at most; 0 = as many as it takes
+    std::vector<int64_t> contexts;  // context ranks to try; empty = powers of two that divide the columns
     std::vector<double> caps = {1.0, 1.1, 1.25};  // kWlbLike: tokens of a bin over the mean, to try
     CadOptions cad;
 
@@ -51,9 +52,9 @@ struct PolicySetting {
 struct PolicyRun {
     Policy policy{};
     std::string layout;
-    StepResult result;
-    int64_t pairs = 0;       // of all ranks: equal in all runs of a step, to a rank's rounding of an even share
-    bool as_fixed = false;   // CAD: planned to gain less than 2 %, so the step runs like kFixed
+    SimulatedStep result;
+    int64_t pairs = 0;      // of all ranks: equal in all runs of a step, to a rank's rounding of an even share
+    bool as_fixed = false;  // CAD: planned to gain less than 2 %, so the step runs like kFixed
 };
 
 // Every policy in every layout.

@@ -34,8 +34,7 @@ class ColumnSeconds {
                         (head ? forward.head_token * tokens : 0),
                     blocks * work.waits_forward};
         // Gradients of weights are one of the two products that a linear layer's backward has.
-        const double weight =
-            blocks * backward.linear(work.tokens) / 2 + (head ? backward.head_token * tokens / 2 : 0);
+        const double weight = blocks * backward.linear(work.tokens) / 2 + (head ? backward.head_token * tokens / 2 : 0);
         if (action.kind == ActionKind::kWeight) return {weight, 0};
         return {weight + blocks * (backward.attention(work.pairs) +
                                    backward.copied_byte * static_cast<double>(work.copied_backward)),
@@ -49,7 +48,7 @@ class ColumnSeconds {
 };
 
 // Every rank's memory and bytes, which do not depend on time.
-void account(StepResult& result, const std::vector<RankWork>& work, size_t column, size_t columns,
+void account(SimulatedStep& result, const std::vector<RankWork>& work, size_t column, size_t columns,
              const Schedule& schedule, const StepCosts& costs) {
     const double blocks = static_cast<double>(costs.blocks) / schedule.chunks;
     for (size_t s = 0; s < static_cast<size_t>(schedule.stages); ++s) {
@@ -69,12 +68,14 @@ void account(StepResult& result, const std::vector<RankWork>& work, size_t colum
 
 }  // namespace
 
-double StepResult::idle() const {
+double SimulatedStep::idle() const {
     const double sum = std::accumulate(busy.begin(), busy.end(), 0.0);
     return seconds > 0 ? 1 - sum / (seconds * static_cast<double>(busy.size())) : 0;
 }
 
-double StepResult::peak_memory() const { return *std::ranges::max_element(memory); }
+double SimulatedStep::peak_memory() const {
+    return *std::ranges::max_element(memory);
+}
 
 StepPlacement place(const StepDocuments& documents, int columns, int nano_batches) {
     check(nano_batches == 1 || nano_batches == 2, "{} nano batches, wanted 1 or 2", nano_batches);
@@ -109,10 +110,10 @@ double update_seconds(const StepCosts& costs, double forward, double backward) {
            std::max(0.0, costs.parameter_gathering - forward);
 }
 
-StepResult simulate_pipelines(const std::vector<std::vector<RankWork>>& work, int context, const Schedule& schedule,
+SimulatedStep simulate_pipelines(const std::vector<std::vector<RankWork>>& work, int context, const Schedule& schedule,
                               const StepCosts& costs) {
     const size_t columns = work.size(), ranks = columns * static_cast<size_t>(schedule.stages);
-    StepResult result{.busy = std::vector<double>(ranks, 0),
+    SimulatedStep result{.busy = std::vector<double>(ranks, 0),
                       .sent = std::vector<int64_t>(ranks, 0),
                       .memory = std::vector<double>(ranks, 0)};
     int64_t tokens = 0;  // of a message
@@ -160,14 +161,13 @@ StepResult simulate_pipelines(const std::vector<std::vector<RankWork>>& work, in
     return result;
 }
 
-StepResult simulate_step(const StepPlacement& placement, const Schedule& schedule, const StepCosts& costs) {
+SimulatedStep simulate_step(const StepPlacement& placement, const Schedule& schedule, const StepCosts& costs) {
     const auto columns = static_cast<size_t>(placement.columns);
     std::vector<std::vector<RankWork>> work(columns, std::vector<RankWork>(placement.micro_batches.size()));
     for (size_t m = 0; m < placement.micro_batches.size(); ++m)
         for (const std::vector<CaSegment>& segments : placement.micro_batches[m]) {
             const auto moved = [&](const DirectionCosts& direction) {
-                const CaOptions options{
-                    .servers = placement.columns, .costs = direction.bytes, .two_hop = false};
+                const CaOptions options{.servers = placement.columns, .costs = direction.bytes, .two_hop = false};
                 return traffic_of(plan_nothing(segments), segments, options, costs.network.ranks_per_node);
             };
             const PlanTraffic forward = moved(costs.forward), backward = moved(costs.backward);

@@ -67,7 +67,8 @@ Documents StepDocuments::all() const {
 StepDocuments draw_step(const std::function<int64_t(int64_t index)>& length, int64_t first, int64_t micro_batches,
                         int64_t tokens) {
     check(tokens > 0 && tokens % 2 == 0, "{} tokens in a micro batch, wanted an even number", tokens);
-    StepDocuments step{.tokens_per_half = tokens / 2};
+    StepDocuments step;
+    step.tokens_per_half = tokens / 2;
     for (int64_t m = 0; m < micro_batches; ++m) {
         Documents drawn;
         for (int64_t room = tokens; room > 0; room -= drawn.back())
@@ -119,8 +120,7 @@ std::vector<Bin> pack_longest_first(std::span<const int64_t> lengths, int64_t bi
     std::vector<Entry> full;  // for this document
     for (const int64_t length : sorted) {
         full.clear();
-        while (!lightest.empty() &&
-               static_cast<double>(packed[lightest.top().second].tokens + length) > most_tokens) {
+        while (!lightest.empty() && static_cast<double>(packed[lightest.top().second].tokens + length) > most_tokens) {
             full.push_back(lightest.top());
             lightest.pop();
         }

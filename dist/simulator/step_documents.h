@@ -14,8 +14,8 @@ namespace plimsoll {
 // Lengths, in the order of drawing.
 using Documents = std::vector<int64_t>;
 
-// A micro batch of all data ranks together: two halves with equally many tokens (nano batches), which ping-pong computes
-// in turn.
+// A micro batch of all data ranks together: two halves with equally many tokens (nano batches), which ping-pong
+// computes in turn.
 struct MicroBatchDocuments {
     std::array<Documents, 2> halves;
     Documents all() const;
@@ -41,8 +41,12 @@ StepDocuments draw_step(const std::function<int64_t(int64_t index)>& length, int
 std::vector<CaSegment> place_in_order(std::span<const int64_t> lengths, int ranks);
 
 // Query-key pairs of a causal document, or of its part [begin, end).
-constexpr int64_t causal_pairs(int64_t length) { return length * (length + 1) / 2; }
-constexpr int64_t causal_pairs(int64_t begin, int64_t end) { return causal_pairs(end) - causal_pairs(begin); }
+constexpr int64_t causal_pairs(int64_t length) {
+    return length * (length + 1) / 2;
+}
+constexpr int64_t causal_pairs(int64_t begin, int64_t end) {
+    return causal_pairs(end) - causal_pairs(begin);
+}
 int64_t causal_pairs(std::span<const int64_t> lengths);
 int64_t tokens_in(std::span<const int64_t> lengths);
 
