@@ -57,12 +57,34 @@ void print_policies(const Study& study) {
         fmt::print("  CAD gains too little in {:.0f} % of the steps: they run like fixed packing\n", 100 * share);
 }
 
+// Where the time of a step goes: in a cell of its own, not in a grid.
+void print_parts(const Study& study) {
+    const auto line = [](std::string_view name, const StepParts& f) {
+        return fmt::format("  {:<20} {:>10.1f} {:>10.1f} {:>10.1f} {:>10.1f} {:>10.1f}\n", name, 1e3 * f.attention,
+                           1e3 * f.linear, 1e3 * f.copies, 1e3 * f.head, 1e3 * f.waits);
+    };
+    for (const bool forward : {true, false}) {
+        fmt::print("  {:<20} {:>10} {:>10} {:>10} {:>10} {:>10}\n", forward ? "forward, ms" : "backward, ms",
+                   "attention", "linear", "copies", "head", "waits");
+        for (const PolicySummary& p : study.policies)
+            fmt::print("{}", line(name_of(p.policy), forward ? p.forward : p.backward));
+    }
+}
+
 void print_gains(const Study& study) {
     fmt::print(
         "  simulated speed-up of CAD: {} over the best that can be built, {} over WLB-like, {} over perfect "
         "packing\n",
         ratio(study.speed_up_over_best()), ratio(study.speed_up_over(Policy::kWlbLike)),
         ratio(study.speed_up_over(Policy::kPerfectPacking)));
+}
+
+nlohmann::ordered_json json_of(const StepParts& parts) {
+    return {{"linear", parts.linear},
+            {"attention", parts.attention},
+            {"copies", parts.copies},
+            {"head", parts.head},
+            {"waits", parts.waits}};
 }
 
 nlohmann::ordered_json json_of(const SimulatedCell& cell) {
@@ -74,9 +96,6 @@ nlohmann::ordered_json json_of(const SimulatedCell& cell) {
         if (field.section != "simulate") out["config"][field.path()] = field.toml();
     out["gpus"] = c.cluster.nodes * c.cluster.gpus_per_node;
     out["columns"] = c.columns();
-    const StepCosts costs = c.setting().costs;
-    const auto rank_tokens = static_cast<double>(c.parallel.tokens * c.parallel.micro_batches);
-    out["linear_ms"] = {1e3 * costs.forward.token * rank_tokens, 1e3 * costs.backward.token * rank_tokens};
     out["speed_up"] = {{"best", cell.study.speed_up_over_best()},
                        {"wlb_like", cell.study.speed_up_over(Policy::kWlbLike)},
                        {"perfect_packing", cell.study.speed_up_over(Policy::kPerfectPacking)}};
@@ -85,6 +104,8 @@ nlohmann::ordered_json json_of(const SimulatedCell& cell) {
                                    {"layout", p.layout},
                                    {"fits", p.fits},
                                    {"seconds", p.seconds},
+                                   {"forward", json_of(p.forward)},
+                                   {"backward", json_of(p.backward)},
                                    {"mean", p.mean},
                                    {"p50", p.p50},
                                    {"p95", p.p95},
@@ -134,7 +155,8 @@ int run_simulate(const ConfigSources& sources, const std::string& json) {
     out["name"] = base.simulate.name;
     fmt::print("{}: every number is simulated, none is measured on a cluster; {} steps each\n", base.simulate.name,
                base.simulate.iterations);
-    for (const std::vector<std::string>& settings : cells_of(base.simulate.sweep)) {
+    const std::vector<std::vector<std::string>> cells = cells_of(base.simulate.sweep);
+    for (const std::vector<std::string>& settings : cells) {
         // The command line has the last word over the grid as well.
         ConfigSources cell_sources = sources;
         cell_sources.overrides.insert(cell_sources.overrides.begin(), settings.begin(), settings.end());
@@ -144,6 +166,7 @@ int run_simulate(const ConfigSources& sources, const std::string& json) {
         const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
         fmt::print("\n{} ({:.1f} s)\n", title(cell.config), taken.count());
         print_policies(cell.study);
+        if (cells.size() == 1) print_parts(cell.study);
         print_gains(cell.study);
         std::fflush(stdout);
         out["cells"].push_back(json_of(cell));

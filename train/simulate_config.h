@@ -55,7 +55,7 @@ struct ClusterSection {
     int64_t gpus_per_node = 8;
     double tflops = 989;
     double gemm_efficiency = 0.57;
-    double attention_efficiency = 0.29;
+    double attention_efficiency = 0.271;
     double attention_floor_us = 20;
     double backward_linear = 1.89;
     double backward_attention = 2.97;
@@ -103,7 +103,8 @@ struct SimulatedParallelSection {
         v.choice("schedule", self.schedule, {"1f1b", "zb-h1"},
                  "pipeline schedule of the policies without CAD; CAD runs same-phase");
         v.field("in_flight", self.in_flight,
-                "CAD with stages: micro batches whose activations a stage may hold; 0 = 2 stages - 1");
+                "CAD with stages: micro batches whose activations a stage may hold; 0 = 2 stages - 1, fewer if they do "
+                "not fit");
         v.list("contexts", self.contexts,
                "context ranks (CP) to try where a policy has them; empty = powers of two up to all columns");
         v.field("light_recompute", self.light_recompute,

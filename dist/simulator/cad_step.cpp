@@ -55,9 +55,7 @@ class CadStep {
           options_(options),
           columns_(static_cast<size_t>(placement.columns)),
           ranks_(columns_ * static_cast<size_t>(schedule.stages)),
-          result_{.busy = std::vector<double>(ranks_, 0),
-                  .sent = std::vector<int64_t>(ranks_, 0),
-                  .memory = std::vector<double>(ranks_, 0)},
+          result_(ranks_),
           buffers_(ranks_, 0) {}
 
     SimulatedStep run() {
@@ -79,7 +77,7 @@ class CadStep {
         check(run.stuck.empty(), "pipeline schedule {}: {}", schedule_.name, run.stuck);
         const double update = update_seconds(costs_, forward, backward);
         result_.seconds = run.makespan + update;
-        result_.exposed += update - costs_.optimizer;
+        result_.exposed = result_.forward.waits + result_.backward.waits + update - costs_.optimizer;
         for (double& busy : result_.busy) busy += costs_.optimizer;
         result_.imbalance_before = mean_before_ > 0 ? most_before_ / mean_before_ : 1;
         result_.imbalance = mean_ > 0 ? most_ / mean_ : 1;
@@ -195,7 +193,11 @@ class CadStep {
         } else {
             block = computing + first.out + first.back;
         }
-        result_.exposed += blocks * (block - computing);
+        StepParts parts{.head = head, .waits = std::max(0.0, blocks * (block - computing))};
+        for (const NanoTimes& nano : nanos)
+            parts.linear += blocks * nano.linear, parts.attention += blocks * nano.attention,
+                parts.copies += blocks * nano.copies;
+        (tick.forward ? result_.forward : result_.backward) += parts;
         for (size_t r = 0; r < ranks_; ++r) {
             const size_t stage = r / columns_;
             for (const NanoTimes& nano : nanos) {
@@ -234,7 +236,7 @@ class CadStep {
 }  // namespace
 
 SimulatedStep simulate_cad_step(const StepPlacement& placement, const Schedule& schedule, const StepCosts& costs,
-                             const CadOptions& options) {
+                                const CadOptions& options) {
     check(!placement.micro_batches.empty() &&
               schedule.micro_batches == static_cast<int64_t>(placement.micro_batches.size()),
           "{} micro batches for a schedule of {}", placement.micro_batches.size(), schedule.micro_batches);

@@ -79,9 +79,9 @@ class Runs {
         work.waits_forward = byte * static_cast<double>(others * key) + latency;
         work.waits_backward = byte * static_cast<double>(others * gradient) + latency;
         // Gathered keys are put together by document, then once more as prefixes of a rank's two chunks, which are as
-        // long as one document together; gradients take the way back.
+        // long as one document together; prefixes' gradients are added where they belong, then leave.
         work.copied_forward = 2 * tokens * key;
-        work.copied_backward = 2 * tokens * gradient;
+        work.copied_backward = tokens * gradient;
         work.sent = others * (key + gradient);
         work.kept = static_cast<double>(others) * costs_.memory.key_block;
     }
@@ -160,11 +160,21 @@ class Runs {
         return sum / parts + (index < sum % parts ? 1 : 0);
     }
 
+    // The most micro batches, up to what same-phase takes, with which the first stage fills nine tenths of its memory
+    // at most; the rest is for buffers. At least as many as there are stages: with fewer it does not run.
+    int64_t in_flight_cap() const {
+        const int64_t stages = setting_.parallel.stages;
+        if (setting_.in_flight) return setting_.in_flight;
+        const double each = static_cast<double>(costs_.blocks * setting_.tokens) * costs_.memory.token_block;
+        const double room = 0.9 * setting_.memory - costs_.memory.fixed;
+        return std::clamp(static_cast<int64_t>(room / each), stages, 2 * stages - 1);
+    }
+
     void add_cad(const StepPlacement& whole, const SimulatedStep& fixed) {
         const int64_t stages = setting_.parallel.stages;
         const Schedule ticks = make_schedule("same-phase", {.stages = static_cast<int>(stages),
                                                             .micro_batches = setting_.micro_batches,
-                                                            .in_flight_cap = setting_.in_flight,
+                                                            .in_flight_cap = in_flight_cap(),
                                                             .costs = {}});
         const StepPlacement halves = place(documents_, static_cast<int>(columns_), 2);
         CadOptions free = setting_.cad;
@@ -172,7 +182,8 @@ class Runs {
         const auto add_one = [&](Policy policy, const StepPlacement& placement, const CadOptions& options) {
             SimulatedStep result = simulate_cad_step(placement, ticks, costs_, options);
             const bool as_fixed = fixed.seconds < kMinGain * result.seconds;
-            add(policy, "", as_fixed ? fixed : std::move(result), causal_pairs(all_));
+            add(policy, stages > 1 ? fmt::format("{} in flight", in_flight_cap()) : "",
+                as_fixed ? fixed : std::move(result), causal_pairs(all_));
             runs_.back().as_fixed = as_fixed;
         };
         add_one(Policy::kCad, halves, setting_.cad);

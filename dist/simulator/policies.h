@@ -40,8 +40,9 @@ struct PolicySetting {
     int64_t micro_batches = 1;
     int64_t tokens = 131072;        // of a rank and micro batch
     std::string schedule = "1f1b";  // of all but CAD, which needs same-phase
-    int64_t in_flight = 0;          // of same-phase: micro batches that a stage holds at most; 0 = as many as it takes
-    std::vector<int64_t> contexts;  // context ranks to try; empty = powers of two that divide the columns
+    int64_t in_flight = 0;  // of same-phase: micro batches that a stage holds at most; 0 = as many as it takes, or fit
+    double memory = 0;      // bytes of a GPU
+    std::vector<int64_t> contexts;                // context ranks to try; empty = powers of two that divide the columns
     std::vector<double> caps = {1.0, 1.1, 1.25};  // kWlbLike: tokens of a bin over the mean, to try
     CadOptions cad;
 

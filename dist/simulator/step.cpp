@@ -11,41 +11,24 @@
 namespace plimsoll {
 namespace {
 
-// Seconds of a pipeline's stages, for one column.
-class ColumnSeconds {
-  public:
-    ColumnSeconds(const std::vector<RankWork>& work, const Schedule& schedule, const StepCosts& costs)
-        : work_(work), schedule_(schedule), costs_(costs) {}
-
-    struct Parts {
-        double computing = 0, waiting = 0;
-        double sum() const { return computing + waiting; }
-    };
-    Parts operator()(int stage, const Action& action) const {
-        if (communicates(action.kind) || action.micro_batch < 0) return {};
-        const RankWork& work = work_[static_cast<size_t>(action.micro_batch)];
-        const double blocks = static_cast<double>(costs_.blocks) / schedule_.chunks;
-        const bool head = virtual_stage_of(schedule_, stage, action) == schedule_.stages * schedule_.chunks - 1;
-        const auto tokens = static_cast<double>(work.tokens);
-        const DirectionCosts &forward = costs_.forward, &backward = costs_.backward;
-        if (action.kind == ActionKind::kForward)
-            return {blocks * (forward.linear(work.tokens) + forward.attention(work.pairs) +
-                              forward.copied_byte * static_cast<double>(work.copied_forward)) +
-                        (head ? forward.head_token * tokens : 0),
-                    blocks * work.waits_forward};
-        // Gradients of weights are one of the two products that a linear layer's backward has.
-        const double weight = blocks * backward.linear(work.tokens) / 2 + (head ? backward.head_token * tokens / 2 : 0);
-        if (action.kind == ActionKind::kWeight) return {weight, 0};
-        return {weight + blocks * (backward.attention(work.pairs) +
-                                   backward.copied_byte * static_cast<double>(work.copied_backward)),
-                blocks * work.waits_backward};
-    }
-
-  private:
-    const std::vector<RankWork>& work_;
-    const Schedule& schedule_;
-    const StepCosts& costs_;
-};
+// What an action of a pipeline's stage takes one column.
+StepParts parts_of(const RankWork& work, const Schedule& schedule, int stage, const Action& action,
+                   const StepCosts& costs) {
+    const bool forward = action.kind == ActionKind::kForward;
+    const DirectionCosts& direction = forward ? costs.forward : costs.backward;
+    const double blocks = static_cast<double>(costs.blocks) / schedule.chunks;
+    const bool last = virtual_stage_of(schedule, stage, action) == schedule.stages * schedule.chunks - 1;
+    StepParts parts{.linear = blocks * direction.linear(work.tokens),
+                    .head = last ? direction.head_token * static_cast<double>(work.tokens) : 0};
+    // Gradients of weights are one of the two products that a linear layer's backward has.
+    if (!forward) parts *= 0.5;
+    if (action.kind == ActionKind::kWeight) return parts;
+    const int64_t copied = forward ? work.copied_forward : work.copied_backward;
+    parts.attention = blocks * direction.attention(work.pairs);
+    parts.copies = blocks * direction.copied_byte * static_cast<double>(copied);
+    parts.waits = blocks * (forward ? work.waits_forward : work.waits_backward);
+    return parts;
+}
 
 // Every rank's memory and bytes, which do not depend on time.
 void account(SimulatedStep& result, const std::vector<RankWork>& work, size_t column, size_t columns,
@@ -67,6 +50,17 @@ void account(SimulatedStep& result, const std::vector<RankWork>& work, size_t co
 }
 
 }  // namespace
+
+StepParts& StepParts::operator+=(const StepParts& other) {
+    linear += other.linear, attention += other.attention, copies += other.copies, head += other.head;
+    waits += other.waits;
+    return *this;
+}
+
+StepParts& StepParts::operator*=(double factor) {
+    linear *= factor, attention *= factor, copies *= factor, head *= factor, waits *= factor;
+    return *this;
+}
 
 double SimulatedStep::idle() const {
     const double sum = std::accumulate(busy.begin(), busy.end(), 0.0);
@@ -111,43 +105,41 @@ double update_seconds(const StepCosts& costs, double forward, double backward) {
 }
 
 SimulatedStep simulate_pipelines(const std::vector<std::vector<RankWork>>& work, int context, const Schedule& schedule,
-                              const StepCosts& costs) {
+                                 const StepCosts& costs) {
     const size_t columns = work.size(), ranks = columns * static_cast<size_t>(schedule.stages);
-    SimulatedStep result{.busy = std::vector<double>(ranks, 0),
-                      .sent = std::vector<int64_t>(ranks, 0),
-                      .memory = std::vector<double>(ranks, 0)};
+    SimulatedStep result(ranks);
     int64_t tokens = 0;  // of a message
     for (const std::vector<RankWork>& column : work)
         for (const RankWork& w : column) tokens = std::max(tokens, w.tokens);
     const double send = costs.network.latency + costs.message_token * static_cast<double>(tokens);
+    const auto micro_batches = static_cast<double>(schedule.micro_batches);
     double least_forward = 0, least_backward = 0;
     for (size_t first = 0; first < columns; first += static_cast<size_t>(context)) {
-        double waits = 0, forward = 0, backward = 0;
-        std::vector<ColumnSeconds> members;
-        for (size_t c = first; c < first + static_cast<size_t>(context); ++c)
-            members.emplace_back(work[c], schedule, costs);
+        StepParts forward, backward;
         const auto seconds = [&](int stage, const Action& action) {
-            double slowest = 0, waiting = 0;
-            for (size_t c = 0; c < members.size(); ++c) {
-                const ColumnSeconds::Parts parts = members[c](stage, action);
-                result.busy[static_cast<size_t>(stage) * columns + first + c] += parts.computing;
-                slowest = std::max(slowest, parts.sum());
-                waiting = std::max(waiting, parts.waiting);
+            StepParts slowest;
+            if (action.micro_batch < 0) return 0.0;
+            for (size_t c = first; c < first + static_cast<size_t>(context); ++c) {
+                const RankWork& w = work[c][static_cast<size_t>(action.micro_batch)];
+                const StepParts parts = parts_of(w, schedule, stage, action, costs);
+                result.busy[static_cast<size_t>(stage) * columns + c] += parts.computing();
+                if (parts.sum() > slowest.sum()) slowest = parts;
             }
-            waits += waiting / schedule.stages;
-            (action.kind == ActionKind::kForward ? forward : backward) += slowest / schedule.stages;
-            return slowest;
+            (action.kind == ActionKind::kForward ? forward : backward) += slowest;
+            return slowest.sum();
         };
         const Simulation run = simulate(schedule, seconds, schedule.stages > 1 ? send : 0);
         check(run.stuck.empty(), "pipeline schedule {}: {}", schedule.name, run.stuck);
-        const auto micro_batches = static_cast<double>(schedule.micro_batches);
-        if (run.makespan > result.seconds) result.seconds = run.makespan, result.exposed = waits;
-        least_forward = first ? std::min(least_forward, forward / micro_batches) : forward / micro_batches;
-        least_backward = first ? std::min(least_backward, backward / micro_batches) : backward / micro_batches;
+        forward *= 1.0 / schedule.stages, backward *= 1.0 / schedule.stages;
+        if (run.makespan > result.seconds)
+            result.seconds = run.makespan, result.forward = forward, result.backward = backward;
+        const double f = forward.sum() / micro_batches, b = backward.sum() / micro_batches;
+        least_forward = first ? std::min(least_forward, f) : f;
+        least_backward = first ? std::min(least_backward, b) : b;
     }
     const double update = update_seconds(costs, least_forward, least_backward);
     result.seconds += update;
-    result.exposed += update - costs.optimizer;
+    result.exposed = result.forward.waits + result.backward.waits + update - costs.optimizer;
     for (double& busy : result.busy) busy += costs.optimizer;
 
     double most = 0, mean = 0;

@@ -27,12 +27,26 @@ StepPlacement place(const StepDocuments& documents, int columns, int nano_batche
 // Whole documents where they are: lengths by micro batch, nano batch and column.
 StepPlacement place_whole(const std::vector<std::vector<std::vector<Documents>>>& lengths);
 
+// Seconds of one direction of a step, of the slowest ranks, the mean of the stages.
+struct StepParts {
+    double linear = 0, attention = 0, copies = 0, head = 0;
+    double waits = 0;  // for messages of core attention that nothing hides
+
+    double computing() const { return linear + attention + copies + head; }
+    double sum() const { return computing() + waits; }
+    StepParts& operator+=(const StepParts& other);
+    StepParts& operator*=(double factor);
+};
+
 struct SimulatedStep {
+    explicit SimulatedStep(size_t ranks = 0) : busy(ranks, 0), sent(ranks, 0), memory(ranks, 0) {}
+
     double seconds = 0;
-    double exposed = 0;          // seconds of them in which the slowest ranks wait for messages
-    std::vector<double> busy;    // by rank: seconds of computing, packing and unpacking
-    std::vector<int64_t> sent;   // by rank: bytes of core attention (queries, keys, their gradients)
-    std::vector<double> memory;  // by rank: bytes, of one GPU, at the peak
+    StepParts forward, backward;  // what is missing to `seconds`: bubbles, the update
+    double exposed = 0;           // seconds of them in which the slowest ranks wait for messages
+    std::vector<double> busy;     // by rank: seconds of computing, packing and unpacking
+    std::vector<int64_t> sent;    // by rank: bytes of core attention (queries, keys, their gradients)
+    std::vector<double> memory;   // by rank: bytes, of one GPU, at the peak
     // Pairs of the slowest rank over the mean, of each micro batch that runs at once, weighted by pairs: by homes, and
     // as computed.
     double imbalance_before = 1, imbalance = 1;
@@ -66,7 +80,7 @@ SimulatedStep simulate_step(const StepPlacement& placement, const Schedule& sche
 //   3                 core attention of nano 1                 results of nano 0 home
 // and takes the sum over ticks of max(computing, moving). With one nano batch all follows one after the other.
 SimulatedStep simulate_cad_step(const StepPlacement& placement, const Schedule& schedule, const StepCosts& costs,
-                             const CadOptions& options);
+                                const CadOptions& options);
 
 // What one rank does in one micro batch and one block, the same on every stage.
 struct RankWork {
@@ -79,6 +93,6 @@ struct RankWork {
 
 // `work` by column and micro batch. Each `context` neighbouring columns wait for each other in every micro batch.
 SimulatedStep simulate_pipelines(const std::vector<std::vector<RankWork>>& work, int context, const Schedule& schedule,
-                              const StepCosts& costs);
+                                 const StepCosts& costs);
 
 }  // namespace plimsoll

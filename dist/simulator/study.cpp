@@ -16,8 +16,9 @@ double mean_of(const std::vector<double>& values) {
 // The `index`-th run of every step.
 PolicySummary summary_of(std::span<const std::vector<PolicyRun>> steps, size_t index, double memory) {
     const PolicyRun& first = steps.front()[index];
-    PolicySummary summary{
-        .policy = first.policy, .layout = first.layout, .seconds = {}, .imbalance_before = 0, .imbalance = 0};
+    PolicySummary summary;
+    summary.policy = first.policy, summary.layout = first.layout;
+    summary.imbalance_before = summary.imbalance = 0;
     const auto count = static_cast<double>(steps.size());
     for (const std::vector<PolicyRun>& runs : steps) {
         const SimulatedStep& result = runs[index].result;
@@ -25,6 +26,7 @@ PolicySummary summary_of(std::span<const std::vector<PolicyRun>> steps, size_t i
         summary.seconds.push_back(result.seconds);
         summary.imbalance_before += result.imbalance_before / count;
         summary.imbalance += result.imbalance / count;
+        summary.forward += result.forward, summary.backward += result.backward;
         summary.idle += result.idle() / count;
         summary.exposed += result.exposed / count;
         const double sent = static_cast<double>(std::reduce(result.sent.begin(), result.sent.end()));
@@ -33,6 +35,7 @@ PolicySummary summary_of(std::span<const std::vector<PolicyRun>> steps, size_t i
         summary.memory = std::max(summary.memory, result.peak_memory());
         summary.as_fixed += runs[index].as_fixed ? 1 / count : 0;
     }
+    summary.forward *= 1 / count, summary.backward *= 1 / count;
     summary.mean = mean_of(summary.seconds);
     summary.p50 = percentile(summary.seconds, 0.5);
     summary.p95 = percentile(summary.seconds, 0.95);

@@ -18,6 +18,7 @@ struct PolicySummary {
     std::vector<double> seconds;  // by step
     double mean = 0, p50 = 0, p95 = 0;
     double imbalance_before = 1, imbalance = 1;  // means over steps
+    StepParts forward, backward;                 // means over steps
     double idle = 0, exposed = 0;                // share of all ranks' time; seconds
     double sent_most = 0, sent_mean = 0;         // bytes of a rank and step
     double memory = 0;                           // bytes of a GPU, the largest of all steps
