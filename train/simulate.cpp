@@ -96,6 +96,7 @@ nlohmann::ordered_json json_of(const SimulatedCell& cell) {
         if (field.section != "simulate") out["config"][field.path()] = field.toml();
     out["gpus"] = c.cluster.nodes * c.cluster.gpus_per_node;
     out["columns"] = c.columns();
+    out["longest_document"] = c.longest_document();
     out["speed_up"] = {{"best", cell.study.speed_up_over_best()},
                        {"wlb_like", cell.study.speed_up_over(Policy::kWlbLike)},
                        {"perfect_packing", cell.study.speed_up_over(Policy::kPerfectPacking)}};
@@ -165,6 +166,9 @@ int run_simulate(const ConfigSources& sources, const std::string& json) {
         cell.study = simulate_study(cell.config);
         const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
         fmt::print("\n{} ({:.1f} s)\n", title(cell.config), taken.count());
+        if (cell.config.longest_document() < cell.config.lengths.context)
+            fmt::print("  half a micro batch holds documents of at most {} Ki: longer ones are cut\n",
+                       cell.config.longest_document() / 1024);
         print_policies(cell.study);
         if (cells.size() == 1) print_parts(cell.study);
         print_gains(cell.study);

@@ -168,6 +168,7 @@ PolicySetting SimulateConfig::setting() const {
         .tokens = parallel.tokens,
         .schedule = parallel.schedule,
         .in_flight = parallel.in_flight,
+        .memory = cluster.model().memory,
         .contexts = parallel.contexts,
         .cad = cad.options()};
 }

@@ -1,6 +1,7 @@
 // The configuration of `plimsoll simulate`.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <vector>
@@ -188,6 +189,8 @@ struct SimulateConfig {
     // Throws Error (78) naming the key, and where it was set.
     void validate() const;
     int64_t columns() const { return cluster.nodes * cluster.gpus_per_node / (parallel.tensor * parallel.stages); }
+    // The longest document there can be: nothing crosses a half of a micro batch.
+    int64_t longest_document() const { return std::min(lengths.context, columns() * parallel.tokens / 2); }
     PolicySetting setting() const;
     // Opens the files it needs.
     DocumentLengths document_lengths() const;

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <map>
+#include <numeric>
 
 #include "dist/pipeline/simulate.h"
 #include "dist/simulator/exchange.h"
@@ -81,6 +82,7 @@ class CadStep {
         for (double& busy : result_.busy) busy += costs_.optimizer;
         result_.imbalance_before = mean_before_ > 0 ? most_before_ / mean_before_ : 1;
         result_.imbalance = mean_ > 0 ? most_ / mean_ : 1;
+        result_.pairs /= schedule_.stages;  // every stage has the same documents
         account_memory();
         return std::move(result_);
     }
@@ -153,6 +155,7 @@ class CadStep {
             times.back = back_seconds(traffic, costs_.network);
         }
         count_imbalance(segments, loads);
+        if (tick.forward) result_.pairs += std::reduce(loads.begin(), loads.end());
         return times;
     }
 

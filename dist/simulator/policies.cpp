@@ -26,7 +26,7 @@ class Runs {
 
     std::vector<PolicyRun> run() {
         const StepPlacement whole = place(documents_, static_cast<int>(columns_), 1);
-        add(Policy::kFixed, "", simulate_step(whole, schedule_, costs_), causal_pairs(all_));
+        add(Policy::kFixed, "", simulate_step(whole, schedule_, costs_));
         const SimulatedStep fixed = runs_.back().result;
         for (const int64_t context : contexts()) {
             if (context > 1 || columns_ == 1) {
@@ -52,15 +52,14 @@ class Runs {
         return contexts;
     }
 
-    void add(Policy policy, std::string layout, SimulatedStep result, int64_t pairs) {
-        runs_.push_back({policy, std::move(layout), std::move(result), pairs});
+    void add(Policy policy, std::string layout, SimulatedStep result) {
+        check(result.pairs == causal_pairs(all_), "{} computes {} query-key pairs, the documents have {}",
+              name_of(policy), result.pairs, causal_pairs(all_));
+        runs_.push_back({policy, std::move(layout), std::move(result)});
     }
 
     void add_work(Policy policy, std::string layout, int64_t context, const Work& work) {
-        int64_t pairs = 0;
-        for (const std::vector<RankWork>& column : work)
-            for (const RankWork& w : column) pairs += w.pairs;
-        add(policy, std::move(layout), simulate_pipelines(work, static_cast<int>(context), schedule_, costs_), pairs);
+        add(policy, std::move(layout), simulate_pipelines(work, static_cast<int>(context), schedule_, costs_));
     }
 
     Work empty_work() const {
@@ -166,7 +165,7 @@ class Runs {
         const int64_t stages = setting_.parallel.stages;
         if (setting_.in_flight) return setting_.in_flight;
         const double each = static_cast<double>(costs_.blocks * setting_.tokens) * costs_.memory.token_block;
-        const double room = 0.9 * setting_.memory - costs_.memory.fixed;
+        const double room = 0.95 * setting_.memory - costs_.memory.fixed;
         return std::clamp(static_cast<int64_t>(room / each), stages, 2 * stages - 1);
     }
 
@@ -183,7 +182,7 @@ class Runs {
             SimulatedStep result = simulate_cad_step(placement, ticks, costs_, options);
             const bool as_fixed = fixed.seconds < kMinGain * result.seconds;
             add(policy, stages > 1 ? fmt::format("{} in flight", in_flight_cap()) : "",
-                as_fixed ? fixed : std::move(result), causal_pairs(all_));
+                as_fixed ? fixed : std::move(result));
             runs_.back().as_fixed = as_fixed;
         };
         add_one(Policy::kCad, halves, setting_.cad);

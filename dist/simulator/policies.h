@@ -54,11 +54,10 @@ struct PolicyRun {
     Policy policy{};
     std::string layout;
     SimulatedStep result;
-    int64_t pairs = 0;      // of all ranks: equal in all runs of a step, to a rank's rounding of an even share
     bool as_fixed = false;  // CAD: planned to gain less than 2 %, so the step runs like kFixed
 };
 
-// Every policy in every layout.
+// Every policy in every layout. All compute the same query-key pairs; throws Error (70) if one does not.
 std::vector<PolicyRun> simulate_policies(const StepDocuments& documents, const PolicySetting& setting);
 
 }  // namespace plimsoll

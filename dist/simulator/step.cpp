@@ -147,6 +147,7 @@ SimulatedStep simulate_pipelines(const std::vector<std::vector<RankWork>>& work,
     for (size_t m = 0; m < static_cast<size_t>(schedule.micro_batches); ++m) {
         int64_t largest = 0, sum = 0;
         for (size_t c = 0; c < columns; ++c) largest = std::max(largest, work[c][m].pairs), sum += work[c][m].pairs;
+        result.pairs += sum;
         most += static_cast<double>(largest), mean += static_cast<double>(sum) / static_cast<double>(columns);
     }
     result.imbalance_before = result.imbalance = mean > 0 ? most / mean : 1;
