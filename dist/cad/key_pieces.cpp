@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
-#include <tuple>
+#include <utility>
 
 #include "dist/cad/pairs.h"
 #include "dist/cad/planning.h"
@@ -20,12 +20,16 @@ struct Need {
 
 void add_ranges(CaKeys& keys, const CaPlan& plan, std::span<const CaSegment> segments, const CaOptions& options) {
     const auto task_at = [&](int64_t i) -> const CaTask& { return plan.tasks[static_cast<size_t>(i)]; };
-    keys.tasks.resize(plan.tasks.size());
-    std::iota(keys.tasks.begin(), keys.tasks.end(), 0);
-    std::ranges::sort(keys.tasks, {}, [&](int64_t i) {
-        const CaTask& task = task_at(i);
-        return std::tuple(task.server, segments[static_cast<size_t>(task.segment)].document, task.begin);
-    });
+    std::vector<std::vector<int64_t>> tasks_of(static_cast<size_t>(options.servers));
+    for (int64_t i = 0; i < static_cast<int64_t>(plan.tasks.size()); ++i)
+        tasks_of[static_cast<size_t>(task_at(i).server)].push_back(i);
+    const auto key = [&](int64_t i) {
+        return std::pair(segments[static_cast<size_t>(task_at(i).segment)].document, task_at(i).begin);
+    };
+    for (std::vector<int64_t>& tasks : tasks_of) {
+        if (!std::ranges::is_sorted(tasks, {}, key)) std::ranges::sort(tasks, {}, key);
+        keys.tasks.insert(keys.tasks.end(), tasks.begin(), tasks.end());
+    }
     for (int64_t i = 0; i < static_cast<int64_t>(keys.tasks.size()); ++i) {
         const CaTask& task = task_at(keys.tasks[static_cast<size_t>(i)]);
         const int64_t document = segments[static_cast<size_t>(task.segment)].document;
@@ -49,6 +53,8 @@ class SegmentPieces {
     SegmentPieces(CaKeys& keys, const CaOptions& options) : keys_(keys), options_(options) {}
 
     void add(int64_t index, const CaSegment& segment, std::span<const Need> needs) {
+        const auto is_home = [&](const Need& need) { return need.server == segment.home; };
+        if (std::ranges::all_of(needs, is_home)) return;
         std::vector<Need> inside;
         std::vector<int64_t> edges;
         for (const Need& need : needs) {

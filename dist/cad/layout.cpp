@@ -1,9 +1,8 @@
 #include "dist/cad/layout.h"
 
-#include <cmath>
 #include <tuple>
 
-#include "dist/cad/greedy.h"
+#include "dist/cad/stack.h"
 
 namespace plimsoll {
 namespace {
@@ -20,23 +19,23 @@ int64_t nearest_edge(int64_t position, const CaSegment& s, int64_t block) {
 
 class Layout {
   public:
-    explicit Layout(const CaProblem& problem) : problem_(problem), held_(problem) {
-        const CaDocuments& documents = problem.documents;
-        for (int64_t i = 0; i < static_cast<int64_t>(problem.segments.size()); ++i)
-            if (documents.segments_of(documents.of(i)).size() > 1)
-                held_.add(documents.of(i), problem.segment(i).home, problem.segment(i).end);
+    Layout(const CaProblem& problem, const HeldKeys& held, std::span<const int64_t> limits)
+        : problem_(problem), held_(held), rooms_(limits.begin(), limits.end()) {
+        for (size_t r = 0; r < rooms_.size(); ++r) rooms_[r] = std::max<int64_t>(0, rooms_[r] - problem.loads[r]);
     }
 
     void add(int64_t segment, std::span<const CaTransfer> transfers) {
         const CaSegment& s = problem_.segment(segment);
         if (s.begin == s.end) return;
-        pieces_.assign(transfers.begin(), transfers.end());
-        if (!is_small(s, problem_.options)) {
-            join_pieces();
-            add_pieces(segment, best_end(s));
-        } else {
-            add_pieces(segment, s.end);
+        pieces_.clear();
+        if (is_small(s, problem_.options)) {
+            for (const CaTransfer& transfer : transfers) pieces_.push_back({transfer.server, transfer.pairs});
+            return add_pieces(segment, s.end);
         }
+        PieceStack stack;
+        for (const CaTransfer& transfer : transfers) stack.add(transfer.server, transfer.pairs);
+        pieces_.assign(stack.pieces().begin(), stack.pieces().end());
+        add_pieces(segment, stack.best_end(problem_, held_, segment, problem_.options.block));
     }
 
     std::vector<CaTask> finish() {
@@ -45,64 +44,32 @@ class Layout {
     }
 
   private:
-    void join_pieces() {
-        size_t kept = 0;
-        for (size_t i = 0; i < pieces_.size(); ++i) {
-            size_t same = 0;
-            while (same < kept && pieces_[same].server != pieces_[i].server) ++same;
-            if (same < kept)
-                pieces_[same].pairs += pieces_[i].pairs;
-            else
-                pieces_[kept++] = pieces_[i];
-        }
-        pieces_.resize(kept);
-        std::ranges::stable_sort(pieces_, std::ranges::greater(), &CaTransfer::pairs);
-    }
-
-    // Bytes if the pieces, one below the other, end at `end`.
-    double bytes_at(const CaSegment& s, int64_t document, int64_t end) const {
-        double bytes = 0;
-        for (const CaTransfer& piece : pieces_) {
-            const int64_t begin = std::max(s.begin, problem_.pairs.begin_of(end, piece.pairs));
-            const int64_t keys = end > begin ? held_.missing(document, piece.server, begin, end) : 0;
-            bytes += problem_.query_bytes * static_cast<double>(end - begin) +
-                     problem_.key_bytes * static_cast<double>(keys);
-            end = begin;
-        }
-        return bytes;
-    }
-
-    // Fewer keys the lower the pieces lie, fewer queries the higher: a minimum between, or at the segment's end.
-    int64_t best_end(const CaSegment& s) const {
-        if (pieces_.empty() || problem_.options.window > 0) return s.end;
-        const int64_t document = problem_.documents.of(pieces_.front().segment);
-        int64_t pairs = 0;
-        for (const CaTransfer& piece : pieces_) pairs += piece.pairs;
-        int64_t low = std::min(s.end, problem_.pairs.end_of(s.begin, pairs)), high = s.end;
-        while (high - low > problem_.options.block) {
-            const int64_t third = (high - low) / 3;
-            if (bytes_at(s, document, low + third) < bytes_at(s, document, high - third))
-                high -= third;
-            else
-                low += third;
-        }
-        const int64_t middle = low + (high - low) / 2;
-        return bytes_at(s, document, middle) < bytes_at(s, document, s.end) ? middle : s.end;
-    }
-
-    // Edges are rounded one by one from exact ones, so that roundings do not add up.
+    // Edges are rounded one by one from exact ones, so that roundings do not add up; but no piece exceeds its server's
+    // room, so that what is left over is the segment's lowest rows, with few pairs each.
     void add_pieces(int64_t segment, int64_t end) {
         const CaSegment& s = problem_.segment(segment);
         const int64_t block = problem_.options.block;
         int64_t upper = nearest_edge(end, s, block);
         add_task(segment, s.home, upper, s.end);
-        for (const CaTransfer& piece : pieces_) {
+        for (const PieceStack::Piece& piece : pieces_) {
             end = std::max(s.begin, problem_.pairs.begin_of(end, piece.pairs));
-            const int64_t lower = std::min(upper, nearest_edge(end, s, block));
+            int64_t& room = rooms_[static_cast<size_t>(piece.server)];
+            int64_t lower = std::min(upper, nearest_edge(end, s, block));
+            if (problem_.pairs.between(lower, upper) > room) lower = lowest_edge(s, upper, room);
             add_task(segment, piece.server, lower, upper);
+            room -= problem_.pairs.between(lower, upper);
             upper = lower;
         }
         add_task(segment, s.home, s.begin, upper);
+    }
+
+    // The first edge from which rows up to `upper` have at most `pairs` pairs.
+    int64_t lowest_edge(const CaSegment& s, int64_t upper, int64_t pairs) const {
+        const int64_t block = problem_.options.block;
+        const int64_t begin = std::max(s.begin, problem_.pairs.begin_of(upper, pairs));
+        const bool is_edge = begin == s.begin || begin % block == 0;
+        if (is_edge && problem_.pairs.between(begin, upper) <= pairs) return begin;
+        return std::min(upper, begin / block * block + block);
     }
 
     void add_task(int64_t segment, int server, int64_t begin, int64_t end) {
@@ -110,17 +77,19 @@ class Layout {
     }
 
     const CaProblem& problem_;
-    HeldKeys held_;
-    std::vector<CaTransfer> pieces_;  // of the segment that is being cut
+    const HeldKeys& held_;
+    std::vector<int64_t> rooms_;             // by rank: pairs below its limit
+    std::vector<PieceStack::Piece> pieces_;  // of the segment that is being cut
     std::vector<CaTask> tasks_;
 };
 
 }  // namespace
 
-std::vector<CaTask> lay_out(const CaProblem& problem, std::span<const CaTransfer> transfers) {
+std::vector<CaTask> lay_out(const CaProblem& problem, const HeldKeys& held, std::span<const int64_t> limits,
+                            std::span<const CaTransfer> transfers) {
     std::vector<CaTransfer> sorted(transfers.begin(), transfers.end());
     std::ranges::stable_sort(sorted, {}, &CaTransfer::segment);
-    Layout layout(problem);
+    Layout layout(problem, held, limits);
     size_t at = 0;
     for (int64_t i = 0; i < static_cast<int64_t>(problem.segments.size()); ++i) {
         const size_t first = at;

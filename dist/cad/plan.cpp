@@ -1,6 +1,7 @@
 #include "dist/cad/plan.h"
 
 #include <cmath>
+#include <limits>
 
 #include "dist/cad/greedy.h"
 #include "dist/cad/key_pieces.h"
@@ -15,6 +16,9 @@ namespace {
 constexpr double kAimed = 0.9;
 // Tried in this order from the wanted one on while a byte cap is exceeded; with the last one nothing moves any more.
 constexpr double kTolerances[] = {0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 9};
+
+// With more segments than these the second order is not tried: documents are short then, and cost alike.
+constexpr size_t kManySegments = 10'000;
 
 void check_options(const CaOptions& options) {
     check(options.servers >= 1 && options.block >= 1, "{} servers and blocks of {} rows: both must be at least 1",
@@ -35,23 +39,45 @@ std::vector<int64_t> limits_of(const CaProblem& problem, double tolerance) {
     return limits;
 }
 
-bool fits(std::span<const int64_t> loads, std::span<const int64_t> limits) {
-    for (size_t r = 0; r < loads.size(); ++r)
-        if (loads[r] > limits[r]) return false;
-    return true;
+// Pairs of the rank that is furthest above its limit; 0 if none is.
+int64_t excess_of(std::span<const int64_t> loads, std::span<const int64_t> limits) {
+    int64_t most = 0;
+    for (size_t r = 0; r < loads.size(); ++r) most = std::max(most, loads[r] - limits[r]);
+    return most;
 }
 
-// The best plan for one tolerance, or no moves.
+// The plan with the fewest bytes among those of both orders that keep to the limits, or the one that comes closest.
+CaPlan moved_plan(const CaProblem& problem, double tolerance) {
+    const std::vector<int64_t> limits = limits_of(problem, tolerance);
+    const std::vector<int64_t> targets = limits_of(problem, kAimed * tolerance);
+    const HeldKeys held = keys_held_by_receivers(problem, targets);
+    CaPlan best;
+    auto best_score = std::pair(std::numeric_limits<int64_t>::max(), std::numeric_limits<double>::infinity());
+    // Whether the plan keeps to the limits.
+    const auto consider = [&](std::span<const CaTransfer> transfers, std::span<const int64_t> rounded_to) {
+        CaPlan plan{.tasks = lay_out(problem, held, rounded_to, transfers), .tolerance = tolerance, .moves = true};
+        repair(problem, limits, plan.tasks);
+        const int64_t excess = excess_of(loads_of(plan, problem.segments, problem.options), limits);
+        const auto score = std::pair(excess, bytes_of_tasks(problem, plan.tasks));
+        if (score < best_score) best = std::move(plan), best_score = score;
+        return excess == 0;
+    };
+    for (const DonorOrder order : {DonorOrder::kCheapest, DonorOrder::kLargestFirst}) {
+        const std::vector<CaTransfer> transfers = choose_transfers(problem, held, targets, order);
+        // Where blocks are coarse, rounding without regard to the limits leaves swaps to try.
+        if (!consider(transfers, limits)) consider(transfers, std::vector<int64_t>(limits.size(), problem.total));
+        if (problem.segments.size() > kManySegments) break;
+    }
+    return best;
+}
+
+// For one tolerance; without moves where they gain too little.
 CaPlan plan_at(const CaProblem& problem, double tolerance) {
     const CaOptions& options = problem.options;
     CaPlan nothing = plan_nothing(problem.segments);
     nothing.tolerance = tolerance;
-    const std::vector<int64_t> limits = limits_of(problem, tolerance);
-    if (fits(problem.loads, limits)) return nothing;
-    CaPlan plan{.tasks = lay_out(problem, choose_transfers(problem, limits_of(problem, kAimed * tolerance))),
-                .tolerance = tolerance,
-                .moves = true};
-    repair(problem, limits, plan.tasks);
+    if (excess_of(problem.loads, limits_of(problem, tolerance)) == 0) return nothing;
+    CaPlan plan = moved_plan(problem, tolerance);
     const double before = imbalance_of(problem.loads, options.speeds);
     const double after = imbalance_of(loads_of(plan, problem.segments, options), options.speeds);
     return after >= before || after > (1.0 - options.min_gain) * before ? nothing : plan;

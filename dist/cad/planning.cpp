@@ -91,4 +91,18 @@ int64_t HeldKeys::missing(int64_t document, int server, int64_t begin, int64_t e
     return end <= held ? 0 : end - held - documents.owned(document, server, held, end);
 }
 
+double bytes_of_tasks(const CaProblem& problem, std::span<const CaTask> tasks) {
+    HeldKeys held(problem);
+    double bytes = 0;
+    for (const CaTask& task : tasks) {
+        const int64_t document = problem.documents.of(task.segment);
+        const bool foreign = task.server != problem.segment(task.segment).home;
+        if (!foreign && problem.documents.segments_of(document).size() == 1) continue;
+        if (foreign) bytes += problem.query_bytes * static_cast<double>(task.end - task.begin);
+        bytes += problem.key_bytes * static_cast<double>(held.missing(document, task.server, task.begin, task.end));
+        held.add(document, task.server, task.end);
+    }
+    return bytes;
+}
+
 }  // namespace plimsoll

@@ -69,6 +69,9 @@ class HeldKeys {
     std::vector<std::vector<Prefix>> prefixes_;  // by document
 };
 
+// Bytes of all ranks together, but for CaCosts::pair_out; with a window, too many where a server's tasks share keys.
+double bytes_of_tasks(const CaProblem& problem, std::span<const CaTask> tasks);
+
 // How many pairs of a segment another rank computes.
 struct CaTransfer {
     int64_t segment = 0;

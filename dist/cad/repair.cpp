@@ -10,9 +10,10 @@ namespace plimsoll {
 namespace {
 
 constexpr double kNever = std::numeric_limits<double>::infinity();
-constexpr size_t kTasks = 48;      // of an overloaded rank that are compared
-constexpr size_t kServers = 8;     // with the most room that are compared
-constexpr size_t kSwapTasks = 24;  // of each of these, for a swap
+constexpr size_t kTasks = 48;   // of an overloaded rank that are compared
+constexpr size_t kServers = 8;  // with the most room that are compared
+constexpr size_t kSwapServers = 16;
+constexpr size_t kSwapTasks = 12;  // of each of these
 enum class Edge { kBegin, kEnd };
 
 class Repair {
@@ -144,38 +145,46 @@ class Repair {
         return true;
     }
 
-    std::pair<int64_t, int64_t> block_at(const CaTask& task, Edge edge) const {
-        const int64_t block = problem_.options.block;
-        if (edge == Edge::kEnd) return {std::max(task.begin, (task.end - 1) / block * block), task.end};
-        return {task.begin, std::min(task.end, task.begin / block * block + block)};
+    // A block at an edge of a task.
+    struct Block {
+        size_t task;
+        int64_t begin, end, pairs;
+    };
+    std::vector<Block> edge_blocks(size_t rank, size_t count) const {
+        const int64_t size = problem_.options.block;
+        std::vector<Block> blocks;
+        for (const size_t i : some_tasks(rank, count)) {
+            const CaTask& task = tasks_[i];
+            const int64_t last = std::max(task.begin, (task.end - 1) / size * size);
+            blocks.push_back({i, last, task.end, pairs_in(last, task.end)});
+            if (last == task.begin) continue;
+            const int64_t first = task.begin / size * size + size;
+            blocks.push_back({i, task.begin, first, pairs_in(task.begin, first)});
+        }
+        return blocks;
     }
 
     // A block of `from` for a smaller one of another rank.
     bool swap_cheapest(size_t from) {
         const int64_t excess = -room(from);
         Move away, back;
-        const std::vector<size_t> tasks = some_tasks(from, kTasks);
-        for (const int server : roomiest(loads_.size())) {
+        const std::vector<Block> ours = edge_blocks(from, kTasks);
+        for (const int server : roomiest(kSwapServers)) {
             const int64_t space = room(static_cast<size_t>(server));
-            for (const size_t theirs : some_tasks(static_cast<size_t>(server), kSwapTasks))
-                for (const Edge their_edge : {Edge::kEnd, Edge::kBegin}) {
-                    const auto [their_begin, their_end] = block_at(tasks_[theirs], their_edge);
-                    const int64_t their_pairs = pairs_in(their_begin, their_end);
-                    double their_bytes = -1;
-                    for (const size_t ours : tasks)
-                        for (const Edge edge : {Edge::kEnd, Edge::kBegin}) {
-                            const auto [begin, end] = block_at(tasks_[ours], edge);
-                            const int64_t gain = pairs_in(begin, end) - their_pairs;
-                            if (gain <= 0 || gain > space) continue;
-                            if (their_bytes < 0)
-                                their_bytes = bytes_of(tasks_[theirs], static_cast<int>(from), their_begin, their_end);
-                            const double bytes = bytes_of(tasks_[ours], server, begin, end) + their_bytes;
-                            const double value = bytes / static_cast<double>(std::min(gain, excess));
-                            if (value >= away.score) continue;
-                            away = {ours, server, begin, end, value};
-                            back = {theirs, static_cast<int>(from), their_begin, their_end, value};
-                        }
+            for (const Block& theirs : edge_blocks(static_cast<size_t>(server), kSwapTasks)) {
+                double their_bytes = -1;
+                for (const Block& block : ours) {
+                    const int64_t gain = block.pairs - theirs.pairs;
+                    if (gain <= 0 || gain > space) continue;
+                    if (their_bytes < 0)
+                        their_bytes = bytes_of(tasks_[theirs.task], static_cast<int>(from), theirs.begin, theirs.end);
+                    const double bytes = bytes_of(tasks_[block.task], server, block.begin, block.end) + their_bytes;
+                    const double value = bytes / static_cast<double>(std::min(gain, excess));
+                    if (value >= away.score) continue;
+                    away = {block.task, server, block.begin, block.end, value};
+                    back = {theirs.task, static_cast<int>(from), theirs.begin, theirs.end, value};
                 }
+            }
         }
         if (away.score == kNever) return false;
         apply(away);

@@ -32,8 +32,8 @@ class CaBounds {
         fill_rooms();
     }
 
-    // The largest of the three bounds for documents that are whole.
-    double whole() const { return std::max({by_room(), by_document(), by_scarcity()}); }
+    // The largest of the bounds for documents that are whole.
+    double whole() const { return std::max({by_room(), by_document(), by_scarcity(), by_donor()}); }
 
     // For documents that span ranks: their homes read keys of others even if nothing moves, and have these for more.
     double spanning() const {
@@ -41,7 +41,7 @@ class CaBounds {
         for (const CaSegment& s : case_.segments)
             if (parts_.at(s.document) > 1 && loads_[static_cast<size_t>(s.home)] <= limit_)
                 owned += key_ * static_cast<double>(s.end - s.begin);
-        return std::max(by_scarcity() - owned, by_price());
+        return std::max({by_scarcity() - owned, by_price(), by_donor_spanning()});
     }
 
     // The fewest bytes for x pairs of a document as long as one likes: an interval [a, b) with a / b = c_q/(c_q + c_k).
@@ -93,6 +93,42 @@ class CaBounds {
         return bytes;
     }
 
+    // L4. What a donor gives costs at least bytes_alone(its excess): bytes_alone is concave, so dividing it among
+    // servers and documents only adds. The mirror of L1, and above it where donors are many and servers with room few.
+    double by_donor() const {
+        double bytes = 0;
+        for (const double load : loads_) bytes += bytes_alone(std::max(0.0, load - limit_));
+        return bytes;
+    }
+
+    // L4 where documents span ranks. Keys are charged to their owners' ranks, and those before a rank's first row of a
+    // document to that rank, which needs them unless it gives all these rows away. Whoever has rows further back in a
+    // document has the keys before them, so only a document's last segment costs others keys.
+    double by_donor_spanning() const {
+        std::vector<Supply> supplies(loads_.size());
+        for (const CaSegment& s : case_.segments) {
+            Supply& supply = supplies[static_cast<size_t>(s.home)];
+            const bool last = lengths_.at(s.document) == s.end;
+            if (s.begin == 0 && last) continue;
+            (s.begin > 0 ? supply.tail : supply.head) = s;
+        }
+        double bytes = 0;
+        for (size_t r = 0; r < loads_.size(); ++r) {
+            const double excess = std::max(0.0, loads_[r] - limit_);
+            Supply supply = supplies[r];
+            const CaSegment tail = supply.tail;
+            double least = key_ * static_cast<double>(tail.begin) + exported(excess, supply);
+            if (tail.end > tail.begin) {
+                const auto rows = static_cast<double>(tail.end - tail.begin);
+                supply.tail = {};
+                least = std::min(least, (query_ + (is_last(tail) ? key_ : 0)) * rows +
+                                            exported(excess - pairs(tail.begin, tail.end), supply));
+            }
+            bytes += least;
+        }
+        return bytes;
+    }
+
   private:
     static double pairs(int64_t begin, int64_t end) {
         return static_cast<double>(end * (end + 1) / 2 - begin * (begin + 1) / 2);
@@ -140,6 +176,45 @@ class CaBounds {
             if (end > begin) sum += (end * end - begin * begin) / 2;
         }
         return sum;
+    }
+
+    // A rank's segments of documents that span ranks, empty without: the one that does not begin its document, and the
+    // one that begins it.
+    struct Supply {
+        CaSegment tail, head;
+    };
+
+    bool is_last(const CaSegment& s) const { return lengths_.at(s.document) == s.end; }
+
+    // The fewest bytes for x pairs that leave a rank, divided between its two segments and its other documents. On a
+    // grid: of each cell the corner with the fewest.
+    double exported(double x, const Supply& supply) const {
+        if (x <= 0) return 0;
+        constexpr int kParts = 40;
+        const double of_tail = pairs(supply.tail.begin, supply.tail.end), of_head = pairs(0, supply.head.end);
+        double best = INFINITY;
+        for (int i = 0; i <= kParts && x * i / kParts <= of_tail; ++i)
+            for (int j = 0; i + j <= kParts && x * j / kParts <= of_head; ++j) {
+                const double rest = x * std::max(0, kParts - i - (of_tail > 0) - j - (of_head > 0)) / kParts;
+                best = std::min(best, from_segment(x * i / kParts, supply.tail) +
+                                          from_segment(x * j / kParts, supply.head) + bytes_alone(rest));
+            }
+        return best;
+    }
+
+    // x pairs [a, b) of a segment: its rows, and of a document's last segment the keys from its begin to b.
+    double from_segment(double x, const CaSegment& s) const {
+        if (x <= 0) return 0;
+        const auto begin = static_cast<double>(s.begin), end = static_cast<double>(s.end);
+        const auto rows = [&](double b) { return b - std::sqrt(std::max(0.0, b * b - 2 * x)); };
+        if (!is_last(s)) return query_ * rows(end);
+        double best = INFINITY;
+        const double lowest = std::min(end, std::sqrt(begin * begin + 2 * x));
+        for (int i = 0; i < 40; ++i) {  // queries of the upper end of a step, keys of its lower one
+            const double low = lowest + (end - lowest) * i / 40, high = lowest + (end - lowest) * (i + 1) / 40;
+            best = std::min(best, query_ * rows(high) + key_ * (low - begin));
+        }
+        return best;
     }
 
     // What a rank has of documents that span ranks, if they lie one after another: at most the end of one in front and
