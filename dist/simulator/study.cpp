@@ -57,8 +57,8 @@ const PolicySummary& Study::of(Policy policy) const {
 }
 
 double Study::speed_up_over(Policy policy) const {
-    const PolicySummary& other = of(policy);
-    return other.fits ? other.mean / of(Policy::kCad).mean : 0;
+    const PolicySummary &other = of(policy), &cad = of(Policy::kCad);
+    return other.fits && cad.fits ? other.mean / cad.mean : 0;
 }
 
 double Study::speed_up_over_best() const {
@@ -66,7 +66,7 @@ double Study::speed_up_over_best() const {
     for (const PolicySummary& other : policies)
         if (!is_cad(other.policy) && other.policy != Policy::kPerfectPacking && other.fits)
             least = least == 0 ? other.mean : std::min(least, other.mean);
-    return least / of(Policy::kCad).mean;
+    return of(Policy::kCad).fits ? least / of(Policy::kCad).mean : 0;
 }
 
 Study summarize(std::span<const std::vector<PolicyRun>> steps, double memory) {

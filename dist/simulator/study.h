@@ -28,7 +28,7 @@ struct PolicySummary {
 struct Study {
     std::vector<PolicySummary> policies;  // as kPolicies
     const PolicySummary& of(Policy policy) const;
-    // Mean time of `policy` over CAD's; 0 where `policy` does not fit into memory.
+    // Mean time of `policy` over CAD's; 0 where one of them does not fit into memory.
     double speed_up_over(Policy policy) const;
     // Over the fastest that can be built: neither CAD nor perfect packing.
     double speed_up_over_best() const;
