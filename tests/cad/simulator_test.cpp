@@ -254,13 +254,17 @@ TEST(SimulatorTest, InfiniteBandwidthIsFreeTraffic) {
 }
 
 TEST(SimulatorTest, ALayoutThatDoesNotFitIsNoBaseline) {
-    PolicySetting setting = setting_of(round_costs(), 8, 1, 1, 4096);
+    StepCosts costs = round_costs();
+    costs.memory.buffer_byte = 0;
+    PolicySetting setting = setting_of(costs, 8, 1, 1, 4096);
     setting.memory = 1000 + 2 * 4096;  // exactly the tokens of a rank
     const Study study = study_of(setting, skewed(20000), 2);
     EXPECT_TRUE(study.of(Policy::kFixed).fits);
     EXPECT_FALSE(study.of(Policy::kDocumentContext).fits);  // gathered keys come on top
     EXPECT_EQ(study.speed_up_over(Policy::kDocumentContext), 0);
     EXPECT_GT(study.speed_up_over_best(), 1);
+    setting.costs.memory.buffer_byte = 1;
+    EXPECT_EQ(study_of(setting, skewed(20000), 2).speed_up_over_best(), 0);  // CAD's buffers come on top as well
 }
 
 TEST(SimulatorTest, PercentilesLieBetweenNeighbours) {
