@@ -92,6 +92,14 @@ MUTATIONS = [
      "        chunk->optimizer.step(", "train_test", "StepCost*"),
     ("another RoPE base in forward", "model/block.cpp", "rope_forward(qk, positions, model_.rope_theta, exec)",
      "rope_forward(qk, positions, 2 * model_.rope_theta, exec)", "golden_test", "*Fp64*"),
+    ("a cut document restarts its positions", "dist/simulator/step_documents.h", "return causal_pairs(end) - causal_pairs(begin);",
+     "return causal_pairs(end - begin);", "cad_test", "Simulator*"),
+    ("ping-pong hides nothing", "dist/simulator/cad_step.cpp", "std::max(first.attention + first.copies / 2, last.out)",
+     "(first.attention + first.copies / 2 + last.out)", "cad_test", "Simulator*"),
+    ("a relay counts as the owner", "dist/simulator/exchange.cpp", "const int source = relayed ? piece.relay : owner;",
+     "const int source = owner;", "cad_test", "Simulator*"),
+    ("gathered keys cost no memory", "dist/simulator/policies.cpp",
+     "work.kept = static_cast<double>(others) * costs_.memory.key_block;", "work.kept = 0;", "cad_test", "Simulator*"),
 ]
 
 

@@ -14,6 +14,7 @@
 #include "train/inspect_checkpoint.h"
 #include "train/machine.h"
 #include "train/plan.h"
+#include "train/simulate.h"
 #include "train/starting_ranks.h"
 #include "train/trainer.h"
 
@@ -173,10 +174,24 @@ void add_data_commands(CLI::App& app) {
         [=] { write_file_atomically(*out, {bigram_table_source(count_bigrams(read_file(*text, "text"), *text))}); });
 }
 
+void add_simulate_command(CLI::App& app, int& status) {
+    CLI::App* command = app.add_subcommand(
+        "simulate", "time, balance, traffic and memory of a step on a cluster, with and without CAD; no GPU needed");
+    const auto sources = std::make_shared<ConfigSources>();
+    const auto json = std::make_shared<std::string>();
+    command->add_option("config", sources->file, "configuration of a study, TOML")->required();
+    command->add_option("--set", sources->overrides, "override: section.key=value; may be repeated")
+        ->allow_extra_args(false);
+    command->add_option("--json", *json, "file for scripts/simulate_report.py");
+    command->footer("Keys of a configuration, with their defaults:\n" + simulate_config_reference());
+    command->callback([=, &status] { status = run_simulate(*sources, *json); });
+}
+
 void add_commands(CLI::App& app, std::vector<std::string> arguments, int& status) {
     std::string line = "plimsoll";
     for (size_t i = 1; i < arguments.size(); ++i) line += " " + arguments[i];
     add_training_commands(app, line, status);
+    add_simulate_command(app, status);
     add_data_commands(app);
     add_machine_commands(app, status);
 }

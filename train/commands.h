@@ -16,6 +16,8 @@ void add_commands(CLI::App& app, std::vector<std::string> arguments, int& status
 
 // train, inspect, plan
 void add_training_commands(CLI::App& app, const std::string& command_line, int& status);
+// simulate
+void add_simulate_command(CLI::App& app, int& status);
 // data prepare, data inspect, data bigrams
 void add_data_commands(CLI::App& app);
 // bench, doctor

@@ -32,25 +32,6 @@ struct Overloaded : F... {
 template <class... F>
 Overloaded(F...) -> Overloaded<F...>;
 
-// Collects the fields of one section.
-struct FieldLister {
-    std::string section;
-    std::vector<ConfigField>& fields;
-
-    template <class T>
-    void field(std::string_view key, T& value, std::string_view doc) {
-        fields.push_back({section, std::string(key), std::string(doc), {}, &value});
-    }
-    void choice(std::string_view key, std::string& value, std::initializer_list<std::string_view> legal,
-                std::string_view doc) {
-        fields.push_back({section, std::string(key), std::string(doc), {legal.begin(), legal.end()}, &value});
-    }
-    template <class T>
-    void list(std::string_view key, std::vector<T>& value, std::string_view doc) {
-        field(key, value, doc);
-    }
-};
-
 constexpr int64_t kMaxBytes = 1 << 20;  // of a configuration file: a hundred times what every key needs
 constexpr int64_t kMaxFiles = 1000;     // read for one configuration: includes that include twice would double
 constexpr int64_t kMaxDots = 1000;      // outside strings and comments
@@ -118,7 +99,8 @@ size_t find_key(std::string_view text, std::string_view key) {
 // Applies TOML tables to a configuration, and says where what is wrong stands.
 class Reader {
   public:
-    explicit Reader(RunConfig& config) : fields_(config_fields(config)), places_(config.places) {}
+    Reader(const std::vector<ConfigField>& fields, std::map<std::string, std::string>& places, std::string_view command)
+        : fields_(fields), places_(places), command_(command) {}
 
     void read_file(const fs::path& path, std::vector<fs::path> chain = {}) {
         std::error_code ignored;
@@ -198,8 +180,8 @@ class Reader {
             for (const ConfigField& field : fields_)
                 if (sections.empty() || sections.back() != field.section) sections.push_back(field.section);
             if (std::find(sections.begin(), sections.end(), section.str()) == sections.end())
-                fail_input("{}: unknown section [{}]; did you mean [{}]? (plimsoll train --help lists every key)",
-                           place(section, file), brief(section.str()), nearest(section.str(), sections));
+                fail_input("{}: unknown section [{}]; did you mean [{}]? ({} --help lists every key)",
+                           place(section, file), brief(section.str()), nearest(section.str(), sections), command_);
             const toml::table* keys = node.as_table();
             if (!keys)
                 fail_input("{}: '{}' is a section; write [{}] and its keys below", place(section, file), section.str(),
@@ -210,15 +192,15 @@ class Reader {
 
     void set(const std::string& section, const toml::key& key, const toml::node& node, const std::string& file) {
         std::vector<std::string> keys;
-        for (ConfigField& field : fields_) {
+        for (const ConfigField& field : fields_) {
             if (field.section != section) continue;
             keys.push_back(field.key);
             if (field.key != key.str()) continue;
             places_[field.path()] = place(node, file);
             return std::visit([&](auto* value) { assign(field, *value, node, file); }, field.value);
         }
-        fail_input("{}: unknown key '{}' in [{}]; did you mean '{}'? (plimsoll train --help lists every key)",
-                   place(key, file), brief(key.str()), section, nearest(key.str(), keys));
+        fail_input("{}: unknown key '{}' in [{}]; did you mean '{}'? ({} --help lists every key)", place(key, file),
+                   brief(key.str()), section, nearest(key.str(), keys), command_);
     }
 
     [[noreturn]] static void wrong_type(const ConfigField& field, std::string_view wanted, const toml::node& node,
@@ -274,8 +256,9 @@ class Reader {
         values = std::move(read);
     }
 
-    std::vector<ConfigField> fields_;
+    const std::vector<ConfigField>& fields_;
     std::map<std::string, std::string>& places_;
+    std::string_view command_;
     int64_t files_ = 0;
 };
 
@@ -319,30 +302,24 @@ std::string ConfigField::toml() const {
         value);
 }
 
-std::vector<ConfigField> config_fields(RunConfig& config) {
-    std::vector<ConfigField> fields;
-    RunConfig::visit_sections(config, [&](std::string_view name, auto& section) {
-        using Section = std::remove_reference_t<decltype(section)>;
-        FieldLister lister{std::string(name), fields};
-        Section::visit(section, lister);
-    });
-    return fields;
+void read_config(const ConfigSources& sources, const std::vector<ConfigField>& fields,
+                 std::map<std::string, std::string>& places, std::string_view command) {
+    Reader reader(fields, places, command);
+    reader.read_file(sources.file);
+    if (!sources.variant.empty()) reader.read_file(find_variant(sources.variant, sources.file));
+    for (const std::string& text : sources.overrides) reader.read_override(text);
 }
 
 RunConfig load_config(const ConfigSources& sources) {
     RunConfig config;
-    Reader reader(config);
-    reader.read_file(sources.file);
-    if (!sources.variant.empty()) reader.read_file(find_variant(sources.variant, sources.file));
-    for (const std::string& text : sources.overrides) reader.read_override(text);
+    read_config(sources, config_fields(config), config.places, "plimsoll train");
     return config;
 }
 
-void RunConfig::validate() const {
+void check_naming_places(const std::map<std::string, std::string>& places, const std::function<void()>& check_values) {
     try {
         check_values();
     } catch (const Error& error) {
-        // Where the key that the message names first was set.
         const std::string message = error.what();
         size_t first = std::string::npos;
         std::string place;
@@ -350,6 +327,10 @@ void RunConfig::validate() const {
             if (const size_t at = find_key(message, key); at < first) first = at, place = set_at + ": ";
         throw Error(error.code(), place + brief(message, 1000));
     }
+}
+
+void RunConfig::validate() const {
+    check_naming_places(places, [&] { check_values(); });
 }
 
 void RunConfig::check_values() const {
@@ -429,10 +410,9 @@ std::string RunConfig::directory() const {
     return run.dir.empty() ? fmt::format("runs/{}/{}", run.name, run.variant) : run.dir;
 }
 
-std::string resolved_toml(const RunConfig& config) {
-    RunConfig copy = config;
+std::string toml_of(const std::vector<ConfigField>& fields) {
     std::string out, section;
-    for (const ConfigField& field : config_fields(copy)) {
+    for (const ConfigField& field : fields) {
         if (field.section != section) {
             out += fmt::format("{}[{}]\n", section.empty() ? "" : "\n", field.section);
             section = field.section;
@@ -442,16 +422,25 @@ std::string resolved_toml(const RunConfig& config) {
     return out;
 }
 
-std::string config_reference() {
-    RunConfig defaults;
+std::string resolved_toml(const RunConfig& config) {
+    RunConfig copy = config;
+    return toml_of(config_fields(copy));
+}
+
+std::string reference_of(const std::vector<ConfigField>& fields) {
     std::string out, section;
-    for (const ConfigField& field : config_fields(defaults)) {
+    for (const ConfigField& field : fields) {
         if (field.section != section) out += fmt::format("\n[{}]\n", field.section);
         section = field.section;
         out += fmt::format("  {} = {}\n      {}\n", field.key, field.toml(), field.doc);
         if (!field.choices.empty()) out += fmt::format("      one of: {}\n", fmt::join(field.choices, ", "));
     }
     return out;
+}
+
+std::string config_reference() {
+    RunConfig defaults;
+    return reference_of(config_fields(defaults));
 }
 
 std::vector<std::string> config_differences(const RunConfig& here, const RunConfig& there) {

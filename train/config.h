@@ -11,6 +11,7 @@
 
 #include "data/config.h"
 #include "model/config.h"
+#include "train/config_fields.h"
 #include "train/schedule.h"
 
 namespace plimsoll {
@@ -261,30 +262,7 @@ struct RunConfig {
     void check_values() const;
 };
 
-// One key of a configuration, with where its value lies.
-struct ConfigField {
-    std::string section, key;
-    std::string doc;
-    std::vector<std::string> choices;  // legal values; empty = any
-    std::variant<bool*, int64_t*, double*, std::string*, std::vector<std::string>*, std::vector<int64_t>*> value;
-
-    std::string path() const { return section + "." + key; }
-    std::string toml() const;  // the value as TOML
-};
-
-// Every key, in order. The pointers lead into `config`.
-std::vector<ConfigField> config_fields(RunConfig& config);
-
-struct ConfigSources {
-    std::string file;                    // TOML; may name others by a top-level `include` (a path or a list)
-    std::string variant;                 // a file, or a name looked up as variants/NAME.toml beside `file` and above it
-    std::vector<std::string> overrides;  // "section.key=value", value in TOML or a bare word
-};
-
-// Reads in this order: includes of a file before the file, then the variant, then the overrides; later values win.
-// Relative includes are looked up from the file that names them.
-// Throws Error (78) with file, line, column and the nearest legal key for what is malformed, unknown or of the wrong
-// type.
+// See read_config.
 RunConfig load_config(const ConfigSources& sources);
 
 // The whole configuration as TOML, every key with its meaning.

@@ -55,17 +55,21 @@ class Layout {
             end = std::max(s.begin, problem_.pairs.begin_of(end, piece.pairs));
             int64_t& room = rooms_[static_cast<size_t>(piece.server)];
             int64_t lower = std::min(upper, nearest_edge(end, s, block));
-            if (problem_.pairs.between(lower, upper) > room) {
-                lower = std::max(s.begin, problem_.pairs.begin_of(upper, room));
-                if (problem_.pairs.between(lower, upper) > room || lower % block != 0 && lower != s.begin)
-                    lower = lower / block * block + block;
-                lower = std::min(lower, upper);
-            }
+            if (problem_.pairs.between(lower, upper) > room) lower = lowest_edge(s, upper, room);
             add_task(segment, piece.server, lower, upper);
             room -= problem_.pairs.between(lower, upper);
             upper = lower;
         }
         add_task(segment, s.home, s.begin, upper);
+    }
+
+    // The first edge from which rows up to `upper` have at most `pairs` pairs.
+    int64_t lowest_edge(const CaSegment& s, int64_t upper, int64_t pairs) const {
+        const int64_t block = problem_.options.block;
+        const int64_t begin = std::max(s.begin, problem_.pairs.begin_of(upper, pairs));
+        const bool is_edge = begin == s.begin || begin % block == 0;
+        if (is_edge && problem_.pairs.between(begin, upper) <= pairs) return begin;
+        return std::min(upper, begin / block * block + block);
     }
 
     void add_task(int64_t segment, int server, int64_t begin, int64_t end) {

@@ -51,7 +51,7 @@ CaPlan moved_plan(const CaProblem& problem, double tolerance) {
     const std::vector<int64_t> limits = limits_of(problem, tolerance);
     const std::vector<int64_t> targets = limits_of(problem, kAimed * tolerance);
     const HeldKeys held = keys_held_by_receivers(problem, targets);
-    CaPlan best{.tolerance = tolerance, .moves = true};
+    CaPlan best;
     auto best_score = std::pair(std::numeric_limits<int64_t>::max(), std::numeric_limits<double>::infinity());
     // Whether the plan keeps to the limits.
     const auto consider = [&](std::span<const CaTransfer> transfers, std::span<const int64_t> rounded_to) {

@@ -21,9 +21,10 @@ struct Edge {
 
 class Run {
   public:
-    Run(const Schedule& schedule, const PipelineCosts& costs)
+    Run(const Schedule& schedule, const ActionSeconds& seconds, double send)
         : schedule_(schedule),
-          costs_(costs),
+          seconds_(seconds),
+          send_(send),
           stages_(static_cast<size_t>(schedule.stages)),
           edges_(stages_ * stages_),
           next_(stages_, 0),
@@ -60,25 +61,11 @@ class Run {
         const Action& action = list(s)[next_[s]];
         if (communicates(action.kind)) return exchange_group(s);
         if (action.tick > tick_) return false;
-        const double cost = cost_of(s, action);
+        const double cost = seconds_(static_cast<int>(s), action);
         result_.times[s][next_[s]++] = {clock_[s], clock_[s] + cost};
         result_.busy[s] += cost;
         clock_[s] += cost;
         return true;
-    }
-
-    double cost_of(size_t s, const Action& action) const {
-        const auto v = static_cast<size_t>(virtual_stage_of(schedule_, static_cast<int>(s), action));
-        switch (action.kind) {
-            case ActionKind::kForward:
-                return costs_.forward[v];
-            case ActionKind::kBackward:
-                return costs_.backward[v];
-            case ActionKind::kWeight:
-                return costs_.weight[v];
-            default:
-                return 0;
-        }
     }
 
     // Opens the next tick when every stage that is not at its end has come to it.
@@ -138,7 +125,7 @@ class Run {
                 virtual_stage_of(schedule_, static_cast<int>(to), in))
             result_.stuck = fmt::format("stage {} action {}, {}, meets stage {} action {}, {}", from, send,
                                         describe(out), to, receive, describe(in));
-        result_.times[from][send].end = result_.times[to][receive].end = std::max(sent, received) + costs_.send;
+        result_.times[from][send].end = result_.times[to][receive].end = std::max(sent, received) + send_;
     }
 
     void name_waiting() {
@@ -160,7 +147,8 @@ class Run {
     }
 
     const Schedule& schedule_;
-    const PipelineCosts& costs_;
+    const ActionSeconds& seconds_;
+    double send_;
     size_t stages_;
     std::vector<Edge> edges_;     // by sender and receiver
     std::vector<size_t> next_;    // by stage: its first action that is not done
@@ -172,15 +160,11 @@ class Run {
 
 }  // namespace
 
-Simulation simulate(const Schedule& schedule, const PipelineCosts& costs) {
+Simulation simulate(const Schedule& schedule, const ActionSeconds& seconds, double send) {
     check(
         schedule.stages >= 1 && schedule.chunks >= 1 && schedule.actions.size() == static_cast<size_t>(schedule.stages),
         "pipeline schedule {}: {} lists for {} stages of {} chunks", schedule.name, schedule.actions.size(),
         schedule.stages, schedule.chunks);
-    const auto virtual_stages = static_cast<size_t>(schedule.stages) * static_cast<size_t>(schedule.chunks);
-    for (const std::vector<double>* list : {&costs.forward, &costs.backward, &costs.weight})
-        check(list->size() == virtual_stages, "pipeline costs: {} values for {} virtual stages", list->size(),
-              virtual_stages);
     for (int s = 0; s < schedule.stages; ++s)
         for (const Action& action : schedule.actions[static_cast<size_t>(s)]) {
             check(0 <= action.chunk && action.chunk < schedule.chunks, "pipeline schedule {}: stage {} has {} of {}",
@@ -188,7 +172,28 @@ Simulation simulate(const Schedule& schedule, const PipelineCosts& costs) {
             check(!communicates(action.kind) || peer_of(schedule, s, action) >= 0,
                   "pipeline schedule {}: stage {} has nobody to {}", schedule.name, s, describe(action));
         }
-    return Run(schedule, costs).finish();
+    return Run(schedule, seconds, send).finish();
+}
+
+Simulation simulate(const Schedule& schedule, const PipelineCosts& costs) {
+    const auto virtual_stages = static_cast<size_t>(schedule.stages) * static_cast<size_t>(schedule.chunks);
+    for (const std::vector<double>* list : {&costs.forward, &costs.backward, &costs.weight})
+        check(list->size() == virtual_stages, "pipeline costs: {} values for {} virtual stages", list->size(),
+              virtual_stages);
+    const auto seconds = [&](int stage, const Action& action) -> double {
+        const auto v = static_cast<size_t>(virtual_stage_of(schedule, stage, action));
+        switch (action.kind) {
+            case ActionKind::kForward:
+                return costs.forward[v];
+            case ActionKind::kBackward:
+                return costs.backward[v];
+            case ActionKind::kWeight:
+                return costs.weight[v];
+            default:
+                return 0;
+        }
+    };
+    return simulate(schedule, seconds, costs.send);
 }
 
 std::vector<int64_t> peak_in_flight(const Schedule& schedule) {

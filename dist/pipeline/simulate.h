@@ -1,6 +1,7 @@
 // How long a schedule takes, and whether it ends.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,10 @@ struct Simulation {
 // messages do not match in order, gives `stuck`; what it computes is not checked here (problem_with does). Throws Error
 // (70) for actions or costs outside the schedule's sizes.
 Simulation simulate(const Schedule& schedule, const PipelineCosts& costs);
+
+// The same for micro batches that differ: what an action that is no message takes, in seconds or any unit.
+using ActionSeconds = std::function<double(int stage, const Action& action)>;
+Simulation simulate(const Schedule& schedule, const ActionSeconds& seconds, double send);
 
 // Peaks by stage from the order alone.
 std::vector<int64_t> peak_in_flight(const Schedule& schedule);
