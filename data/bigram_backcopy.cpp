@@ -69,17 +69,23 @@ bool BigramBackcopy::is_trigger(int32_t id) const {
     return id >= 0 && id < counts_.n() && trigger_mask_[static_cast<size_t>(id)];
 }
 
-void BigramBackcopy::sample(int64_t index, Sample& sample) const {
+void BigramBackcopy::append(int64_t index, int64_t count, std::vector<int32_t>& tokens) const {
     const RandomStream random(options_.seed, "bigram_backcopy", options_.stream, static_cast<uint64_t>(index));
+    const size_t begin = tokens.size();
+    const auto length = static_cast<size_t>(count);
+    if (options_.bos && length > 0) tokens.push_back(bos_token());
+    if (tokens.size() - begin < length) tokens.push_back(draw(first_cumulative_, random, tokens.size() - begin));
+    while (tokens.size() - begin < length) {
+        const size_t at = tokens.size();
+        const int32_t current = tokens[at - 1];
+        tokens.push_back(is_trigger(current) ? tokens[at - 2] : draw(successors(current), random, at - begin));
+    }
+}
+
+void BigramBackcopy::sample(int64_t index, Sample& sample) const {
     sample.document_starts.clear();
     sample.tokens.clear();
-    if (options_.bos) sample.tokens.push_back(bos_token());
-    sample.tokens.push_back(draw(first_cumulative_, random, sample.tokens.size()));
-    while (static_cast<int64_t>(sample.tokens.size()) < options_.T + 1) {
-        const size_t at = sample.tokens.size();
-        const int32_t current = sample.tokens[at - 1];
-        sample.tokens.push_back(is_trigger(current) ? sample.tokens[at - 2] : draw(successors(current), random, at));
-    }
+    append(index, options_.T + 1, sample.tokens);
 }
 
 std::string BigramBackcopy::describe() const {

@@ -37,6 +37,8 @@ class BigramBackcopy final : public Dataset {
 
     int64_t vocab_size() const override { return counts_.n() + 2; }
     int64_t samples() const override { return options_.samples; }
+    // The first `count` tokens of a sequence, appended to `tokens`.
+    void append(int64_t index, int64_t count, std::vector<int32_t>& tokens) const;
     // Drawn in integers from the counts, keyed by (seed, stream, index): equal on every machine.
     void sample(int64_t index, Sample& sample) const override;
     std::string describe() const override;

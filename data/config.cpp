@@ -85,9 +85,17 @@ void DataConfig::validate() const {
     if (end == "stop" && sampling == "random") {
         fail_input("data.end = 'stop' with data.sampling = 'random': random starts have no end; use 'windows'");
     }
-    if (source != "bigram_backcopy") return;
-    if (document_mask)
-        fail_input("data.document_mask = true: a bigram_backcopy row is one document; it needs text or shards");
+    if (source != "bigram_backcopy") {
+        if (documents != "row")
+            fail_input("data.documents = '{}' with data.source = '{}', whose documents are as long as they are",
+                       documents, source);
+        return;
+    }
+    if (document_mask != (documents != "row"))
+        fail_input(
+            "data.document_mask = {} with data.documents = '{}': a bigram_backcopy row is one document, or packed with "
+            "masked ones ('pretrain', 'prolong')",
+            document_mask, documents);
     if (end == "stop")
         fail_input("data.end = 'stop': bigram_backcopy draws fresh sequences without end; use train.max_steps");
     if (!validation_sources().empty()) {

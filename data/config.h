@@ -33,6 +33,7 @@ struct DataConfig {
     bool document_mask = false;
     int64_t eot_token = -1;
     std::string document_separator;
+    std::string documents = "row";
     int64_t triggers = 3;
     bool bos = true;
 
@@ -75,6 +76,9 @@ struct DataConfig {
             "id that starts each document (GPT-2: 50256); -1 = the index file beside each shard, else the tokenizer's");
         v.field("document_separator", self.document_separator,
                 "for text: documents are what stands between these strings; empty = one document");
+        v.choice("documents", self.documents, {"row", "pretrain", "prolong"},
+                 "bigram_backcopy: row = each row is a document; else rows are packed with documents (document_mask), "
+                 "as long as those of pretraining or long-context data would be if the context were 128 Ki tokens");
         v.field("triggers", self.triggers, "bigram_backcopy: k, how many of the most frequent characters are triggers");
         v.field("bos", self.bos, "bigram_backcopy: sequences begin with <s>");
     }

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "data/file.h"
+#include "data/packed_documents.h"
 #include "data/token_shards.h"
 #include "data/token_stream.h"
 #include "data/windows.h"
@@ -77,9 +78,16 @@ OpenedSources open_bigram_backcopy(const DataConfig& config, const SourceRequest
                                                                           .stream = train ? "train" : "validation",
                                                                           .samples = train ? -1 : config.val_samples});
     OpenedSources opened;
-    opened.bigram_backcopy = dataset.get();
     opened.weights.push_back(1.0);
-    opened.datasets.push_back(std::move(dataset));
+    if (config.documents == "row") {
+        opened.bigram_backcopy = dataset.get();
+        opened.datasets.push_back(std::move(dataset));
+    } else {
+        const int64_t samples = dataset->samples();
+        const uint64_t seed = hash_name(fmt::format("{} {}", request.seed, train ? "train" : "validation"));
+        opened.datasets.push_back(
+            std::make_unique<PackedDocuments>(std::move(dataset), config.documents, request.T, seed, samples));
+    }
     return opened;
 }
 

@@ -74,7 +74,7 @@ LengthRules LengthSection::rules() const {
             .lengthened_from = lengthened_from};
 }
 
-CadOptions CadSection::options() const {
+CadOptions CadModelSection::options() const {
     return {.tolerance = tolerance,
             .block = block,
             .two_hop = two_hop,

@@ -144,7 +144,7 @@ struct LengthSection {
     LengthRules rules() const;
 };
 
-struct CadSection {
+struct CadModelSection {
     double tolerance = 0.02;
     int64_t block = 128;
     bool two_hop = true;
@@ -177,7 +177,7 @@ struct SimulateConfig {
     ClusterSection cluster;
     SimulatedParallelSection parallel;
     LengthSection lengths;
-    CadSection cad;
+    CadModelSection cad;
     std::map<std::string, std::string> places;  // see read_config
 
     template <class Self, class F>

@@ -32,7 +32,7 @@ TEST(DataConfig, VisitorListsEveryKeyOnce) {
     KeyCollector collector;
     DataConfig::visit(config, collector);
     EXPECT_EQ(collector.repeated, 0);
-    EXPECT_EQ(collector.keys.size(), 18u);
+    EXPECT_EQ(collector.keys.size(), 19u);
 }
 
 TEST(DataConfig, DefaultsAreValid) {
