@@ -92,6 +92,18 @@ MUTATIONS = [
      "        chunk->optimizer.step(", "train_test", "StepCost*"),
     ("another RoPE base in forward", "model/block.cpp", "rope_forward(qk, positions, model_.rope_theta, exec)",
      "rope_forward(qk, positions, 2 * model_.rope_theta, exec)", "golden_test", "*Fp64*"),
+    ("CAD: repair swaps nothing and gives up", "dist/cad/repair.cpp", "if (!move_cheapest(from) && !swap_cheapest(from)) break;",
+     "break;", "cad_test", "CadRandomPlans*"),
+    ("CAD: a query does not see itself", "dist/cad/pairs.h", "return n * (n + 1) / 2;", "return n * (n - 1) / 2;", "cad_test", "CadPairs*"),
+    ("CAD: keys of the window's far end forgotten", "dist/cad/pairs.cpp", "begin - options.window + 1)",
+     "begin - options.window + 1 + options.block)", "cad_test", "CadPairs*"),
+    ("CAD: keys sent to their owner", "dist/cad/key_pieces.cpp", "if (is_home(need) || part.begin >= part.end) continue;",
+     "if (part.begin >= part.end) continue;", "cad_test", "CadKeyPieces*"),
+    ("CAD: bytes of a relay counted at the owner", "dist/cad/key_pieces.cpp", "server == piece.relay ? owner : piece.relay;",
+     "server == piece.relay ? owner : owner;", "cad_test", "CadKeyPieces*"),
+    ("CAD: a relay for two servers", "dist/cad/key_pieces.cpp", "int64_t kRelayed = 3;", "int64_t kRelayed = 2;", "cad_test",
+     "CadKeyPieces*"),
+    ("CAD: lost rows pass for a plan", "dist/cad/validate.cpp", " || task.begin != next)", ")", "cad_test", "CadValidate*"),
 ]
 
 
