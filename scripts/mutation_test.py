@@ -100,6 +100,18 @@ MUTATIONS = [
      "const int source = owner;", "cad_test", "Simulator*"),
     ("gathered keys cost no memory", "dist/simulator/policies.cpp",
      "work.kept = static_cast<double>(others) * costs_.memory.key_block;", "work.kept = 0;", "cad_test", "Simulator*"),
+    ("CAD: repair swaps nothing and gives up", "dist/cad/repair.cpp", "if (!move_cheapest(from) && !swap_cheapest(from)) break;",
+     "break;", "cad_test", "CadRandomPlans*"),
+    ("CAD: a query does not see itself", "dist/cad/pairs.h", "return n * (n + 1) / 2;", "return n * (n - 1) / 2;", "cad_test", "CadPairs*"),
+    ("CAD: keys of the window's far end forgotten", "dist/cad/pairs.cpp", "begin - options.window + 1)",
+     "begin - options.window + 1 + options.block)", "cad_test", "CadPairs*"),
+    ("CAD: keys sent to their owner", "dist/cad/key_pieces.cpp", "if (is_home(need) || part.begin >= part.end) continue;",
+     "if (part.begin >= part.end) continue;", "cad_test", "CadKeyPieces*"),
+    ("CAD: bytes of a relay counted at the owner", "dist/cad/key_pieces.cpp", "server == piece.relay ? owner : piece.relay;",
+     "server == piece.relay ? owner : owner;", "cad_test", "CadKeyPieces*"),
+    ("CAD: a relay for two servers", "dist/cad/key_pieces.cpp", "int64_t kRelayed = 3;", "int64_t kRelayed = 2;", "cad_test",
+     "CadKeyPieces*"),
+    ("CAD: lost rows pass for a plan", "dist/cad/validate.cpp", " || task.begin != next)", ")", "cad_test", "CadValidate*"),
 ]
 
 
