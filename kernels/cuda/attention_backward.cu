@@ -6,7 +6,7 @@
 namespace plimsoll::cuda {
 namespace {
 
-// The second argument of __launch_bounds__ says that two blocks per multiprocessor are enough: aiming at four, ptxas
+// The second argument of __launch_bounds__ says how many blocks per multiprocessor are enough: aiming at four, ptxas
 // spilled (sigmoid, head size 32, sm_90a).
 //
 // A block keeps 64 rows of one side and passes over the other side in smaller tiles where sums would not fit into
@@ -21,30 +21,57 @@ struct BackwardShape {
     static constexpr int kDqBytes = 2 * Tile<HS>::bytes(kTileRows) + 2 * Tile<HS>::bytes(kKeys);
 };
 
+// Gradients of keys or values, in bf16 or fp32.
+struct KeyGradients {
+    void* data;
+    int64_t row_stride;
+    bool fp32;
+
+    template <int kCount>
+    PLIMSOLL_DEVICE void store(const float (&sums)[kCount][4], int head, int HS, int row0, int end, int first,
+                               float scale, int lane) const {
+        const float factor[2] = {scale, scale};
+        if (fp32)
+            store_rows(HeadView<float>{static_cast<float*>(data), row_stride}.head(head, HS), sums, row0, end, first,
+                       factor, lane);
+        else
+            store_rows(HeadView<bf16>{static_cast<bf16*>(data), row_stride}.head(head, HS), sums, row0, end, first,
+                       factor, lane);
+    }
+};
+
 struct BackwardArguments {
-    HeadView<bf16> dq, dk, dv;
+    HeadView<bf16> dq;
+    KeyGradients dk, dv;
     HeadView<const bf16> dout, q, k, v;
     const float *lse, *delta;  // (NH, N), null for weightings without
     const bf16* gate;          // (N, NH) before the sigmoid, or null
     int group;                 // query heads of a key head
+    int32_t N;                 // rows of q
+    AttentionTables tables;
     DeviceMask mask;
 };
 
-// delta_i = sum_c dout_ic out_ic, a warp per row of a head; with a gate also its gradient, delta_i (1 - g_i).
+// delta_i = sum_c dout_ic out_ic, a warp per row of a head; with a gate also its gradient, delta_i (1 - g_i), and,
+// where it is wanted, dout times the gate (`gated` may be dout).
 __global__ void __launch_bounds__(kTileThreads)
-    delta_kernel(float* delta, bf16* dgate, HeadView<const bf16> dout, HeadView<const bf16> out, const bf16* gate,
-                 int64_t N, int NH, int HS) {
+    delta_kernel(float* delta, bf16* dgate, HeadView<bf16> gated, HeadView<const bf16> dout, HeadView<const bf16> out,
+                 const bf16* gate, int64_t N, int NH, int HS) {
     const int64_t index = static_cast<int64_t>(blockIdx.x) * kTileWarps + threadIdx.x / kWarp;
     if (index >= N * NH) return;
+    const int lane = threadIdx.x % kWarp;
     const int64_t n = index / NH, head = index % NH;
     const bf16 *d = dout.row(n) + head * HS, *y = out.row(n) + head * HS;
     float sum = 0;
-    for (int c = threadIdx.x % kWarp; c < HS; c += kWarp) sum += static_cast<float>(d[c]) * static_cast<float>(y[c]);
+    for (int c = lane; c < HS; c += kWarp) sum += static_cast<float>(d[c]) * static_cast<float>(y[c]);
     sum = warp_sum(sum);
-    if (threadIdx.x % kWarp > 0) return;
-    delta[head * N + n] = sum;
-    if (gate)
-        dgate[index] = static_cast<bf16>(sum * (1.0f - gate_of(gate, static_cast<int>(n), NH, static_cast<int>(head))));
+    if (lane == 0) delta[head * N + n] = sum;
+    if (!gate) return;
+    const float open = gate_of(gate, static_cast<int>(n), NH, static_cast<int>(head));
+    if (lane == 0) dgate[index] = static_cast<bf16>(sum * (1.0f - open));
+    if (!gated.data) return;
+    bf16* to = gated.row(n) + head * HS;
+    for (int c = lane; c < HS; c += kWarp) to[c] = static_cast<bf16>(static_cast<float>(d[c]) * open);
 }
 
 // dsink_logit_h = -sum_i exp(sink_logit_h - lse_i) delta_i, a block per head.
@@ -85,97 +112,104 @@ __global__ void __launch_bounds__(kTileThreads) dkv_kernel(const __grid_constant
     float* row_gate = row_delta + kQueries;
 
     const int lane = threadIdx.x % kWarp, warp_row = threadIdx.x / kWarp * kRowsPerWarp;
-    const int N = a.mask.N, n0 = static_cast<int>(blockIdx.x) * kTileRows;
-    const int n1 = n0 + kTileRows < N ? n0 + kTileRows : N;
+    const KeyTile here = a.tables.key_tiles[blockIdx.x];
     const int first_column = blockIdx.z * kWidth;
-    keys.template load<kTileRows>(a.k.head(blockIdx.y, HS), n0, N);
-    values.template load<kTileRows>(a.v.head(blockIdx.y, HS), n0, N);
+    keys.template load<kTileRows>(a.k.head(blockIdx.y, HS), here.row, here.end - here.row);
+    values.template load<kTileRows>(a.v.head(blockIdx.y, HS), here.row, here.end - here.row);
+    device::cp_async_commit();  // also where no query follows
 
-    int key[2], begin[2];
-    for (int r = 0; r < 2; ++r) {
-        key[r] = n0 + warp_row + lane / 4 + 8 * r;
-        begin[r] = key[r] < N ? a.mask.first[key[r]] : N;
-    }
-    const int last_query = a.mask.end[n1 - 1];
     float dk[kWidth / 8][4] = {}, dv[kWidth / 8][4] = {};
-    for (int head = blockIdx.y * a.group; head < static_cast<int>(blockIdx.y + 1) * a.group; ++head) {
-        const float slope = a.mask.slope(head);
-        for (int m0 = n0; m0 < last_query; m0 += kQueries) {
-            const int m1 = m0 + kQueries < N ? m0 + kQueries : N;
-            if (!a.mask.meets(m0, m1, n0, n1)) continue;
-            __syncthreads();  // the tiles before are done with
-            queries.template load<kQueries>(a.q.head(head, HS), m0, N);
-            grads.template load<kQueries>(a.dout.head(head, HS), m0, N);
-            device::cp_async_commit();
-            for (int i = threadIdx.x; i < kQueries; i += kTileThreads) {
-                const bool exists = m0 + i < N;
-                row_state[i] = !exists               ? 0.0f
-                               : V::kInfo.normalized ? a.lse[static_cast<int64_t>(head) * N + m0 + i]
-                                                     : a.mask.bias(m0 + i);
-                row_delta[i] = exists && V::kInfo.normalized ? a.delta[static_cast<int64_t>(head) * N + m0 + i] : 0.0f;
-                row_gate[i] = exists ? gate_of(a.gate, m0 + i, a.mask.NH, head) : 0.0f;
-            }
-            device::cp_async_wait<0>();
-            __syncthreads();
-            // Transposed: rows are keys, columns queries.
-            float p[kQueries / 8][4] = {}, ds[kQueries / 8][4] = {};
-            multiply_transposed<HS>(p, keys, warp_row, queries, lane);
-            multiply_transposed<HS>(ds, values, warp_row, grads, lane);
-#pragma unroll
-            for (int n = 0; n < kQueries / 8; ++n)
-#pragma unroll
-                for (int e = 0; e < 4; ++e) {
-                    const int column = n * 8 + 2 * (lane % 4) + e % 2;
-                    const int i = m0 + column, j = key[e / 2];
-                    // The document of the key, not of the query: equal where j <= i < end of the key's document.
-                    const bool visible = i < N && j < N && a.mask.visible(i, j, begin[e / 2]) && i < a.mask.end[j];
-                    ds[n][e] *= row_gate[column];
-                    weigh<V>(p[n][e], ds[n][e], visible, a.mask.score(p[n][e], i, j, slope),
-                             {row_state[column], row_state[column]}, row_delta[column]);
-                    p[n][e] *= row_gate[column];  // of the gradient that is added to dV
+    for (int t = here.first_task; t < here.last_task; ++t) {
+        const DeviceTask& task = a.tables.tasks[t];
+        const auto begin_of = [&](int i) { return a.tables.first ? a.tables.first[i] : task.row - task.position; };
+        // The keys in rows of q, and for each the queries that see it: from its own on, up to `until`.
+        const int n0 = task.row + here.position - task.position, n1 = n0 + here.end - here.row;
+        const int last_query = a.tables.end ? a.tables.end[n1 - 1] : task.row + task.count;
+        int key[2], until[2];
+        for (int r = 0; r < 2; ++r) {
+            key[r] = n0 + warp_row + lane / 4 + 8 * r;
+            const bool exists = key[r] < n1;
+            until[r] = exists ? a.mask.until(key[r], begin_of(key[r]), a.tables.end ? a.tables.end[key[r]] : last_query)
+                              : key[r];
+        }
+        for (int head = blockIdx.y * a.group; head < static_cast<int>(blockIdx.y + 1) * a.group; ++head) {
+            const float slope = a.mask.slope(head);
+            for (int m0 = n0 > task.row ? n0 : task.row; m0 < last_query; m0 += kQueries) {
+                const int count = last_query - m0 < kQueries ? last_query - m0 : kQueries;
+                if (a.mask.window && !a.mask.reaches(m0, begin_of(m0 + count - 1), n0, n0 + kTileRows)) continue;
+                __syncthreads();  // the tiles before are done with
+                queries.template load<kQueries>(a.q.head(head, HS), m0, count);
+                grads.template load<kQueries>(a.dout.head(head, HS), m0, count);
+                device::cp_async_commit();
+                for (int i = threadIdx.x; i < kQueries; i += kTileThreads) {
+                    const bool exists = i < count;
+                    const int64_t at = static_cast<int64_t>(head) * a.N + m0 + i;
+                    row_state[i] = !exists               ? 0.0f
+                                   : V::kInfo.normalized ? a.lse[at]
+                                                         : a.mask.bias(m0 + i, begin_of(m0 + i));
+                    row_delta[i] = exists && V::kInfo.normalized ? a.delta[at] : 0.0f;
+                    row_gate[i] = exists ? gate_of(a.gate, m0 + i, a.mask.NH, head) : 0.0f;
                 }
-            multiply_rounded<HS, kWidth>(dv, p, grads, first_column, lane);
-            multiply_rounded<HS, kWidth>(dk, ds, queries, first_column, lane);
+                device::cp_async_wait<0>();
+                __syncthreads();
+                // Transposed: rows are keys, columns queries.
+                float p[kQueries / 8][4] = {}, ds[kQueries / 8][4] = {};
+                multiply_transposed<HS>(p, keys, warp_row, queries, lane);
+                multiply_transposed<HS>(ds, values, warp_row, grads, lane);
+#pragma unroll
+                for (int n = 0; n < kQueries / 8; ++n)
+#pragma unroll
+                    for (int e = 0; e < 4; ++e) {
+                        const int column = n * 8 + 2 * (lane % 4) + e % 2;
+                        const int i = m0 + column, j = key[e / 2];
+                        const bool visible = j <= i && i < until[e / 2];
+                        ds[n][e] *= row_gate[column];
+                        weigh<V>(p[n][e], ds[n][e], visible, a.mask.score(p[n][e], i, j, slope),
+                                 {row_state[column], row_state[column]}, row_delta[column]);
+                        p[n][e] *= row_gate[column];  // of the gradient that is added to dV
+                    }
+                multiply_rounded<HS, kWidth>(dv, p, grads, first_column, lane);
+                multiply_rounded<HS, kWidth>(dk, ds, queries, first_column, lane);
+            }
         }
     }
     device::cp_async_wait<0>();
-    const float scale[2] = {a.mask.scale, a.mask.scale}, one[2] = {1.0f, 1.0f};
-    store_rows(a.dk.head(blockIdx.y, HS), dk, n0 + warp_row, N, first_column, scale, lane);
-    store_rows(a.dv.head(blockIdx.y, HS), dv, n0 + warp_row, N, first_column, one, lane);
+    a.dk.store(dk, blockIdx.y, HS, here.row + warp_row, here.end, first_column, a.mask.scale, lane);
+    a.dv.store(dv, blockIdx.y, HS, here.row + warp_row, here.end, first_column, 1.0f, lane);
 }
 
 template <class V, int HS>
-__global__ void __launch_bounds__(kTileThreads, 2) dq_kernel(const __grid_constant__ BackwardArguments a) {
+__global__ void __launch_bounds__(kTileThreads, HS == 32 ? 3 : 2)
+    dq_kernel(const __grid_constant__ BackwardArguments a) {
     constexpr int kKeys = BackwardShape<HS>::kKeys;
     PLIMSOLL_DYNAMIC_SHARED(shared);
     const Tile<HS> queries{reinterpret_cast<bf16*>(shared)}, grads{queries.at(kTileRows, 0)},
         keys{queries.at(2 * kTileRows, 0)}, values{keys.at(kKeys, 0)};
     const int lane = threadIdx.x % kWarp, warp_row = threadIdx.x / kWarp * kRowsPerWarp, head = blockIdx.y;
-    const int N = a.mask.N, m0 = static_cast<int>(blockIdx.x) * kTileRows;
-    const int m1 = m0 + kTileRows < N ? m0 + kTileRows : N;
+    const QueryTile& here = a.tables.query_tiles[blockIdx.x];
+    const int m0 = here.row, m1 = here.end;
     const HeadView<const bf16> k = a.k.head(head / a.group, HS), v = a.v.head(head / a.group, HS);
     const float slope = a.mask.slope(head);
-    queries.template load<kTileRows>(a.q.head(head, HS), m0, N);
-    grads.template load<kTileRows>(a.dout.head(head, HS), m0, N);
+    queries.template load<kTileRows>(a.q.head(head, HS), m0, m1 - m0);
+    grads.template load<kTileRows>(a.dout.head(head, HS), m0, m1 - m0);
 
     int row[2], begin[2];
     float state[2], delta[2], gate[2];
     for (int r = 0; r < 2; ++r) {
         row[r] = m0 + warp_row + lane / 4 + 8 * r;
-        const bool exists = row[r] < N;
-        begin[r] = exists ? a.mask.first[row[r]] : N;
-        state[r] = !exists               ? 0.0f
-                   : V::kInfo.normalized ? a.lse[static_cast<int64_t>(head) * N + row[r]]
-                                         : a.mask.bias(row[r]);
-        delta[r] = exists && V::kInfo.normalized ? a.delta[static_cast<int64_t>(head) * N + row[r]] : 0.0f;
+        const bool exists = row[r] < m1;
+        const int64_t at = static_cast<int64_t>(head) * a.N + row[r];
+        begin[r] = here.first == here.last ? here.first : a.tables.first[exists ? row[r] : m0];
+        state[r] = !exists ? 0.0f : V::kInfo.normalized ? a.lse[at] : a.mask.bias(row[r], begin[r]);
+        delta[r] = exists && V::kInfo.normalized ? a.delta[at] : 0.0f;
         gate[r] = exists ? gate_of(a.gate, row[r], a.mask.NH, head) : 0.0f;
     }
     float dq[HS / 8][4] = {};
-    for (int n0 = a.mask.first[m0] / kKeys * kKeys; n0 < m1; n0 += kKeys) {
-        if (!a.mask.meets(m0, m1, n0, n0 + kKeys)) continue;
+    for (int n0 = here.skip_gap(here.first); n0 < m1; n0 = here.skip_gap(n0 + kKeys)) {
+        if (!a.mask.reaches(m0, here.last, n0, n0 + kKeys)) continue;
         __syncthreads();  // the tiles before are done with
-        keys.template load<kKeys>(k, n0, N);
-        values.template load<kKeys>(v, n0, N);
+        keys.template load<kKeys>(k, here.row_of_key(n0), m1 - n0);
+        values.template load<kKeys>(v, here.row_of_key(n0), m1 - n0);
         device::cp_async_commit();
         device::cp_async_wait<0>();
         __syncthreads();
@@ -188,14 +222,15 @@ __global__ void __launch_bounds__(kTileThreads, 2) dq_kernel(const __grid_consta
             for (int e = 0; e < 4; ++e) {
                 const int i = row[e / 2], j = n0 + n * 8 + 2 * (lane % 4) + e % 2;
                 ds[n][e] *= gate[e / 2];
-                weigh<V>(p[n][e], ds[n][e], a.mask.visible(i, j, begin[e / 2]), a.mask.score(p[n][e], i, j, slope),
-                         {state[e / 2], state[e / 2]}, delta[e / 2]);
+                const bool visible = j <= i && j >= begin[e / 2] && a.mask.sees(i, j, begin[e / 2]);
+                weigh<V>(p[n][e], ds[n][e], visible, a.mask.score(p[n][e], i, j, slope), {state[e / 2], state[e / 2]},
+                         delta[e / 2]);
             }
         multiply_rounded<HS, HS>(dq, ds, keys, 0, lane);
     }
     device::cp_async_wait<0>();
     const float scale[2] = {a.mask.scale, a.mask.scale};
-    store_rows(a.dq.head(head, HS), dq, m0 + warp_row, N, 0, scale, lane);
+    store_rows(a.dq.head(head, HS), dq, m0 + warp_row, m1, 0, scale, lane);
 }
 
 template <class Kernel>
@@ -203,57 +238,93 @@ void allow_shared(Kernel* kernel, int bytes) {
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "attention_backward");
 }
 
+KeyGradients key_gradients(const Tensor& t, const char* name) {
+    check_attention_layout(t, name, t.dtype == DType::kF32 ? DType::kF32 : DType::kBF16);
+    return {t.data, t.row_stride, t.dtype == DType::kF32};
+}
+
+HeadView<const bf16> rows_of(const Tensor& t, const char* name) {
+    check_attention_layout(t, name);
+    return {t.ptr<bf16>(), t.row_stride};
+}
+
+// d.q, d.k and d.v from lse and `delta`.
+void run_backward(const AttentionTensors& d, const AttentionTensors& t, const float* delta,
+                  const AttentionTables& tables, const AttentionSpec& spec, const Exec& exec) {
+    const int64_t N = t.q.shape[0], NH = t.q.shape[1], NKV = t.k.shape[1], HS = t.q.shape[2];
+    check_attention_layout(d.q, "dq");
+    const bool normalized = is_normalized(spec.weighting);
+    const BackwardArguments arguments{.dq = {d.q.ptr<bf16>(), d.q.row_stride},
+                                      .dk = key_gradients(d.k, "dk"),
+                                      .dv = key_gradients(d.v, "dv"),
+                                      .dout = rows_of(d.out, "dout"),
+                                      .q = rows_of(t.q, "q"),
+                                      .k = rows_of(t.k, "k"),
+                                      .v = rows_of(t.v, "v"),
+                                      .lse = normalized ? t.lse.ptr<float>() : nullptr,
+                                      .delta = delta,
+                                      .gate = optional<bf16>(t.gate),
+                                      .group = static_cast<int>(NH / NKV),
+                                      .N = static_cast<int32_t>(N),
+                                      .tables = tables,
+                                      .mask = make_mask(spec, NH)};
+    const cudaStream_t stream = exec.cuda->stream();
+    dispatch_attention(spec.weighting, HS, [&]<class V, int kHS>() {
+        using Shape = BackwardShape<kHS>;
+        allow_shared(dkv_kernel<V, kHS>, Shape::kDkvBytes);
+        allow_shared(dq_kernel<V, kHS>, Shape::kDqBytes);
+        if (tables.key_tile_count > 0)
+            PLIMSOLL_LAUNCH(
+                (dkv_kernel<V, kHS>),
+                dim3(static_cast<unsigned>(tables.key_tile_count), static_cast<unsigned>(NKV), Shape::kParts),
+                dim3(kTileThreads), Shape::kDkvBytes, stream, arguments);
+        if (tables.query_tile_count > 0)
+            PLIMSOLL_LAUNCH((dq_kernel<V, kHS>),
+                            dim3(static_cast<unsigned>(tables.query_tile_count), static_cast<unsigned>(NH)),
+                            dim3(kTileThreads), Shape::kDqBytes, stream, arguments);
+    });
+    launch_check("attention_backward");
+}
+
+// delta, and the gradients of gate and extra column; with a gate and `gated`, dout times the gate.
+void run_rows(const AttentionTensors& d, float* delta, HeadView<bf16> gated, const AttentionTensors& t, Write write,
+              const Exec& exec) {
+    const int64_t N = t.out.shape[0], NH = t.out.shape[1], HS = t.out.shape[2];
+    const cudaStream_t stream = exec.cuda->stream();
+    PLIMSOLL_LAUNCH(delta_kernel, dim3(blocks_for(N * NH, kTileWarps)), dim3(kTileThreads), 0, stream, delta,
+                    optional<bf16>(d.gate), gated, rows_of(d.out, "dout"), rows_of(t.out, "out"),
+                    optional<bf16>(t.gate), N, static_cast<int>(NH), static_cast<int>(HS));
+    if (t.sink_logit)
+        PLIMSOLL_LAUNCH(sink_gradient_kernel, dim3(static_cast<unsigned>(NH)), dim3(kTileThreads), 0, stream,
+                        d.sink_logit.ptr<float>(), t.sink_logit.ptr<float>(), t.lse.ptr<float>(), delta, N,
+                        write == Write::kAccumulate);
+    launch_check("attention_backward_rows");
+}
+
 }  // namespace
 
 void attention_backward(const AttentionTensors& d, const AttentionTensors& t, std::span<const int32_t> cu_seqlens,
                         const AttentionSpec& spec, Write write, const Exec& exec) {
-    const auto& [out, lse, q, k, v, sink_logit, gate] = t;
-    const int64_t N = q.shape[0], NH = q.shape[1], NKV = k.shape[1], HS = q.shape[2];
+    const int64_t N = t.q.shape[0], NH = t.q.shape[1];
     if (N == 0) return;
-    for (const auto& [tensor, name] : {std::pair{&q, "q"},
-                                       {&k, "k"},
-                                       {&v, "v"},
-                                       {&out, "out"},
-                                       {&d.out, "dout"},
-                                       {&d.q, "dq"},
-                                       {&d.k, "dk"},
-                                       {&d.v, "dv"}})
-        check_attention_layout(*tensor, name);
-    const cudaStream_t stream = exec.cuda->stream();
-    int32_t* bounds = exec.cuda->workspace<int32_t>(2 * N + NH * N);
-    float* delta = reinterpret_cast<float*>(bounds + 2 * N);
+    int32_t* const memory = exec.cuda->workspace<int32_t>(table_words(N) + NH * N);
+    auto* const delta = reinterpret_cast<float*>(memory + table_words(N));
     const bool normalized = is_normalized(spec.weighting);
-    const BackwardArguments arguments{.dq = {d.q.ptr<bf16>(), d.q.row_stride},
-                                      .dk = {d.k.ptr<bf16>(), d.k.row_stride},
-                                      .dv = {d.v.ptr<bf16>(), d.v.row_stride},
-                                      .dout = {d.out.ptr<bf16>(), d.out.row_stride},
-                                      .q = {q.ptr<bf16>(), q.row_stride},
-                                      .k = {k.ptr<bf16>(), k.row_stride},
-                                      .v = {v.ptr<bf16>(), v.row_stride},
-                                      .lse = normalized ? lse.ptr<float>() : nullptr,
-                                      .delta = normalized ? delta : nullptr,
-                                      .gate = optional<bf16>(gate),
-                                      .group = static_cast<int>(NH / NKV),
-                                      .mask = make_mask(spec, cu_seqlens, N, NH, bounds, exec)};
-    if (normalized || gate)
-        PLIMSOLL_LAUNCH(delta_kernel, dim3(blocks_for(N * NH, kTileWarps)), dim3(kTileThreads), 0, stream, delta,
-                        optional<bf16>(d.gate), arguments.dout, (HeadView<const bf16>{out.ptr<bf16>(), out.row_stride}),
-                        arguments.gate, N, static_cast<int>(NH), static_cast<int>(HS));
-    dispatch_attention(spec.weighting, HS, [&]<class V, int kHS>() {
-        using Shape = BackwardShape<kHS>;
-        const unsigned tiles = blocks_for(N, kTileRows);
-        allow_shared(dkv_kernel<V, kHS>, Shape::kDkvBytes);
-        allow_shared(dq_kernel<V, kHS>, Shape::kDqBytes);
-        PLIMSOLL_LAUNCH((dkv_kernel<V, kHS>), dim3(tiles, static_cast<unsigned>(NKV), Shape::kParts),
-                        dim3(kTileThreads), Shape::kDkvBytes, stream, arguments);
-        PLIMSOLL_LAUNCH((dq_kernel<V, kHS>), dim3(tiles, static_cast<unsigned>(NH)), dim3(kTileThreads),
-                        Shape::kDqBytes, stream, arguments);
-    });
-    if (spec.extra_column == ExtraColumn::kLearnedLogit)
-        PLIMSOLL_LAUNCH(sink_gradient_kernel, dim3(static_cast<unsigned>(NH)), dim3(kTileThreads), 0, stream,
-                        d.sink_logit.ptr<float>(), sink_logit.ptr<float>(), arguments.lse, arguments.delta, N,
-                        write == Write::kAccumulate);
-    launch_check("attention_backward");
+    if (normalized || t.gate) run_rows(d, delta, {}, t, write, exec);
+    run_backward(d, t, normalized ? delta : nullptr, make_tables(memory, cu_seqlens, N, exec), spec, exec);
+}
+
+void attention_backward_rows(const AttentionTensors& d, Tensor delta, const AttentionTensors& t,
+                             std::span<const int32_t> /*cu_seqlens*/, const AttentionSpec& /*spec*/, Write write,
+                             const Exec& exec) {
+    if (t.out.shape[0] > 0) run_rows(d, delta.ptr<float>(), {d.out.ptr<bf16>(), d.out.row_stride}, t, write, exec);
+}
+
+void attention_tasks_backward(const AttentionTensors& d, const AttentionTensors& t, Tensor delta,
+                              const AttentionTasks& tasks, const AttentionSpec& spec, const Exec& exec) {
+    int32_t* const memory = exec.cuda->workspace<int32_t>(table_words(tasks));
+    run_backward(d, t, is_normalized(spec.weighting) ? delta.ptr<float>() : nullptr,
+                 make_tables(memory, tasks, t.q.shape[0], exec), spec, exec);
 }
 
 }  // namespace plimsoll::cuda

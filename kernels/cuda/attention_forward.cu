@@ -1,7 +1,5 @@
 // Core attention, forward, for sm_80 and later: a block per 64 queries of a head; keys and values stream through two
 // stages of shared memory. FlashAttention-2, arXiv:2307.08691, alg. 1.
-#include <algorithm>
-
 #include "kernels/cuda/attention_tile.cuh"
 
 namespace plimsoll::cuda {
@@ -21,6 +19,8 @@ struct ForwardArguments {
     float extra_logit;        // of a constant extra column, -inf without one
     const bf16* gate;         // (N, NH) before the sigmoid, or null
     int group;                // query heads of a key head
+    int32_t N;                // rows of q
+    AttentionTables tables;
     DeviceMask mask;
 };
 
@@ -34,8 +34,8 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(const _
     const auto values = [&](int stage) { return Tile<HS>{queries.at(kTileRows + (2 + stage) * kKeys, 0)}; };
 
     const int lane = threadIdx.x % kWarp, warp_row = threadIdx.x / kWarp * kRowsPerWarp, head = blockIdx.y;
-    const int N = a.mask.N, m0 = static_cast<int>(blockIdx.x) * kTileRows;
-    const int m1 = m0 + kTileRows < N ? m0 + kTileRows : N;
+    const QueryTile& here = a.tables.query_tiles[blockIdx.x];
+    const int m0 = here.row, m1 = here.end;
     const HeadView<const bf16> k = a.k.head(head / a.group, HS), v = a.v.head(head / a.group, HS);
     const float slope = a.mask.slope(head);
     const float extra = a.sink_logit ? a.sink_logit[head] : a.extra_logit;
@@ -46,31 +46,33 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(const _
     float sum[2];
     for (int r = 0; r < 2; ++r) {
         row[r] = m0 + warp_row + lane / 4 + 8 * r;
-        begin[r] = row[r] < N ? a.mask.first[row[r]] : N;  // rows past the end see nothing
-        state[r] = {extra, V::kInfo.normalized || row[r] >= N ? 0.0f : a.mask.bias(row[r])};
+        begin[r] = here.first == here.last ? here.first : a.tables.first[row[r] < m1 ? row[r] : m0];
+        state[r] = {extra, V::kInfo.normalized ? 0.0f : a.mask.bias(row[r], begin[r])};
         sum[r] = lane % 4 == 0 && extra > kLowest ? 1.0f : 0.0f;
     }
 
-    const auto next_tile = [&](int tile) {
-        while (tile * kKeys < m1 && !a.mask.meets(m0, m1, tile * kKeys, tile * kKeys + kKeys)) ++tile;
-        return tile;
+    // The first tile from row n0 on with a key that is seen.
+    const auto next_tile = [&](int n0) {
+        n0 = here.skip_gap(n0);
+        while (n0 < m1 && !a.mask.reaches(m0, here.last, n0, n0 + kKeys)) n0 = here.skip_gap(n0 + kKeys);
+        return n0;
     };
-    const auto load = [&](int tile, int stage) {
-        if (tile * kKeys < m1) {
-            keys(stage).template load<kKeys>(k, tile * kKeys, N);
-            values(stage).template load<kKeys>(v, tile * kKeys, N);
+    const auto load = [&](int n0, int stage) {
+        if (n0 < m1) {
+            keys(stage).template load<kKeys>(k, here.row_of_key(n0), m1 - n0);
+            values(stage).template load<kKeys>(v, here.row_of_key(n0), m1 - n0);
         }
         device::cp_async_commit();
     };
-    queries.template load<kTileRows>(a.q.head(head, HS), m0, N);
-    int tile = next_tile(a.mask.first[m0] / kKeys);
-    load(tile, 0);
+    queries.template load<kTileRows>(a.q.head(head, HS), m0, m1 - m0);
+    int next = next_tile(here.first);
+    load(next, 0);
 
     float out[HS / 8][4] = {};
-    for (int stage = 0; tile * kKeys < m1; stage ^= 1) {
-        const int n0 = tile * kKeys;
-        tile = next_tile(tile + 1);
-        load(tile, stage ^ 1);
+    for (int stage = 0; next < m1; stage ^= 1) {
+        const int n0 = next;
+        next = next_tile(n0 + kKeys);
+        load(next, stage ^ 1);
         device::cp_async_wait<1>();
         __syncthreads();
         float p[kKeys / 8][4] = {};
@@ -83,7 +85,8 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(const _
 #pragma unroll
                 for (int e = 2 * r; e < 2 * r + 2; ++e) {
                     const int j = n0 + n * 8 + 2 * (lane % 4) + e % 2;
-                    p[n][e] = a.mask.visible(row[r], j, begin[r]) ? a.mask.score(p[n][e], row[r], j, slope) : kLowest;
+                    const bool visible = j <= row[r] && j >= begin[r] && a.mask.sees(row[r], j, begin[r]);
+                    p[n][e] = visible ? a.mask.score(p[n][e], row[r], j, slope) : kLowest;
                     if constexpr (V::kInfo.normalized) top = fmaxf(top, p[n][e]);
                 }
             if constexpr (V::kInfo.normalized) {
@@ -114,61 +117,19 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(const _
             sum[r] += __shfl_xor_sync(kAllLanes, sum[r], 1);
             sum[r] += __shfl_xor_sync(kAllLanes, sum[r], 2);
             factor[r] = sum[r] > 0 ? 1.0f / sum[r] : 0.0f;
-            if (lane % 4 == 0 && row[r] < N)
-                a.lse[static_cast<int64_t>(head) * N + row[r]] = state[r].lse + logf(sum[r]);
+            if (lane % 4 == 0 && row[r] < m1)
+                a.lse[static_cast<int64_t>(head) * a.N + row[r]] = state[r].lse + logf(sum[r]);
         }
     }
     for (int r = 0; r < 2; ++r)
-        if (row[r] < N) factor[r] *= gate_of(a.gate, row[r], a.mask.NH, head);
-    store_rows(a.out.head(head, HS), out, m0 + warp_row, N, 0, factor, lane);
+        if (row[r] < m1) factor[r] *= gate_of(a.gate, row[r], a.mask.NH, head);
+    store_rows(a.out.head(head, HS), out, m0 + warp_row, m1, 0, factor, lane);
 }
 
-__global__ void document_bounds_kernel(int32_t* first, int32_t* end, const int32_t* cu_seqlens, int documents,
-                                       int32_t N) {
-    const int32_t n = blockIdx.x * blockDim.x + threadIdx.x;
-    if (n >= N) return;
-    int low = 0, high = documents;  // cu_seqlens[low] <= n < cu_seqlens[high]
-    while (high - low > 1) {
-        const int middle = (low + high) / 2;
-        (cu_seqlens[middle] <= n ? low : high) = middle;
-    }
-    first[n] = cu_seqlens[low], end[n] = cu_seqlens[low + 1];
-}
-
-}  // namespace
-
-DeviceMask make_mask(const AttentionSpec& spec, std::span<const int32_t> cu_seqlens, int64_t N, int64_t NH,
-                     int32_t* bounds, const Exec& exec) {
-    PLIMSOLL_LAUNCH(document_bounds_kernel, dim3(blocks_for(N, 256)), dim3(256), 0, exec.cuda->stream(), bounds,
-                    bounds + N, cu_seqlens.data(), static_cast<int>(cu_seqlens.size()) - 1, static_cast<int32_t>(N));
-    launch_check("document_bounds");
-    return {.first = bounds,
-            .end = bounds + N,
-            .window = static_cast<int>(std::min(spec.window, N + 1)),
-            .pinned = static_cast<int>(std::min(spec.pinned, N)),
-            .scale = static_cast<float>(spec.scale),
-            .score_bias = static_cast<float>(spec.score_bias),
-            .bias_per_row = spec.bias_kind == ScoreBias::kPerRow,
-            .alibi = spec.alibi,
-            .N = static_cast<int32_t>(N),
-            .NH = static_cast<int32_t>(NH)};
-}
-
-void check_attention_layout(const Tensor& t, const char* name) {
-    if (t.dtype != DType::kBF16)
-        fail_input("attention on CUDA computes in bf16, {} is {}; set run.precision = \"bf16\"", name,
-                   name_of(t.dtype));
-    check(reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.row_stride % 8 == 0,
-          "attention on CUDA: {} must be 16-byte aligned with a row stride that is a multiple of 8, got {}", name,
-          t.row_stride);
-}
-
-void attention_forward(const AttentionTensors& t, std::span<const int32_t> cu_seqlens, const AttentionSpec& spec,
-                       const Exec& exec) {
+void run_forward(const AttentionTensors& t, const AttentionTables& tables, const AttentionSpec& spec,
+                 const Exec& exec) {
     const auto& [out, lse, q, k, v, sink_logit, gate] = t;
     const int64_t N = q.shape[0], NH = q.shape[1], HS = q.shape[2];
-    if (N == 0) return;
-    check(N < INT32_MAX - kTileRows, "attention on CUDA: {} tokens at once", N);
     for (const auto& [tensor, name] : {std::pair{&q, "q"}, {&k, "k"}, {&v, "v"}, {&out, "out"}})
         check_attention_layout(*tensor, name);
     const ForwardArguments arguments{
@@ -181,16 +142,36 @@ void attention_forward(const AttentionTensors& t, std::span<const int32_t> cu_se
         .extra_logit = spec.extra_column == ExtraColumn::kConstant ? static_cast<float>(spec.extra_logit) : kLowest,
         .gate = optional<bf16>(gate),
         .group = static_cast<int>(NH / k.shape[1]),
-        .mask = make_mask(spec, cu_seqlens, N, NH, exec.cuda->workspace<int32_t>(2 * N), exec)};
+        .N = static_cast<int32_t>(N),
+        .tables = tables,
+        .mask = make_mask(spec, NH)};
     dispatch_attention(spec.weighting, HS, [&]<class V, int kHS>() {
         constexpr int kBytes = ForwardShape<kHS>::kSharedBytes;
         check_cuda(
             cudaFuncSetAttribute(attention_forward_kernel<V, kHS>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
             "attention_forward");
-        PLIMSOLL_LAUNCH((attention_forward_kernel<V, kHS>), dim3(blocks_for(N, kTileRows), static_cast<unsigned>(NH)),
+        PLIMSOLL_LAUNCH((attention_forward_kernel<V, kHS>),
+                        dim3(static_cast<unsigned>(tables.query_tile_count), static_cast<unsigned>(NH)),
                         dim3(kTileThreads), kBytes, exec.cuda->stream(), arguments);
         launch_check("attention_forward");
     });
+}
+
+}  // namespace
+
+void attention_forward(const AttentionTensors& t, std::span<const int32_t> cu_seqlens, const AttentionSpec& spec,
+                       const Exec& exec) {
+    const int64_t N = t.q.shape[0];
+    if (N == 0) return;
+    int32_t* const memory = exec.cuda->workspace<int32_t>(table_words(N));
+    run_forward(t, make_tables(memory, cu_seqlens, N, exec), spec, exec);
+}
+
+void attention_tasks_forward(const AttentionTensors& t, const AttentionTasks& tasks, const AttentionSpec& spec,
+                             const Exec& exec) {
+    if (tasks.tasks.empty()) return;
+    int32_t* const memory = exec.cuda->workspace<int32_t>(table_words(tasks));
+    run_forward(t, make_tables(memory, tasks, t.q.shape[0], exec), spec, exec);
 }
 
 }  // namespace plimsoll::cuda

@@ -3,8 +3,9 @@
 // Scores are made by tensor cores in tiles of 64 queries and kKeys keys; a warp owns 16 rows of a tile. In a fragment
 // of mma (16 x 8 sums c[4]) lane l holds rows g = l / 4 and g + 8, columns 2 t and 2 t + 1, t = l % 4.
 //
-// Documents: all tokens lie one after the other, and tiles are counted from token 0. A query's document is given by its
-// first token; a tile that straddles documents is masked like any other.
+// Rows and keys: kernels count keys in rows of q, as if a query's document lay around it: the key at position j of the
+// document has row i + j - (position of the query in row i). Where queries and keys are the same tokens this is just
+// the key's row; for tasks, tables say where in k it lies, and a row may be negative. The tables are in the workspace.
 #pragma once
 
 #include "kernels/attention/variants.h"
@@ -26,31 +27,71 @@ struct HeadView {
     PLIMSOLL_DEVICE T* row(int n) const { return data + n * row_stride; }
 };
 
-// The mask and the biases of a spec, and where documents begin and end: first (N), end (N).
+// Up to kTileRows queries, and their keys. Of one task, or (where tokens simply lie one after the other) of several
+// documents: then `first` and `last` differ, and the others are as if there was no gap.
+struct QueryTile {
+    int32_t row, end;     // of q
+    int32_t first, last;  // where the documents of the first and the last query begin
+    int32_t shift;        // to a key's row in k, from its row as a query
+    int32_t gap_at, gap;  // rows of keys that are not there
+    int32_t unused;
+
+    // A row of keys, or the one behind the gap if the gap begins there.
+    PLIMSOLL_DEVICE int skip_gap(int n) const { return n == gap_at ? n + gap : n; }
+    PLIMSOLL_DEVICE int row_of_key(int n) const { return n + shift - (n > gap_at ? gap : 0); }
+};
+
+// Up to kTileRows keys of one range, and the tasks that may see them.
+struct KeyTile {
+    int32_t row, end;  // of k
+    int32_t position;  // of the first key
+    int32_t first_task, last_task;
+    int32_t unused[3];
+};
+
+struct DeviceTask {
+    int32_t row, count, position, keys;  // as in AttentionTask
+    int32_t first_tile;                  // of queries
+};
+
+// Tables of a call.
+struct AttentionTables {
+    const QueryTile* query_tiles;
+    const KeyTile* key_tiles;
+    const DeviceTask* tasks;
+    const int32_t *first, *end;  // (N): where each row's document begins and ends; null for tasks, which say it
+    int64_t query_tile_count, key_tile_count;
+};
+// Of documents that lie one after the other; of tasks, whose host memory may be reused at once. Both are made in the
+// order of the stream in `memory`: table_words() ints, 32-byte aligned.
+int64_t table_words(int64_t N);
+int64_t table_words(const AttentionTasks& tasks);
+AttentionTables make_tables(int32_t* memory, std::span<const int32_t> cu_seqlens, int64_t N, const Exec& exec);
+AttentionTables make_tables(int32_t* memory, const AttentionTasks& tasks, int64_t N, const Exec& exec);
+
+// The mask and the biases of a spec. i: row of a query; j: row of a key; begin: that of its document's first key.
 struct DeviceMask {
-    const int32_t *first, *end;
     int window, pinned;  // window 0: all
     float scale, score_bias;
     bool bias_per_row, alibi;
-    int32_t N, NH;
+    int32_t NH;
 
-    // The first key query i sees, pinned ones aside. Never falls with i.
-    PLIMSOLL_DEVICE int lowest_key(int i) const {
-        const int begin = first[i];
-        return window && i - window + 1 > begin ? i - window + 1 : begin;
+    // Whether a query sees a key of its document that is not behind it.
+    PLIMSOLL_DEVICE bool sees(int i, int j, int begin) const {
+        return window == 0 || i - j < window || j < begin + pinned;
     }
-    PLIMSOLL_DEVICE bool visible(int i, int j, int begin) const {
-        return j <= i && j >= begin && (window == 0 || i - j < window || j < begin + pinned);
+    // Where the queries end that see a key, in a document that ends at `end`.
+    PLIMSOLL_DEVICE int until(int j, int begin, int end) const {
+        return window == 0 || j < begin + pinned || end - j < window ? end : j + window;
     }
-    // Whether some query in [m0, m1) may see some key in [n0, n1).
-    PLIMSOLL_DEVICE bool meets(int m0, int m1, int n0, int n1) const {
-        if (n0 >= m1 || n1 <= first[m0]) return false;
-        return n1 > lowest_key(m0) || (pinned > 0 && n0 < first[m1 - 1] + pinned);
+    // Whether some query from m0 on, of documents that begin at `last` at the latest, sees some key in [n0, n1).
+    PLIMSOLL_DEVICE bool reaches(int m0, int last, int n0, int n1) const {
+        return window == 0 || n1 > m0 - window + 1 || (pinned > 0 && n0 < last + pinned);
     }
-    // b of query i for a weighting without normalisation.
-    PLIMSOLL_DEVICE float bias(int i) const {
+    // b of a query for a weighting without normalisation.
+    PLIMSOLL_DEVICE float bias(int i, int begin) const {
         if (!bias_per_row) return score_bias;
-        const int before = i - first[i] + 1;
+        const int before = i - begin + 1;
         const int outside = window && before > window ? before - window : 0;
         return -logf(static_cast<float>(before - outside + (pinned < outside ? pinned : outside)));
     }
@@ -58,11 +99,12 @@ struct DeviceMask {
     PLIMSOLL_DEVICE float slope(int head) const {
         return alibi ? exp2f(-8.0f * static_cast<float>(head + 1) / static_cast<float>(NH)) : 0.0f;
     }
-    // The score of query i and key j from its dot product.
+    // The score of a query and a key from their dot product.
     PLIMSOLL_DEVICE float score(float dot, int i, int j, float slope) const {
         return dot * scale - slope * static_cast<float>(i - j);
     }
 };
+DeviceMask make_mask(const AttentionSpec& spec, int64_t NH);
 
 // 64 or fewer rows of a head in shared memory. Rows are 16 bytes longer than they need be: eight rows that ldmatrix
 // reads at once then lie in different banks.
@@ -75,14 +117,14 @@ struct Tile {
 
     PLIMSOLL_DEVICE bf16* at(int row, int column) const { return data + row * kStride + column; }
 
-    // Starts copying rows [row0, row0 + kRows); those from `N` on become zeros.
+    // Starts copying kRows rows from row0 on; those from the count-th on become zeros.
     template <int kRows>
-    PLIMSOLL_DEVICE void load(HeadView<const bf16> from, int row0, int N) const {
+    PLIMSOLL_DEVICE void load(HeadView<const bf16> from, int row0, int count) const {
         constexpr int kChunks = HS / 8;
         for (int i = threadIdx.x; i < kRows * kChunks; i += kTileThreads) {
             const int row = i / kChunks, column = i % kChunks * 8;
-            const bool valid = row0 + row < N;
-            device::cp_async_16(at(row, column), from.row(valid ? row0 + row : 0) + column, valid);
+            const bool valid = row < count;
+            device::cp_async_16(at(row, column), from.row(row0 + (valid ? row : 0)) + column, valid);
         }
     }
     // Operand a of mma: rows row0 .. + 15, columns column .. + 15.
@@ -142,19 +184,25 @@ PLIMSOLL_DEVICE float gate_of(const bf16* gate, int row, int NH, int head) {
     return gate ? sigmoid(static_cast<float>(gate[static_cast<int64_t>(row) * NH + head])) : 1.0f;
 }
 
-// Writes this lane's part of a warp's 16 rows, times a factor per row, where the row exists.
-template <int kCount>
-PLIMSOLL_DEVICE void store_rows(HeadView<bf16> to, const float (&sums)[kCount][4], int row0, int N, int first,
+PLIMSOLL_DEVICE void store_two(bf16* to, float first, float second) {
+    *reinterpret_cast<uint32_t*>(to) = device::pack_bf16(first, second);
+}
+PLIMSOLL_DEVICE void store_two(float* to, float first, float second) {
+    store<float, 2>(to, {first, second});
+}
+
+// Writes this lane's part of a warp's 16 rows, times a factor per row, for rows before `end`.
+template <class T, int kCount>
+PLIMSOLL_DEVICE void store_rows(HeadView<T> to, const float (&sums)[kCount][4], int row0, int end, int first,
                                 const float (&factor)[2], int lane) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const int row = row0 + lane / 4 + 8 * r;
-        if (row >= N) continue;
-        bf16* out = to.row(row) + first + 2 * (lane % 4);
+        if (row >= end) continue;
+        T* out = to.row(row) + first + 2 * (lane % 4);
 #pragma unroll
         for (int n = 0; n < kCount; ++n)
-            *reinterpret_cast<uint32_t*>(out + 8 * n) =
-                device::pack_bf16(sums[n][2 * r] * factor[r], sums[n][2 * r + 1] * factor[r]);
+            store_two(out + 8 * n, sums[n][2 * r] * factor[r], sums[n][2 * r + 1] * factor[r]);
     }
 }
 
@@ -179,11 +227,7 @@ void dispatch_attention(Weighting weighting, int64_t HS, F&& f) {
     check(false, "attention on CUDA: no kernel for weighting {}", static_cast<int>(weighting));
 }
 
-// Fills the mask of a call: document bounds go to the workspace (2 N ints).
-DeviceMask make_mask(const AttentionSpec& spec, std::span<const int32_t> cu_seqlens, int64_t N, int64_t NH,
-                     int32_t* bounds, const Exec& exec);
-
-// Throws unless rows of (N, H, HS) can be read 16 bytes at a time.
-void check_attention_layout(const Tensor& t, const char* name);
+// Throws unless rows of (N, H, HS) are in `dtype` and can be read 16 bytes at a time.
+void check_attention_layout(const Tensor& t, const char* name, DType dtype = DType::kBF16);
 
 }  // namespace plimsoll::cuda

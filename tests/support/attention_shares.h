@@ -156,4 +156,134 @@ struct DenseQkv {
     }
 };
 
+// Memory of the device that a case runs on: on a GPU OnDevice of cuda_test.h.
+template <class T>
+class OnHost {
+  public:
+    explicit OnHost(std::vector<T> values) : values_(std::move(values)) {}
+    Tensor tensor(Shape shape) const { return view(values_, shape); }
+    std::span<const T> span() const { return values_; }
+    std::vector<T> values() const { return values_; }
+
+  private:
+    mutable std::vector<T> values_;  // as device memory: the owner's constness is not that of the contents
+};
+
+// What the parts of all servers add up to.
+template <class T>
+struct Together {
+    using R = Accumulator<T>;
+    std::vector<T> out, dq, dgate;
+    std::vector<R> lse, dsink;
+    std::vector<double> dk, dv;
+};
+
+inline constexpr float kUntouched = 7;
+template <class T>
+std::vector<T> untouched(int64_t count) {
+    return std::vector<T>(static_cast<size_t>(count), T(kUntouched));
+}
+
+// A whole case, dealt out: attention of the shares, the gate, what backward needs of every row, gradients of the
+// shares. Inputs and gates are those of `run`; gradients of keys are in G.
+template <class T, class G, template <class> class Memory>
+Together<T> run_shares(const AttentionRun<T>& run, const std::vector<AttentionShare>& shares, const Exec& exec) {
+    using R = Accumulator<T>;
+    const AttentionCase& c = run.c;
+    const AttentionSpec spec = c.spec();
+    const bool normalized = is_normalized(spec.weighting);
+    const int64_t N = c.N(), wide = c.NH * c.HS, narrow = c.NKV * c.HS;
+    const DenseQkv<T> dense(c, run.qkv);
+    const Memory<R> sink(run.sink), dsink(run.dsink);
+    const Memory<T> gate(run.gate), dgate(run.dgate);
+    const Shape whole{N, c.NH, c.HS}, per_row{c.NH, N}, gates{N, c.NH};
+
+    Together<T> all{.out = untouched<T>(N * wide),
+                    .dq = untouched<T>(N * wide),
+                    .dgate = {},
+                    .lse = untouched<R>(N * c.NH),
+                    .dsink = {},
+                    .dk = std::vector<double>(static_cast<size_t>(N * narrow)),
+                    .dv = std::vector<double>(static_cast<size_t>(N * narrow))};
+    for (const AttentionShare& share : shares) {
+        if (share.tasks.empty()) continue;
+        const Memory<T> q(gather_rows(dense.q, share.query_tokens, wide)),
+            k(gather_rows(dense.k, share.key_tokens, narrow)), v(gather_rows(dense.v, share.key_tokens, narrow)),
+            out(untouched<T>(share.N() * wide));
+        const Memory<R> lse(untouched<R>(share.N() * c.NH));
+        const Shape rows{share.N(), c.NH, c.HS}, keys{share.M(), c.NKV, c.HS};
+        AttentionShare gone = share;  // when the call returns
+        attention_tasks_forward({.out = out.tensor(rows),
+                                 .lse = lse.tensor({c.NH, share.N()}),
+                                 .q = q.tensor(rows),
+                                 .k = k.tensor(keys),
+                                 .v = v.tensor(keys),
+                                 .sink_logit = sink.tensor({c.NH}),
+                                 .gate = {}},
+                                gone.work(), spec, exec);
+        gone.tasks.assign(gone.tasks.size(), {.row = -1}), gone.keys.assign(gone.keys.size(), {.row = -1});
+        scatter_rows(out.values(), share.query_tokens, wide, T(kUntouched), [&](size_t i, T x) { all.out[i] = x; });
+        if (normalized)
+            scatter_columns(lse.values(), share.query_tokens, c.NH, N, R(kUntouched),
+                            [&](size_t i, R x) { all.lse[i] = x; });
+    }
+    const Memory<T> out(all.out), dout(run.dout);
+    const Memory<R> lse(all.lse), delta(untouched<R>(N * c.NH));
+    if (!run.gate.empty()) head_gate_forward(out.tensor(whole), gate.tensor(gates), exec);
+    all.out = out.values();
+    const Memory<int32_t> documents(c.cu_seqlens);
+    attention_backward_rows({.out = dout.tensor(whole),
+                             .lse = {},
+                             .q = {},
+                             .k = {},
+                             .v = {},
+                             .sink_logit = dsink.tensor({c.NH}),
+                             .gate = dgate.tensor(gates)},
+                            delta.tensor(per_row),
+                            {.out = out.tensor(whole),
+                             .lse = lse.tensor(per_row),
+                             .q = {},
+                             .k = {},
+                             .v = {},
+                             .sink_logit = sink.tensor({c.NH}),
+                             .gate = gate.tensor(gates)},
+                            documents.span(), spec, Write::kOverwrite, exec);
+    all.dsink = dsink.values(), all.dgate = dgate.values();
+    const std::vector<T> gated = dout.values();
+    const std::vector<R> deltas = delta.values();
+    for (const AttentionShare& share : shares) {
+        if (share.keys.empty()) continue;
+        const Memory<T> q(gather_rows(dense.q, share.query_tokens, wide)),
+            k(gather_rows(dense.k, share.key_tokens, narrow)), v(gather_rows(dense.v, share.key_tokens, narrow)),
+            here(gather_rows(gated, share.query_tokens, wide)), dq(untouched<T>(share.N() * wide));
+        const Memory<R> lse_here(gather_columns(all.lse, share.query_tokens, c.NH)),
+            delta_here(gather_columns(deltas, share.query_tokens, c.NH));
+        const Memory<G> dk(untouched<G>(share.M() * narrow)), dv(untouched<G>(share.M() * narrow));
+        const Shape rows{share.N(), c.NH, c.HS}, keys{share.M(), c.NKV, c.HS};
+        AttentionShare gone = share;
+        attention_tasks_backward({.out = here.tensor(rows),
+                                  .lse = {},
+                                  .q = dq.tensor(rows),
+                                  .k = dk.tensor(keys),
+                                  .v = dv.tensor(keys),
+                                  .sink_logit = {},
+                                  .gate = {}},
+                                 {.out = {},
+                                  .lse = lse_here.tensor({c.NH, share.N()}),
+                                  .q = q.tensor(rows),
+                                  .k = k.tensor(keys),
+                                  .v = v.tensor(keys),
+                                  .sink_logit = {},
+                                  .gate = {}},
+                                 normalized ? delta_here.tensor({c.NH, share.N()}) : Tensor{}, gone.work(), spec, exec);
+        gone.tasks.assign(gone.tasks.size(), {.row = -1}), gone.keys.assign(gone.keys.size(), {.row = -1});
+        scatter_rows(dq.values(), share.query_tokens, wide, T(kUntouched), [&](size_t i, T x) { all.dq[i] = x; });
+        scatter_rows(dk.values(), share.key_tokens, narrow, G(kUntouched),
+                     [&](size_t i, G x) { all.dk[i] += static_cast<double>(static_cast<Accumulator<G>>(x)); });
+        scatter_rows(dv.values(), share.key_tokens, narrow, G(kUntouched),
+                     [&](size_t i, G x) { all.dv[i] += static_cast<double>(static_cast<Accumulator<G>>(x)); });
+    }
+    return all;
+}
+
 }  // namespace plimsoll
