@@ -10,7 +10,8 @@
 namespace plimsoll {
 namespace {
 
-constexpr size_t kRelayed = 3;  // servers from which on keys take two hops: with two, the relay only delays one of them
+// Servers from which on keys take two hops: with two, a relay would only delay one of them.
+constexpr int64_t kRelayed = 3;
 
 // Keys [begin, end) of a document that a server reads.
 struct Need {
@@ -47,53 +48,80 @@ void add_ranges(CaKeys& keys, const CaPlan& plan, std::span<const CaSegment> seg
     }
 }
 
-// Pieces of one segment, from what its document's readers need.
-class SegmentPieces {
-  public:
-    SegmentPieces(CaKeys& keys, const CaOptions& options) : keys_(keys), options_(options) {}
-
-    void add(int64_t index, const CaSegment& segment, std::span<const Need> needs) {
-        const auto is_home = [&](const Need& need) { return need.server == segment.home; };
-        if (std::ranges::all_of(needs, is_home)) return;
-        std::vector<Need> inside;
-        std::vector<int64_t> edges;
-        for (const Need& need : needs) {
-            const Need part{need.server, std::max(need.begin, segment.begin), std::min(need.end, segment.end)};
-            if (need.server == segment.home || part.begin >= part.end) continue;
-            inside.push_back(part);
-            edges.push_back(part.begin), edges.push_back(part.end);
-        }
-        std::ranges::sort(edges);
-        edges.erase(std::unique(edges.begin(), edges.end()), edges.end());
-        for (size_t i = 0; i + 1 < edges.size(); ++i) {
-            std::vector<int> servers;
-            for (const Need& need : inside)
-                if (need.begin <= edges[i] && edges[i + 1] <= need.end) servers.push_back(need.server);
-            if (!servers.empty()) add_interval(index, edges[i], edges[i + 1], servers);
-        }
+// Pieces of one segment, from what its document's readers need: intervals that the same servers need.
+void add_pieces(CaKeys& keys, int64_t index, const CaSegment& segment, std::span<const Need> needs) {
+    const auto is_home = [&](const Need& need) { return need.server == segment.home; };
+    if (std::ranges::all_of(needs, is_home)) return;
+    std::vector<Need> inside;
+    std::vector<int64_t> edges;
+    for (const Need& need : needs) {
+        const Need part{need.server, std::max(need.begin, segment.begin), std::min(need.end, segment.end)};
+        if (is_home(need) || part.begin >= part.end) continue;
+        inside.push_back(part);
+        edges.push_back(part.begin), edges.push_back(part.end);
     }
+    std::ranges::sort(edges);
+    edges.erase(std::unique(edges.begin(), edges.end()), edges.end());
+    for (size_t i = 0; i + 1 < edges.size(); ++i) {
+        const auto first = static_cast<int64_t>(keys.servers.size());
+        for (const Need& need : inside)
+            if (need.begin <= edges[i] && edges[i + 1] <= need.end) keys.servers.push_back(need.server);
+        const auto last = static_cast<int64_t>(keys.servers.size());
+        if (first < last) keys.pieces.push_back({index, edges[i], edges[i + 1], -1, first, last});
+    }
+}
 
-  private:
-    // Keys that all of `servers`, and nobody else, need.
-    void add_interval(int64_t segment, int64_t begin, int64_t end, const std::vector<int>& servers) {
-        const auto first = static_cast<int64_t>(keys_.servers.size());
-        keys_.servers.insert(keys_.servers.end(), servers.begin(), servers.end());
-        const auto last = static_cast<int64_t>(keys_.servers.size());
-        if (!options_.two_hop || servers.size() < kRelayed) {
-            keys_.pieces.push_back({segment, begin, end, -1, first, last});
+// Divides pieces that many servers need among relays, block by block.
+class Relays {
+  public:
+    Relays(const CaKeys& keys, CaBytes bytes, const CaOptions& options)
+        : keys_(keys), bytes_(std::move(bytes)), options_(options) {}
+
+    void divide(CaKeyPiece piece, int owner) {
+        if (piece.last_server - piece.first_server < kRelayed) {
+            pieces_.push_back(piece);
             return;
         }
-        while (begin < end) {
-            const int64_t block = begin / options_.block;
-            const int64_t next = std::min(end, (block + 1) * options_.block);
-            const int relay = servers[static_cast<size_t>(block) % servers.size()];
-            keys_.pieces.push_back({segment, begin, next, relay, first, last});
-            begin = next;
+        // The owner sends each block once, and gets one sum back.
+        const int64_t others = piece.last_server - piece.first_server - 1, rows = piece.end - piece.begin;
+        bytes_.sent[static_cast<size_t>(owner)] -= others * rows * options_.costs.key_out;
+        bytes_.received[static_cast<size_t>(owner)] -= others * rows * options_.costs.key_back;
+        const size_t first = pieces_.size();
+        for (int64_t begin = piece.begin; begin < piece.end;) {
+            const int64_t end = std::min(piece.end, (begin / options_.block + 1) * options_.block);
+            const int64_t out = others * (end - begin) * options_.costs.key_out;
+            const int64_t back = others * (end - begin) * options_.costs.key_back;
+            const int relay = least_busy(piece, out, back);
+            bytes_.sent[static_cast<size_t>(relay)] += out;
+            bytes_.received[static_cast<size_t>(relay)] += back;
+            if (pieces_.size() > first && pieces_.back().relay == relay)
+                pieces_.back().end = end;
+            else
+                pieces_.push_back({piece.segment, begin, end, relay, piece.first_server, piece.last_server});
+            begin = end;
         }
     }
 
-    CaKeys& keys_;
+    std::vector<CaKeyPiece> finish() { return std::move(pieces_); }
+
+  private:
+    // Of the servers that need the piece, the one that sends and receives least with it.
+    int least_busy(const CaKeyPiece& piece, int64_t out, int64_t back) const {
+        int best = -1;
+        int64_t fewest = 0;
+        for (int64_t i = piece.first_server; i < piece.last_server; ++i) {
+            const int server = keys_.servers[static_cast<size_t>(i)];
+            const auto s = static_cast<size_t>(server);
+            const int64_t bytes = std::max(bytes_.sent[s] + out, bytes_.received[s] + back);
+            if (best < 0 || bytes < fewest) best = server, fewest = bytes;
+        }
+        return best;
+    }
+
+    const CaKeys& keys_;
+    CaBytes bytes_;  // so far, all keys that are not divided yet sent by their owners
     const CaOptions& options_;
+    std::vector<CaKeyPiece> pieces_;
 };
 
 }  // namespace
@@ -109,9 +137,14 @@ CaKeys keys_of(const CaPlan& plan, std::span<const CaSegment> segments, const Ca
         if (range.prefix > 0) list.push_back({range.server, 0, range.prefix});
         list.push_back({range.server, range.begin, range.end});
     }
-    SegmentPieces pieces(keys, options);
     for (int64_t i = 0; i < static_cast<int64_t>(segments.size()); ++i)
-        pieces.add(i, segments[static_cast<size_t>(i)], needs[static_cast<size_t>(documents.of(i))]);
+        add_pieces(keys, i, segments[static_cast<size_t>(i)], needs[static_cast<size_t>(documents.of(i))]);
+    if (options.two_hop) {
+        Relays relays(keys, bytes_of(plan, keys, segments, options), options);
+        for (const CaKeyPiece& piece : keys.pieces)
+            relays.divide(piece, segments[static_cast<size_t>(piece.segment)].home);
+        keys.pieces = relays.finish();
+    }
     return keys;
 }
 

@@ -32,8 +32,10 @@ struct CaKeys {
     std::vector<int> servers;        // of the pieces
 };
 
-// Two hops (options.two_hop) for keys that at least three servers need: block by block, each of these servers in turn
-// is the relay.
+// Two hops (options.two_hop) for keys that at least three servers need: block by block, the relay is the one of these
+// servers with the fewest bytes so far, counting all that travels without a choice. (In turn, givers of queries relay
+// as well: the worst of 64 ranks with documents of up to 512K sends 17% more, mean of 6 draws.) What key_back brings
+// home goes the same ways in reverse: to the relay, whose sum goes to the owner.
 CaKeys keys_of(const CaPlan& plan, std::span<const CaSegment> segments, const CaOptions& options);
 
 // Bytes per rank, both hops and both directions of CaCosts together; what stays on a rank counts nothing.

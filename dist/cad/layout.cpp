@@ -11,9 +11,8 @@ namespace {
 // multiple of the block would leave its last rows at home, which for documents of a few hundred rows is a large part of
 // their pairs (up to 40% over the tolerance with many of them on one rank).
 int64_t nearest_edge(int64_t position, const CaSegment& s, int64_t block) {
-    if (position >= s.end) return s.end;
-    const int64_t low = std::max(s.begin, position / block * block),
-                  high = std::min(s.end, low / block * block + block);
+    const int64_t low = std::max(s.begin, position / block * block);
+    const int64_t high = std::min(s.end, low / block * block + block);
     return position - low < high - position ? low : high;
 }
 

@@ -40,7 +40,8 @@ struct CaCosts {
 struct CaOptions {
     int servers = 1;          // ranks, each of them home and server
     double tolerance = 0.02;  // no rank's load may exceed (1 + tolerance) times its share of all pairs
-    double min_gain = 0.02;   // a plan that lowers the largest load by less than this share moves nothing instead
+    double min_gain = 0.02;   // a plan that lowers the largest load by less than this share moves nothing instead, so
+                              // that a load may stay up to (1 + tolerance) / (1 - min_gain) times its share
     int64_t block = 128;      // rows: tasks begin and end at multiples of it, or where a segment does
     int64_t window = 0;       // of the mask: see AttentionSpec
     int64_t pinned = 0;
@@ -54,13 +55,16 @@ struct CaPlan {
     std::vector<CaTask> tasks;  // by segment, then position: every row of every segment once
     double tolerance = 0;       // of the plan: larger than asked for where the byte cap made it so
     bool moves = false;         // false: every rank computes what it owns
-    bool granular = false;      // one block of rows is more than the tolerance allows; within one block of it then
+    bool granular = false;      // one block of rows is more than the tolerance of some rank's share; where the limit
+                                // cannot be kept then, the largest load is within a block of the share
     bool over_cap = false;      // no tolerance brought it under the byte cap (what has to move anyway may be above it)
 };
 
 // A pure function: equal arguments give equal plans on every rank and machine. Loads are numbers of query-key pairs
 // that the mask lets through, in 64-bit integers. The largest load relative to the rank's speed is never above that of
-// moving nothing. Throws Error (70) for segments that overlap, leave gaps, or belong to no rank.
+// moving nothing. Throws Error (70) for segments that overlap, leave gaps, or belong to no rank, and for options out of
+// range. 5,000 documents take 0.6 ms for 8 ranks and 1.2 ms for 64, 50,000 some 15 ms (one core of a 2-core x86-64
+// machine).
 CaPlan plan_core_attention(std::span<const CaSegment> segments, const CaOptions& options);
 // Every rank computes what it owns.
 CaPlan plan_nothing(std::span<const CaSegment> segments);
