@@ -53,6 +53,8 @@ void print_policies(const Study& study) {
                    p.memory / kGB, p.fits ? " " : "!", ratio(study.speed_up_over(p.policy)));
     for (const PolicySummary& p : study.policies)
         if (!p.fits) fmt::print("  ! {} does not fit into a GPU's memory\n", name_of(p.policy));
+    if (const double plans = study.of(Policy::kCad).over_cap; plans > 0)
+        fmt::print("  {:.1f} plans per step cannot keep cad.byte_cap_gib\n", plans);
     if (const double share = study.of(Policy::kCad).as_fixed; share > 0)
         fmt::print("  CAD gains too little in {:.0f} % of the steps: they run like fixed packing\n", 100 * share);
 }
@@ -117,7 +119,8 @@ nlohmann::ordered_json json_of(const SimulatedCell& cell) {
                                    {"sent_bytes_most", p.sent_most},
                                    {"sent_bytes_mean", p.sent_mean},
                                    {"memory_bytes", p.memory},
-                                   {"as_fixed", p.as_fixed}});
+                                   {"as_fixed", p.as_fixed},
+                                   {"over_cap", p.over_cap}});
     return out;
 }
 

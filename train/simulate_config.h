@@ -145,14 +145,14 @@ struct LengthSection {
 };
 
 struct CadModelSection {
-    double tolerance = 0.02;
-    int64_t block = 128;
-    bool two_hop = true;
+    double tolerance = CadOptions{}.tolerance;
+    int64_t block = CadOptions{}.block;
+    bool two_hop = CadOptions{}.two_hop;
     double byte_cap_gib = 0;
-    double spread = 1.05;
-    bool copy_local = true;
-    bool resend = true;
-    int64_t gradient_bytes = 2;
+    double spread = CadOptions{}.spread;
+    bool copy_local = CadOptions{}.copy_local;
+    bool resend = CadOptions{}.resend;
+    int64_t gradient_bytes = CostOptions{}.gradient_bytes;
 
     template <class Self, class Visitor>
     static void visit(Self& self, Visitor&& v) {

@@ -142,9 +142,9 @@ class CadStep {
         for (size_t r = 0; r < ranks_; ++r) {
             const double attention = direction.attention(loads[r]);
             int64_t bytes = times.sent[r] + times.received[r];
-            if (options_.copy_local)
+            if (options_.copy_local && plan.moves)
                 bytes = std::max(bytes, 2 * tokens[r] * (direction.bytes.query() + direction.bytes.key()));
-            const double copies = plan.moves || bytes > 0 ? direction.copied_byte * static_cast<double>(bytes) : 0;
+            const double copies = direction.copied_byte * static_cast<double>(bytes);
             times.attention = std::max(times.attention, attention * (plan.moves ? options_.spread : 1));
             times.copies = std::max(times.copies, copies);
             times.serving[r] = attention + copies;
@@ -154,6 +154,7 @@ class CadStep {
             times.out = out_seconds(traffic, costs_.network);
             times.back = back_seconds(traffic, costs_.network);
         }
+        result_.over_cap += plan.over_cap;
         count_imbalance(segments, loads);
         if (tick.forward) result_.pairs += std::reduce(loads.begin(), loads.end());
         return times;

@@ -30,19 +30,19 @@ struct ModelShape {
 
 // GPUs, all alike, and what connects them. Rates are those of one GPU.
 struct ClusterModel {
-    int64_t nodes = 8;
-    int64_t gpus_per_node = 8;
-    double flops = 989e12;                // per second, dense bf16 of the data sheet
-    double gemm_efficiency = 0.57;        // share of it that matrix products reach
-    double attention_efficiency = 0.271;  // and core attention, forward
-    double attention_floor = 20e-6;       // least seconds of a launch of core attention
-    double backward_linear = 2.0;         // backward over forward, matrix products
-    double backward_attention = 2.75;     // and core attention
-    double intra_bandwidth = 400e9;       // bytes per second within a node, each way
-    double inter_bandwidth = 50e9;        // and between nodes
-    double latency = 5e-6;                // seconds per message
-    double copy_bandwidth = 500e9;        // bytes per second packed into or unpacked from buffers
-    double memory = 141e9;                // bytes
+    int64_t nodes = 1;
+    int64_t gpus_per_node = 1;
+    double flops = 1;                 // per second, dense bf16 of the data sheet
+    double gemm_efficiency = 1;       // share of it that matrix products reach
+    double attention_efficiency = 1;  // and core attention, forward
+    double attention_floor = 0;       // least seconds of a launch of core attention
+    double backward_linear = 2;       // backward over forward, matrix products
+    double backward_attention = 2.5;  // and core attention
+    double intra_bandwidth = 1;       // bytes per second within a node, each way
+    double inter_bandwidth = 1;       // and between nodes
+    double latency = 0;               // seconds per message
+    double copy_bandwidth = 1;        // bytes per second packed into or unpacked from buffers
+    double memory = 0;                // bytes
 
     int64_t gpus() const { return nodes * gpus_per_node; }
 };

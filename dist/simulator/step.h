@@ -47,6 +47,7 @@ struct SimulatedStep {
     std::vector<double> busy;     // by rank: seconds of computing, packing and unpacking
     std::vector<int64_t> sent;    // by rank: bytes of core attention (queries, keys, their gradients)
     std::vector<double> memory;   // by rank: bytes, of one GPU, at the peak
+    int64_t over_cap = 0;         // plans that no tolerance brings under the byte cap
     int64_t pairs = 0;            // query-key pairs of core attention, one block, forward
     // Pairs of the slowest rank over the mean, of each micro batch that runs at once, weighted by pairs: by homes, and
     // as computed.

@@ -33,6 +33,7 @@ PolicySummary summary_of(std::span<const std::vector<PolicyRun>> steps, size_t i
         summary.sent_most += static_cast<double>(*std::ranges::max_element(result.sent)) / count;
         summary.sent_mean += sent / static_cast<double>(result.sent.size()) / count;
         summary.memory = std::max(summary.memory, result.peak_memory());
+        summary.over_cap += static_cast<double>(result.over_cap) / count;
         summary.as_fixed += runs[index].as_fixed ? 1 / count : 0;
     }
     summary.forward *= 1 / count, summary.backward *= 1 / count;

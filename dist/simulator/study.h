@@ -23,6 +23,7 @@ struct PolicySummary {
     double sent_most = 0, sent_mean = 0;         // bytes of a rank and step
     double memory = 0;                           // bytes of a GPU, the largest of all steps
     double as_fixed = 0;                         // share of the steps
+    double over_cap = 0;                         // plans per step, see SimulatedStep
 };
 
 struct Study {

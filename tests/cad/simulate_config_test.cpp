@@ -58,50 +58,53 @@ TEST(SimulateTest, ThePublishedTraceComesOut) {
     EXPECT_GE(study.speed_up_over_best(), 1.13);
 }
 
-TEST(SimulateTest, GainsGrowWithContextAndPipelinesAndFallWithMicroBatches) {
-    for (const std::string model : {"llama-8b", "llama-34b"}) {
-        const auto gain = [&](int64_t context, int64_t stages, int64_t micro_batches) {
-            const Study study =
-                llama(model, {"simulate.iterations=10", "cluster.nodes=64", fmt::format("lengths.context={}", context),
-                              fmt::format("parallel.stages={}", stages),
-                              fmt::format("parallel.micro_batches={}", micro_batches)});
-            return std::pair(study.speed_up_over(Policy::kWlbLike), study.speed_up_over(Policy::kPerfectPacking));
-        };
-        double before = 0;
-        for (const int64_t context : {131072, 262144, 524288}) {
-            const auto [three_d, three_d_perfect] = gain(context, 1, 4);
-            const auto [four_d, four_d_perfect] = gain(context, 4, 4);
-            EXPECT_LT(three_d, four_d) << model << " " << context;
-            EXPECT_LT(three_d_perfect, four_d_perfect) << model << " " << context;
-            EXPECT_GT(four_d, before) << model << " " << context;
-            before = four_d;
-        }
-        auto last = std::pair(1e9, 1e9);
-        for (const int64_t micro_batches : {4, 8, 16, 32}) {
-            const auto now = gain(524288, 4, micro_batches);
-            EXPECT_LT(now.first, last.first) << model << " " << micro_batches;
-            EXPECT_LT(now.second, last.second) << model << " " << micro_batches;
-            last = now;
-        }
+class SimulatedModel : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Llama, SimulatedModel, testing::Values("llama-8b", "llama-34b"),
+                         [](const auto& of) { return of.param == "llama-8b" ? "8b" : "34b"; });
+
+TEST_P(SimulatedModel, GainsGrowWithContextAndPipelinesAndFallWithMicroBatches) {
+    const std::string& model = GetParam();
+    const auto gain = [&](int64_t context, int64_t stages, int64_t micro_batches) {
+        const Study study =
+            llama(model,
+                  {"simulate.iterations=6", "cluster.nodes=64", fmt::format("lengths.context={}", context),
+                   fmt::format("parallel.stages={}", stages), fmt::format("parallel.micro_batches={}", micro_batches)});
+        return std::pair(study.speed_up_over(Policy::kWlbLike), study.speed_up_over(Policy::kPerfectPacking));
+    };
+    double before = 0;
+    for (const int64_t context : {131072, 262144, 524288}) {
+        const auto [three_d, three_d_perfect] = gain(context, 1, 4);
+        const auto [four_d, four_d_perfect] = gain(context, 4, 4);
+        EXPECT_LT(three_d, four_d) << model << " " << context;
+        EXPECT_LT(three_d_perfect, four_d_perfect) << model << " " << context;
+        EXPECT_GT(four_d, before) << model << " " << context;
+        before = four_d;
+    }
+    auto last = std::pair(1e9, 1e9);
+    for (const int64_t micro_batches : {4, 8, 16, 32}) {
+        const auto now = gain(524288, 4, micro_batches);
+        EXPECT_LT(now.first, last.first) << model << " " << micro_batches;
+        EXPECT_LT(now.second, last.second) << model << " " << micro_batches;
+        last = now;
     }
 }
 
 // 1.35 was published for 512 GPUs and up to 512 Ki tokens, without the number of micro batches: with 6 it lies inside,
 // with 8 at the edge for llama-8b and pretrain (1.344 to 1.353 over WLB-like for three seeds).
-TEST(SimulateTest, ThePublishedGainLiesBetweenPerfectPackingAndWlbLike) {
-    for (const std::string model : {"llama-8b", "llama-34b"})
-        for (const std::string source : {"pretrain", "prolong"})
-            for (const int64_t micro_batches : {6, 8}) {
-                const Study study = llama(model, {"cluster.nodes=64", "lengths.context=524288", "parallel.stages=4",
-                                                  fmt::format("parallel.micro_batches={}", micro_batches),
-                                                  "lengths.source=" + source, "simulate.iterations=15",
-                                                  source == "prolong" ? "lengths.replaced=0.3" : "lengths.replaced=0"});
-                const std::string cell = fmt::format("{}, {}, {} micro batches", model, source, micro_batches);
-                EXPECT_LE(study.speed_up_over(Policy::kPerfectPacking), 1.35) << cell;
-                EXPECT_GE(study.speed_up_over(Policy::kWlbLike), micro_batches == 6 ? 1.35 : 0.99 * 1.35) << cell;
-                EXPECT_TRUE(study.of(Policy::kCad).fits) << cell;
-                EXPECT_LE(study.of(Policy::kCad).imbalance, 1.0205) << cell;
-            }
+TEST_P(SimulatedModel, ThePublishedGainLiesBetweenPerfectPackingAndWlbLike) {
+    const std::string& model = GetParam();
+    for (const std::string source : {"pretrain", "prolong"})
+        for (const int64_t micro_batches : {6, 8}) {
+            const Study study = llama(
+                model, {"cluster.nodes=64", "lengths.context=524288", "parallel.stages=4",
+                        fmt::format("parallel.micro_batches={}", micro_batches), "lengths.source=" + source,
+                        "simulate.iterations=15", source == "prolong" ? "lengths.replaced=0.3" : "lengths.replaced=0"});
+            const std::string cell = fmt::format("{}, {}, {} micro batches", model, source, micro_batches);
+            EXPECT_LE(study.speed_up_over(Policy::kPerfectPacking), 1.35) << cell;
+            EXPECT_GE(study.speed_up_over(Policy::kWlbLike), micro_batches == 6 ? 1.35 : 0.99 * 1.35) << cell;
+            EXPECT_TRUE(study.of(Policy::kCad).fits) << cell;
+            EXPECT_LE(study.of(Policy::kCad).imbalance, 1.0205) << cell;
+        }
 }
 
 TEST(SimulateTest, EqualLengthsGainNothing) {
