@@ -34,7 +34,7 @@ int64_t PieceStack::best_end(const CaProblem& problem, const HeldKeys& held, int
     for (const Piece& piece : pieces_) pairs += piece.pairs;
     int64_t low = std::min(s.end, problem.pairs.end_of(s.begin, pairs)), high = s.end;
     const auto bytes = [&](int64_t end) { return bytes_at(problem, held, segment, end); };
-    while (high - low > precision) {
+    while (high - low > std::max<int64_t>(precision, 2)) {  // thirds of at least one row
         const int64_t third = (high - low) / 3;
         if (bytes(low + third) < bytes(high - third))
             high -= third;

@@ -146,6 +146,43 @@ TEST(CadPlan, LoadsAreThoseOfTheRows) {
     }
 }
 
+// Blocks from one row on, any mask, speeds, costs (of 0, too), documents without rows, several segments per rank.
+TEST(CadPlan, AnyOptionsGiveSoundPlans) {
+    CaRandom random(8);
+    for (int round = 0; round < 4000; ++round) {
+        const auto servers = static_cast<int>(random.within(1, 12));
+        CaOptions options = without_guard(llama_8b(servers));
+        options.block = int64_t{1} << random.within(0, 7);
+        options.tolerance = random.chance(0.2) ? 0 : 0.2 * random.uniform();
+        if (random.chance(0.5)) options.window = random.within(1, 600);
+        if (options.window > 0 && random.chance(0.5)) options.pinned = random.within(0, 300);
+        if (random.chance(0.3)) options.costs = {.query_back = random.within(0, 3), .key_out = random.within(0, 9)};
+        for (int r = 0; round % 2 == 0 && r < servers; ++r) options.speeds.push_back(0.1 + 3 * random.uniform());
+        const auto draw = [&] { return random.chance(0.1) ? random.within(1, 6000) : random.within(1, 300); };
+        const int64_t tokens = random.within(1, 4000);
+        CaCase c = round % 3 == 0   ? whole_documents(servers, tokens, draw)
+                   : round % 3 == 1 ? spanning_documents(servers, tokens, draw)
+                                    : zigzag_documents(servers, tokens, draw);
+        c.segments.push_back({.document = 1'000'000, .home = 0});
+        const CaPlan plan = plan_core_attention(c.segments, options);
+        ASSERT_NO_FATAL_FAILURE(expect_sound(plan, c, options)) << round;
+        const auto loads = loads_of(plan, c.segments, options);
+        const auto total = static_cast<double>(std::accumulate(loads.begin(), loads.end(), int64_t{0}));
+        int64_t block = 0;
+        for (const CaSegment& s : c.segments)
+            block = std::max(block, pairs_of(std::max(s.begin, s.end - options.block), s.end, options));
+        double speeds = 0;
+        for (int r = 0; r < servers; ++r) speeds += options.speeds.empty() ? 1 : options.speeds[static_cast<size_t>(r)];
+        for (size_t r = 0; r < loads.size(); ++r) {
+            const double share = total * (options.speeds.empty() ? 1 : options.speeds[r]) / speeds;
+            // A pair per rank: shares are rounded to whole ones.
+            const double allowed =
+                std::max((1 + options.tolerance) * share, plan.granular ? share + static_cast<double>(block) : 0.0);
+            ASSERT_LE(static_cast<double>(loads[r]), allowed + servers) << round << ", rank " << r;
+        }
+    }
+}
+
 TEST(CadPlan, NothingMovesWhereNothingIsGained) {
     const CaCase equal = documents_of("equal", {{4096, 1000}, {4096, 1000}, {4096, 1000}});
     const CaPlan plan = plan_core_attention(equal.segments, llama_8b(3));
