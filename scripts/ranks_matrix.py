@@ -34,6 +34,7 @@ class Layout(NamedTuple):
     schedule: str = "1f1b"
     zero1: bool = True
     tied: bool = False
+    cad: str = ""  # core attention by all ranks: "on", "ping-pong"
 
     @property
     def ranks(self):
@@ -42,7 +43,8 @@ class Layout(NamedTuple):
     def __str__(self):
         pipeline = f"{self.stages} stages {self.schedule}" if self.stages > 1 else ""
         shared = "zero1" if self.zero1 and self.data_ranks > 1 else ""
-        return " ".join(filter(None, (f"{self.data_ranks} data", pipeline, shared, "tied" * self.tied)))
+        cad = f"cad {self.cad}" if self.cad else ""
+        return " ".join(filter(None, (f"{self.data_ranks} data", pipeline, shared, "tied" * self.tied, cad)))
 
 
 def all_layouts(most_ranks):
@@ -53,6 +55,13 @@ def all_layouts(most_ranks):
         for chunks, schedule in kinds if stages > 1 else kinds[:1]:
             for zero1, tied in itertools.product((True, False) if data_ranks > 1 else (True,), (False, True)):
                 yield Layout(data_ranks, stages, chunks, schedule, zero1, tied)
+
+
+def cad_layouts(most_ranks):
+    """Data ranks and stages that compute core attention together."""
+    shapes = [(d, s) for d, s in itertools.product(range(1, most_ranks + 1), repeat=2) if 1 < d * s <= most_ranks]
+    for number, ((data_ranks, stages), cad) in enumerate(itertools.product(shapes, ("on", "ping-pong"))):
+        yield Layout(data_ranks, stages, schedule="same-phase" if stages > 1 else "1f1b", tied=number % 3 == 0, cad=cad)
 
 
 def network(layout, variant, precision):
@@ -66,6 +75,11 @@ def network(layout, variant, precision):
             # With it every bit of the norm reaches the parameters.
             "train.clip": 0.05 if layout.tied else 0.0, "train.eval_every": 0, "data.val_samples": 2,
             "probes.enabled": "false"}
+    if layout.cad:  # documents long enough that there is something to move
+        context, lanes = 512, 2 if layout.cad == "ping-pong" else 1
+        keys |= {"model.context": context, "data.documents": "pretrain", "data.document_mask": "true",
+                 "train.batch_tokens": context * lanes * micro_batches, "cad.mode": "on",
+                 "cad.ping_pong": str(lanes > 1).lower()}
     return ["--variant", variant, *options(keys)]
 
 
@@ -148,7 +162,7 @@ def main():
     count = 0
     with tempfile.TemporaryDirectory(prefix="plimsoll_matrix_") as folder:
         comparison = Comparison(arguments.program.resolve(), folder)
-        for layout in all_layouts(arguments.ranks):
+        for layout in (*all_layouts(arguments.ranks), *cad_layouts(arguments.ranks)):
             row = []
             for variant, precision in columns:
                 try:

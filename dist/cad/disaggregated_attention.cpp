@@ -35,8 +35,31 @@ CaCosts CaShape::backward_costs(const AttentionSpec& spec) const {
             .key_back = 2 * NKV * HS * size_of(accumulator_of(dtype))};
 }
 
-DisaggregatedAttention::DisaggregatedAttention(Communicator& group, CaRounds& rounds, const CaShape& shape, int lanes)
-    : group_(group), rounds_(rounds), shape_(shape) {
+void RankAttention::tasks_forward(const AttentionTensors& t, const CaTasks& tasks, const AttentionSpec& spec,
+                                  const Exec& exec) {
+    attention_tasks_forward(t, tasks, spec, exec);
+}
+
+void RankAttention::tasks_backward(const AttentionTensors& d, const AttentionTensors& t, Tensor delta,
+                                   const CaTasks& tasks, const AttentionSpec& spec, const Exec& exec) {
+    attention_tasks_backward(d, t, delta, tasks, spec, exec);
+}
+
+void RankAttention::rows_backward(const AttentionCall& call, Tensor delta, const Exec& exec) {
+    attention_backward_rows(call.d, delta, call.t, call.cu_seqlens, call.spec, call.write, exec);
+}
+
+void RankAttention::forward(const AttentionCall& call, const Exec& exec) {
+    attention_forward(call.t, call.cu_seqlens, call.spec, exec);
+}
+
+void RankAttention::backward(const AttentionCall& call, const Exec& exec) {
+    attention_backward(call.d, call.t, call.cu_seqlens, call.spec, call.write, exec);
+}
+
+DisaggregatedAttention::DisaggregatedAttention(Communicator& group, CaRounds& rounds, const CaShape& shape, int lanes,
+                                               std::unique_ptr<RankAttention> here)
+    : group_(group), rounds_(rounds), shape_(shape), here_(std::move(here)) {
     for (int lane = 0; lane < lanes; ++lane) lanes_.push_back(std::make_unique<Lane>(group));
 }
 
@@ -116,7 +139,7 @@ void DisaggregatedAttention::begin_forward(const AttentionCall& call, const Exec
 void DisaggregatedAttention::compute_forward(const AttentionCall& call, const Exec& exec) {
     const CaRound& round = rounds_.forward_round(call);
     if (!round.plan.moves) {
-        if (call.t.q) attention_forward(call.t, call.cu_seqlens, call.spec, exec);
+        if (call.t.q) here_->forward(call, exec);
         return;
     }
     Lane& lane = lane_of(call);
@@ -124,12 +147,11 @@ void DisaggregatedAttention::compute_forward(const AttentionCall& call, const Ex
     here.gate = {};
     receive(lane, round, exec, [&] {
         for (const CaTasks* tasks : {&round.alone, &round.shared})
-            if (!tasks->tasks.empty()) attention_tasks_forward(here, *tasks, call.spec, exec);
+            if (!tasks->tasks.empty()) here_->tasks_forward(here, *tasks, call.spec, exec);
     });
     for (size_t group = 0; group < round.served.size(); ++group)
         if (!round.served[group].tasks.empty())
-            attention_tasks_forward(served_tensors(lane, round, group, call.spec), round.served[group], call.spec,
-                                    exec);
+            here_->tasks_forward(served_tensors(lane, round, group, call.spec), round.served[group], call.spec, exec);
     lane.home_queries = round.queries.reversed();
     std::vector<RowPart> parts;
     if (is_normalized(call.spec.weighting))
@@ -159,7 +181,7 @@ void DisaggregatedAttention::begin_backward(const AttentionCall& call, const Exe
         lane.home_delta = lane.home_delta_memory.tensor({shape_.NH, N}, sums, exec);
         lane.home_dk = lane.home_dk_memory.tensor({N, shape_.NKV, shape_.HS}, sums, exec);
         lane.home_dv = lane.home_dv_memory.tensor({N, shape_.NKV, shape_.HS}, sums, exec);
-        attention_backward_rows(call.d, lane.home_delta, call.t, call.cu_seqlens, call.spec, call.write, exec);
+        here_->rows_backward(call, lane.home_delta, exec);
     }
     std::vector<RowPart> parts;
     if (is_normalized(call.spec.weighting)) {
@@ -179,7 +201,7 @@ void DisaggregatedAttention::begin_backward(const AttentionCall& call, const Exe
 void DisaggregatedAttention::compute_backward(const AttentionCall& call, const Exec& exec) {
     const CaRound& round = rounds_.backward_round(call);
     if (!round.plan.moves) {
-        if (call.t.q) attention_backward(call.d, call.t, call.cu_seqlens, call.spec, call.write, exec);
+        if (call.t.q) here_->backward(call, exec);
         return;
     }
     Lane& lane = lane_of(call);
@@ -188,19 +210,19 @@ void DisaggregatedAttention::compute_backward(const AttentionCall& call, const E
         AttentionTensors here = call.t, gradients = call.d;
         here.gate = gradients.gate = {};
         if (!round.alone.tasks.empty())
-            attention_tasks_backward(gradients, here, lane.home_delta, round.alone, call.spec, exec);
+            here_->tasks_backward(gradients, here, lane.home_delta, round.alone, call.spec, exec);
         fill_rows_zero(lane.home_dk, round.summed, exec);
         fill_rows_zero(lane.home_dv, round.summed, exec);
         gradients.k = lane.home_dk, gradients.v = lane.home_dv;
         if (!round.shared.tasks.empty())
-            attention_tasks_backward(gradients, here, lane.home_delta, round.shared, call.spec, exec);
+            here_->tasks_backward(gradients, here, lane.home_delta, round.shared, call.spec, exec);
     });
     for (size_t group = 0; group < round.served.size(); ++group) {
         if (round.served[group].tasks.empty()) continue;
         AttentionTensors gradients{};
         gradients.out = lane.dout, gradients.q = lane.dq, gradients.k = lane.dk, gradients.v = lane.dv;
-        attention_tasks_backward(gradients, served_tensors(lane, round, group, call.spec), lane.delta,
-                                 round.served[group], call.spec, exec);
+        here_->tasks_backward(gradients, served_tensors(lane, round, group, call.spec), lane.delta, round.served[group],
+                              call.spec, exec);
     }
     const int64_t columns = shape_.NKV * shape_.HS;
     const DType sums = accumulator_of(shape_.dtype);

@@ -2,6 +2,7 @@
 // (arXiv:2510.18121).
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "dist/cad/round.h"
@@ -29,6 +30,20 @@ class CaRounds {
     virtual const CaRound& backward_round(const AttentionCall& call) = 0;
 };
 
+// What computes on this rank: the kernels, unless something else only takes their time (simulator/rehearsal.h).
+class RankAttention {
+  public:
+    virtual ~RankAttention() = default;
+    virtual void tasks_forward(const AttentionTensors& t, const CaTasks& tasks, const AttentionSpec& spec,
+                               const Exec& exec);
+    virtual void tasks_backward(const AttentionTensors& d, const AttentionTensors& t, Tensor delta,
+                                const CaTasks& tasks, const AttentionSpec& spec, const Exec& exec);
+    virtual void rows_backward(const AttentionCall& call, Tensor delta, const Exec& exec);
+    // All of a call, where nothing moves.
+    virtual void forward(const AttentionCall& call, const Exec& exec);
+    virtual void backward(const AttentionCall& call, const Exec& exec);
+};
+
 // The ranks of a group compute core attention together. All of them make the same calls in the same order; one without
 // a batch of its own (an idle pipeline stage) makes them with tensors that are absent. A layer's spec is the same on
 // all ranks of a call but for sink_logit's values, which travel.
@@ -43,7 +58,8 @@ class CaRounds {
 class DisaggregatedAttention final : public CoreAttention {
   public:
     // `lanes`: calls that may be under way at once. All references must outlive this.
-    DisaggregatedAttention(Communicator& group, CaRounds& rounds, const CaShape& shape, int lanes = 1);
+    DisaggregatedAttention(Communicator& group, CaRounds& rounds, const CaShape& shape, int lanes = 1,
+                           std::unique_ptr<RankAttention> here = std::make_unique<RankAttention>());
 
     void begin_forward(const AttentionCall& call, const Exec& exec) override;
     void compute_forward(const AttentionCall& call, const Exec& exec) override;
@@ -80,6 +96,7 @@ class DisaggregatedAttention final : public CoreAttention {
     Communicator& group_;
     CaRounds& rounds_;
     CaShape shape_;
+    std::unique_ptr<RankAttention> here_;
     std::vector<std::unique_ptr<Lane>> lanes_;
 };
 

@@ -73,6 +73,9 @@ function(plimsoll_add_mpi_tests)
     add_test(NAME dist_runs COMMAND ${PLIMSOLL_PYTHON} tests/python/ranks_check.py $<TARGET_FILE:plimsoll>
         WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
     set_tests_properties(dist_runs PROPERTIES LABELS dist TIMEOUT 300 RUN_SERIAL ON)
+    add_test(NAME cad_runs COMMAND ${PLIMSOLL_PYTHON} tests/python/cad_check.py $<TARGET_FILE:plimsoll>
+        WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+    set_tests_properties(cad_runs PROPERTIES LABELS cad TIMEOUT 300 RUN_SERIAL ON)
 endfunction()
 
 # Sources with their tests under ThreadSanitizer: a build of its own, without OpenMP, which reports races that are none.
