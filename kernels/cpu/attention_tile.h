@@ -90,7 +90,7 @@ inline void for_each_tile(const KeyRange& keys, const QueryBlock& block, const M
     static_assert(kKeyBlock % kKeys == 0);
     const int64_t i0 = block.position, i1 = i0 + block.count;
     for (int64_t j0 = keys.prefix > 0 ? 0 : keys.begin; j0 < std::min(keys.end, i1); j0 += kKeys) {
-        if (j0 == keys.prefix) j0 = keys.begin;
+        if (j0 == keys.prefix) j0 = keys.begin;  // all masked: this saves the walk
         const int64_t count = std::min(kKeys, keys.end - j0);
         if (count > 0 && !mask.skips(i0, i1, j0, j0 + count)) f(j0, count);
     }

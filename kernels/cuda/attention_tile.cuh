@@ -36,7 +36,7 @@ struct QueryTile {
     int32_t gap_at, gap;  // rows of keys that are not there
     int32_t unused;
 
-    // A row of keys, or the one behind the gap if the gap begins there.
+    // A row of keys, or the one behind the gap if the gap begins there: the gap is masked, this saves the walk.
     PLIMSOLL_DEVICE int skip_gap(int n) const { return n == gap_at ? n + gap : n; }
     PLIMSOLL_DEVICE int row_of_key(int n) const { return n + shift - (n > gap_at ? gap : 0); }
 };
