@@ -139,12 +139,14 @@ class CadStep {
         for (const CaSegment& segment : segments)
             tokens[static_cast<size_t>(segment.home)] += segment.end - segment.begin;
         times.linear = direction.linear(*std::ranges::max_element(tokens));
+        const int exchanges = plan.moves ? 2 + !traffic.out_again.empty() + !traffic.back_again.empty() : 0;
+        const double host = costs_.network.host * exchanges;
         for (size_t r = 0; r < ranks_; ++r) {
             const double attention = direction.attention(loads[r]);
             int64_t bytes = times.sent[r] + times.received[r];
             if (options_.copy_local && plan.moves)
                 bytes = std::max(bytes, 2 * tokens[r] * (direction.bytes.query() + direction.bytes.key()));
-            const double copies = direction.copied_byte * static_cast<double>(bytes);
+            const double copies = direction.copied_byte * static_cast<double>(bytes) + host;
             times.attention = std::max(times.attention, attention * (plan.moves ? options_.spread : 1));
             times.copies = std::max(times.copies, copies);
             times.serving[r] = attention + copies;

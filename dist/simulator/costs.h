@@ -66,6 +66,7 @@ struct DirectionCosts {
 struct NetworkCosts {
     double intra_byte = 0, inter_byte = 0;  // seconds per byte sent, and received, within a node and beyond it
     double latency = 0;                     // seconds per peer of an all-to-all
+    double host = 0;                        // seconds an all-to-all takes of a rank that computes meanwhile
     int64_t ranks_per_node = 1;
 };
 
