@@ -6,6 +6,7 @@
 
 #include "dist/cad/round.h"
 #include "dist/cad/row_exchange.h"
+#include "dist/cad/timeline.h"
 #include "kernels/core_attention.h"
 
 namespace plimsoll {
@@ -45,6 +46,9 @@ class DisaggregatedAttention final : public CoreAttention {
     // `lanes`: calls that may be under way at once. All references must outlive this.
     DisaggregatedAttention(Communicator& group, CaRounds& rounds, const CaShape& shape, int lanes = 1);
 
+    // Phases of calls from now on are recorded there; null: nowhere.
+    void record_in(CaTimeline* timeline) { timeline_ = timeline; }
+
     void begin_forward(const AttentionCall& call, const Exec& exec) override;
     void compute_forward(const AttentionCall& call, const Exec& exec) override;
     void end_forward(const AttentionCall& call, const Exec& exec) override;
@@ -71,7 +75,7 @@ class DisaggregatedAttention final : public CoreAttention {
     std::vector<RowPart> key_parts(const Lane& lane, const CaRound& round, const AttentionCall& call) const;
     // Waits for what the servers need, on the way computing what lies here.
     template <class Compute>
-    void receive(Lane& lane, const CaRound& round, const Exec& exec, Compute&& compute_here);
+    void receive(Lane& lane, const CaRound& round, CaStopwatch& watch, const Exec& exec, Compute&& compute_here);
     AttentionTensors served_tensors(const Lane& lane, const CaRound& round, size_t group,
                                     const AttentionSpec& spec) const;
     void send_relayed_sums(Lane& lane, const CaRound& round, const Exec& exec);
@@ -81,6 +85,7 @@ class DisaggregatedAttention final : public CoreAttention {
     CaRounds& rounds_;
     CaShape shape_;
     std::vector<std::unique_ptr<Lane>> lanes_;
+    CaTimeline* timeline_ = nullptr;
 };
 
 }  // namespace plimsoll
