@@ -77,11 +77,13 @@ def plan(name, of, sample):
         part = sample[way]
         for home, first, count, server in tokens(sample, way):
             left.barh(home, count, left=first, height=0.8, color=colors[server], edgecolor="white", linewidth=0.25)
+        most = max(part["loads_before"] + part["loads"])
         left.set_title(f"{way.capitalize()}: tokens by owner,\ncoloured by the rank that computes")
         left.set_xlabel("token of the rank")
         middle.barh(range(ranks), part["loads_before"], height=0.86, color="#d5d9de")
         for server, start, pairs, home in work(sample, way):
-            middle.barh(server, pairs, left=start, height=0.5, color=colors[home], edgecolor="white", linewidth=0.25)
+            middle.barh(server, pairs, left=start, height=0.5, color=colors[home], edgecolor="white",
+                        linewidth=0.5 if pairs > 0.005 * most else 0)  # edges would hide short documents
         middle.axvline(sum(part["loads"]) / ranks, color="#333", linewidth=1, linestyle=(0, (3, 2)))
         middle.set_title(f"Load: {imbalance(part['loads_before']):.2f} × the mean as owned,\n"
                          f"{imbalance(part['loads']):.2f} × as planned; coloured by owner")
@@ -112,13 +114,13 @@ def _plan_caption(sample):
         moved = sum(count for home, _, count, server in tokens(sample, way) if home != server)
         total = sum(end - begin for _, _, begin, end, _ in part["segments"])
         keys = part.get("most_keys")
-        said.append(f"{way}: {len(part['tasks'])} tasks of {len(part['segments'])} documents' parts, {moved} of {total} "
-                    f"rows computed by another rank than their owner, {sum(part['sent']) / MIB:.2f} MiB"
+        said.append(f"{way}: {len(part['tasks'])} tasks of {len(part['segments'])} documents' parts, {moved} of "
+                    f"{total} rows computed by another rank than their owner, {sum(part['sent']) / MIB:.2f} MiB"
                     + (f", keys of one task up to {max(keys)} rows" if keys else "")
                     + ("" if part["moves"] else " (the plan moves nothing)"))
     return (f"Step {sample['step']}, the round whose loads as owned are furthest apart. A piece of a bar is a task: an "
-            "interval of one document's queries; its pieces' edges are white. Left: every rank's tokens, one document behind the "
-            "other. Middle, grey: what ranks would compute of their own; dashed: the mean. " + "; ".join(said) + ".")
+            "interval of one document's queries. Left: every rank's tokens, one document behind the other. Middle, "
+            "grey: what ranks would compute of their own; dashed: the mean. " + "; ".join(said) + ".")
 
 
 def _rank_axis(axes, ranks):
@@ -153,10 +155,11 @@ def timeline(name, of, sample):
     figure.tight_layout(rect=(0, 0.5 / figure.get_figheight(), 1, 1))
     return Figure(name, f"Core attention: what ranks do when{of}",
                   f"Step {sample['step']}, the same round in the first of its layers, on one clock since the ranks met "
-                  "before the step (ranks on several machines: as far as their clocks agree); with a GPU, when work was submitted. "
-                  "Blank: everything else a rank computes, with two lanes (cad.ping_pong) the other micro batch's "
-                  f"projections and MLP. Waiting, of the time between a rank's first and last interval: {', '.join(said)}."
-                  ).save(figure)
+                  "before the step (ranks on several machines: as far as their clocks agree); with a GPU, when work "
+                  "was submitted. Waiting includes copying what came to its place. Blank: everything else a rank "
+                  "computes, with two lanes (cad.ping_pong) the other micro batch's projections and MLP. Waiting, "
+                  "of the time between a rank's first and last interval: "
+                  f"{', '.join(said)}.").save(figure)
 
 
 def waiting(rows):
@@ -195,5 +198,6 @@ def over_steps(name, of, run):
     return Figure(name, f"Core attention: balance and traffic{of}",
                   "Sums over the rounds and layers of a step; the mean over steps of the largest load over the mean is "
                   f"{means['cad.before']:.2f} as owned and {means['cad.after']:.2f} as planned. Bytes as planned count "
-                  "both directions of a layer's messages of all ranks, busiest: of the larger of what a rank sends and receives. "
-                  "Waiting is what computing did not hide; where ranks share cores it is also their turn.").save(figure)
+                  "both directions of a layer's messages of all ranks, busiest: the larger of what one rank "
+                  "sends and receives. Waiting is what computing did not hide; where ranks share "
+                  "cores it is also their turn.").save(figure)
