@@ -144,7 +144,8 @@ def timeline(name, of, sample):
         for rank, lane, _, phase, begin, end in rows:
             color = PHASES.get(phase, ("#999999", phase))[0]
             axes.barh(rank - 0.42 + (lane + 0.5) * height, end - begin, left=begin, height=height * 0.94, color=color)
-        axes.set_title(f"{way.capitalize()}, one layer")
+        which = f"; the plan is of the {'lower' if sample[way]['lane'] else 'upper'} lane" if lanes > 1 else ""
+        axes.set_title(f"{way.capitalize()}, one layer{which}")
         axes.set_xlabel("ms")
         axes.set_ylabel("rank")
         _rank_axis(axes, ranks)
