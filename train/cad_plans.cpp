@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 
 namespace plimsoll {
 namespace {
@@ -94,6 +95,8 @@ void CadPlans::begin_step(int64_t first_sample) {
     tick_[0] = tick_[1] = -1;
     counted_.clear();
     balance_ = {};
+    keeps_ = false;
+    for (CadUnequalRound& most : most_unequal_) most = {};
 }
 
 void CadPlans::enter_tick(Pass pass, int64_t tick) {
@@ -154,8 +157,10 @@ CadPlans::Planned& CadPlans::planned(Pass pass, int lane, int64_t round) {
                  .two_hop = config_.cad.two_hop};
     p.plan = plan_core_attention(p.segments, p.options);
     // As virtual ranks in turn, one process meets a round once for each.
-    if (counted_.insert({pass, tick_[index(pass)], lane, round}).second)
+    if (counted_.insert({pass, tick_[index(pass)], lane, round}).second) {
         add_to_balance(p, std::ranges::count(like_, round));
+        if (keeps_) keep_if_most_unequal(pass, lane, round, p);
+    }
     balance_.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return p;
 }
@@ -173,6 +178,25 @@ void CadPlans::add_to_balance(const Planned& p, int64_t layers) {
     balance_.bytes += layers * bytes.total();
     balance_.most_bytes += layers * bytes.most();
     balance_.hash += hash_of(p.plan, p.segments);  // in any order: idle stages meet the rounds in their own
+}
+
+// Idle stages meet the rounds in their own order: of equals the first by tick, lane and round is kept.
+void CadPlans::keep_if_most_unequal(Pass pass, int lane, int64_t round, const Planned& p) {
+    const std::vector<int64_t> loads = loads_of(plan_nothing(p.segments), p.segments, p.options);
+    const double mean =
+        std::accumulate(loads.begin(), loads.end(), 0.0) / static_cast<double>(loads.size());  // whole pairs: exact
+    const double excess = static_cast<double>(*std::ranges::max_element(loads)) - mean;
+    const int64_t tick = tick_[index(pass)];
+    CadUnequalRound& most = most_unequal_[index(pass)];
+    if (std::tuple(-excess, tick, lane, round) < std::tuple(-most.excess, most.tick, most.lane, most.round))
+        most = {.excess = excess,
+                .tick = tick,
+                .lane = lane,
+                .round = round,
+                .layers = std::ranges::count(like_, round),
+                .segments = p.segments,
+                .options = p.options,
+                .plan = p.plan};
 }
 
 int64_t CadPlans::round_of_layer(int64_t layer) const {

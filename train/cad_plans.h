@@ -15,8 +15,6 @@
 
 namespace plimsoll {
 
-enum class Pass : uint8_t { kForward, kBackward };
-
 // How equal core attention was in a step: query-key pairs, summed over its rounds and layers.
 struct CadBalance {
     double largest_before = 0, largest = 0, mean = 0;  // of a rank: as owned, as planned, on average
@@ -25,6 +23,17 @@ struct CadBalance {
     double seconds = 0;                                // spent planning
     double before() const { return mean > 0 ? largest_before / mean : 1; }
     double after() const { return mean > 0 ? largest / mean : 1; }
+};
+
+// The round of a pass in which, as owned, the largest load is furthest above the mean.
+struct CadUnequalRound {
+    double excess = -1;  // that distance, in pairs
+    int64_t tick = 0;
+    int lane = 0;
+    int64_t round = 0, layers = 0;  // layers: so many are planned alike
+    std::vector<CaSegment> segments;
+    CaOptions options;
+    CaPlan plan;
 };
 
 // Everybody plans for all ranks, from document lengths that the loader gives for any sample: no rank asks another. Core
@@ -40,9 +49,13 @@ class CadPlans {
              const RankPlace& place, int64_t micro_batches);
 
     void begin_step(int64_t first_sample);
+    // In this step: most_unequal() is there after it, the same on every rank.
+    void keep_most_unequal() { keeps_ = true; }
+    const CadUnequalRound& most_unequal(Pass pass) const { return most_unequal_[static_cast<size_t>(pass)]; }
     // What is computed next: the micro batch of a rank of the plans, or, idle, a tick.
     void enter(Pass pass, int data_rank, int stage, int64_t micro_batch);
     void enter_tick(Pass pass, int64_t tick);
+    int64_t tick(Pass pass) const { return tick_[static_cast<size_t>(pass)]; }
     // Layers of the deepest stage: so many rounds has a tick.
     int64_t rounds() const { return static_cast<int64_t>(specs_.size()); }
     const AttentionSpec& spec(int64_t round) const { return specs_[static_cast<size_t>(round)]; }
@@ -65,6 +78,7 @@ class CadPlans {
     };
     Planned& planned(Pass pass, int lane, int64_t round);
     void add_to_balance(const Planned& p, int64_t layers);
+    void keep_if_most_unequal(Pass pass, int lane, int64_t round, const Planned& p);
     std::vector<CaSegment> segments_of(Pass pass, int lane, int64_t round);
     const std::vector<int32_t>& documents(int64_t first_sample);
     int64_t round_of_layer(int64_t layer) const;
@@ -87,6 +101,8 @@ class CadPlans {
     std::map<std::tuple<int, int64_t>, Planned> planned_[2];     // of this tick: lane, round
     std::set<std::tuple<Pass, int64_t, int, int64_t>> counted_;  // pass, tick, lane, round that balance_ has
     CadBalance balance_;
+    bool keeps_ = false;
+    CadUnequalRound most_unequal_[2];  // [pass]
 };
 
 // The plans as the attention servers ask for them.

@@ -130,6 +130,7 @@ struct CadSection {
     bool two_hop = true;
     bool ping_pong = false;
     std::vector<int64_t> speeds;
+    bool record = true;
 
     bool plans() const { return mode != "off"; }
 
@@ -148,6 +149,8 @@ struct CadSection {
                 "micro batches two at a time: one computes while the other's core attention travels. Changes results "
                 "only where embedding and head share a table (the order of sums)");
         v.field("speeds", self.speeds, "of the ranks, relative to each other, in any unit; empty = equal");
+        v.field("record", self.record,
+                "steps 1, 2, 5, 10, 20, ... leave a plan and its timeline in cad.jsonl, for the report");
     }
 };
 

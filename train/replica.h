@@ -42,6 +42,7 @@ class Replica {
     const std::vector<std::unique_ptr<NetworkChunk>>& chunks() const { return chunks_; }
     // For evaluation and probes.
     CoreAttention& core() { return core_; }
+    TrainingAttention& attention() { return attention_; }
     // Of the last step; null without plans for core attention.
     const CadBalance* balance() const { return attention_.balance(); }
     // What the last compute() took on this stage of a pipeline.

@@ -19,15 +19,15 @@ namespace {
 namespace fs = std::filesystem;
 
 // The JSON-lines files.
-constexpr const char* kLines[] = {"metrics.jsonl", "evals.jsonl", "probes.jsonl"};
+constexpr const char* kLines[] = {"metrics.jsonl", "evals.jsonl", "probes.jsonl", "cad.jsonl"};
 
 // Keys that may change between the parts of one run: none changes what the steps already done would have been, but for
 // the order of sums.
-constexpr std::string_view kFree[] = {"run.dir",          "run.threads",      "run.name",         "train.max_steps",
-                                      "train.max_tokens", "train.eval_every", "train.save_every", "train.keep",
-                                      "train.keep_every", "train.async_save", "train.log_every",  "probes.enabled",
-                                      "probes.max_share", "train.recompute",  "run.graphs",       "run.measure_peak",
-                                      "train.micro_batch"};
+constexpr std::string_view kFree[] = {"run.dir",           "run.threads",      "run.name",         "train.max_steps",
+                                      "train.max_tokens",  "train.eval_every", "train.save_every", "train.keep",
+                                      "train.keep_every",  "train.async_save", "train.log_every",  "probes.enabled",
+                                      "probes.max_share",  "train.recompute",  "run.graphs",       "run.measure_peak",
+                                      "train.micro_batch", "cad.record"};
 
 // What ranks share may change too: another order of sums, the same data.
 bool may_change(const std::string& difference) {

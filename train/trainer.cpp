@@ -7,6 +7,7 @@
 
 #include "data/file.h"
 #include "kernels/gpu.h"
+#include "train/cad_sample.h"
 #include "train/machine.h"
 #include "train/plan.h"
 #include "train/signals.h"
@@ -116,6 +117,10 @@ void Trainer::check_memory() {
 }
 
 LossSums Trainer::compute_step() {
+    if (config_.cad.plans() && config_.cad.record && is_cad_sample(state_.step + 1)) {
+        grid_.world.barrier();  // times of ranks are compared
+        replica_.attention().sample_next_step();
+    }
     const double start = now_seconds();
     const RankGrid::Traffic before = grid_.traffic();
     const LossSums own = replica_.compute(options_.overfit_batch ? 0 : state_.samples, exec_);

@@ -5,6 +5,7 @@
 
 #include "kernels/matmul.h"
 #include "model/flops.h"
+#include "train/cad_sample.h"
 #include "train/machine.h"
 #include "train/plan.h"
 #include "train/trainer.h"
@@ -157,6 +158,8 @@ void Trainer::report_step(const StepResult& r, double step_seconds) {
         log_.line("warning: step {}: {}; not updated ({} steps so far)", state_.step, health_.reason(),
                   health_.skipped() + health_.rollbacks());
     }
+    if (replica_.attention().sampled())
+        directory_.append("cad.jsonl", cad_sample(state_.step, replica_.attention(), grid_.world));
     const std::string held = directory_.append("metrics.jsonl", line);
     if (!held.empty()) log_.line("warning: {}; lines are held in memory until it works", held);
     const double per_step = train_seconds_ / static_cast<double>(steps_here_);

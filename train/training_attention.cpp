@@ -1,5 +1,8 @@
 #include "train/training_attention.h"
 
+#include <algorithm>
+#include <utility>
+
 namespace plimsoll {
 
 TrainingAttention::TrainingAttention(const RunConfig& config, const NetworkConfig& network, DType compute,
@@ -11,9 +14,10 @@ TrainingAttention::TrainingAttention(const RunConfig& config, const NetworkConfi
     if (plan_only_) return;
     first_layer_ = plans_->first_layer(grid.stage);
     if (grid.attention) {
-        travels_ = true;
         rounds_ = std::make_unique<PlannedRounds>(*plans_);
-        core_ = std::make_unique<DisaggregatedAttention>(*grid.attention, *rounds_, plans_->shape(), lanes_);
+        auto core = std::make_unique<DisaggregatedAttention>(*grid.attention, *rounds_, plans_->shape(), lanes_);
+        travelling_ = core.get();
+        core_ = std::move(core);
     } else {
         home_rounds_ = std::make_unique<PlannedHomeRounds>(*plans_);
         core_ = std::make_unique<ServersInTurn>(*home_rounds_);
@@ -23,11 +27,38 @@ TrainingAttention::TrainingAttention(const RunConfig& config, const NetworkConfi
 void TrainingAttention::begin_step(int64_t first_sample) {
     if (!plans_) return;
     plans_->begin_step(first_sample);
+    sampled_ = std::exchange(sample_next_, false);
+    if (sampled_) {
+        plans_->keep_most_unequal();
+        timeline_.start();
+    }
+    if (travelling_) travelling_->record_in(sampled_ ? &timeline_ : nullptr);
     if (plan_only_) plans_->plan_step();
 }
 
+CaWindow TrainingAttention::window(Pass pass) const {
+    const CadUnequalRound& round = most_unequal(pass);
+    const auto of_round = [&](const CaInterval& i) {
+        return i.pass == pass && i.tick == round.tick && i.lane == round.lane && i.layer == first_layer_ + round.round;
+    };
+    const CaPhase last = !round.plan.moves        ? CaPhase::kOwn
+                         : pass == Pass::kForward ? CaPhase::kWaitForResults
+                                                  : CaPhase::kAddUp;
+    const std::vector<CaInterval>& all = timeline_.intervals();
+    // Where a backward computes its forward again, the first is meant.
+    const auto first = std::ranges::find_if(all, of_round);
+    const auto end =
+        std::find_if(first, all.end(), [&](const CaInterval& i) { return of_round(i) && i.phase == last; });
+    CaWindow window;
+    if (end == all.end()) return window;
+    for (const CaInterval& i : all)
+        if (i.end > first->begin && i.begin < end->end && window.count < std::ssize(window.intervals))
+            window.intervals[static_cast<size_t>(window.count++)] = i;
+    return window;
+}
+
 void TrainingAttention::serve(Pass pass, int64_t first_round, const Exec& exec) {
-    if (!travels_) return;
+    if (!travels()) return;
     const int64_t count = plans_->rounds() - first_round;
     for (int64_t i = 0; i < count; ++i) {
         const int64_t round = pass == Pass::kForward ? first_round + i : first_round + count - 1 - i;
@@ -51,8 +82,9 @@ void TrainingAttention::serve(Pass pass, int64_t first_round, const Exec& exec) 
 }
 
 void TrainingAttention::serve_tick(Pass pass, int64_t tick, const Exec& exec) {
-    if (!travels_) return;
+    if (!travels()) return;
     plans_->enter_tick(pass, tick);
+    timeline_.enter(pass, tick);
     serve(pass, 0, exec);
 }
 

@@ -92,18 +92,25 @@ std::vector<RowPart> DisaggregatedAttention::key_parts(const Lane& lane, const C
 }
 
 template <class Compute>
-void DisaggregatedAttention::receive(Lane& lane, const CaRound& round, const Exec& exec, Compute&& compute_here) {
+void DisaggregatedAttention::receive(Lane& lane, const CaRound& round, CaStopwatch& watch, const Exec& exec,
+                                     Compute&& compute_here) {
     if (!round.two_hops) {
         compute_here();
+        watch.lap(CaPhase::kOwn);
         lane.dispatch.end(exec);
+        watch.lap(CaPhase::kWaitForTasks);
         return;
     }
     lane.dispatch.end(exec);
+    watch.lap(CaPhase::kWaitForTasks);
     lane.relay.pack({RowPart::rows(round.forwarded, lane.k, lane.k), RowPart::rows(round.forwarded, lane.v, lane.v)},
                     exec);
     lane.relay.begin();
+    watch.lap(CaPhase::kDispatch);
     compute_here();
+    watch.lap(CaPhase::kOwn);
     lane.relay.end(exec);
+    watch.lap(CaPhase::kWaitForTasks);
 }
 
 AttentionTensors DisaggregatedAttention::served_tensors(const Lane& lane, const CaRound& round, size_t group,
@@ -116,6 +123,7 @@ AttentionTensors DisaggregatedAttention::served_tensors(const Lane& lane, const 
 void DisaggregatedAttention::begin_forward(const AttentionCall& call, const Exec& exec) {
     const CaRound& round = rounds_.forward_round(call);
     if (!round.plan.moves) return;
+    CaStopwatch watch(timeline_, Pass::kForward, call);
     Lane& lane = lane_of(call);
     size_buffers(lane, round, call.spec, false, exec);
     std::vector<RowPart> parts;
@@ -134,24 +142,28 @@ void DisaggregatedAttention::begin_forward(const AttentionCall& call, const Exec
     copy_own(RowPart::rows(round.queries, call.t.q, lane.q), round.rank, exec);
     copy_own(RowPart::rows(round.keys, call.t.k, lane.k), round.rank, exec);
     copy_own(RowPart::rows(round.keys, call.t.v, lane.v), round.rank, exec);
+    watch.lap(CaPhase::kDispatch);
 }
 
 void DisaggregatedAttention::compute_forward(const AttentionCall& call, const Exec& exec) {
     const CaRound& round = rounds_.forward_round(call);
+    CaStopwatch watch(timeline_, Pass::kForward, call);
     if (!round.plan.moves) {
         if (call.t.q) here_->forward(call, exec);
+        watch.lap(CaPhase::kOwn);
         return;
     }
     Lane& lane = lane_of(call);
     AttentionTensors here = call.t;
     here.gate = {};
-    receive(lane, round, exec, [&] {
+    receive(lane, round, watch, exec, [&] {
         for (const CaTasks* tasks : {&round.alone, &round.shared})
             if (!tasks->tasks.empty()) here_->tasks_forward(here, *tasks, call.spec, exec);
     });
     for (size_t group = 0; group < round.served.size(); ++group)
         if (!round.served[group].tasks.empty())
             here_->tasks_forward(served_tensors(lane, round, group, call.spec), round.served[group], call.spec, exec);
+    watch.lap(CaPhase::kServed);
     lane.home_queries = round.queries.reversed();
     std::vector<RowPart> parts;
     if (is_normalized(call.spec.weighting))
@@ -160,18 +172,22 @@ void DisaggregatedAttention::compute_forward(const AttentionCall& call, const Ex
     lane.back.pack(parts, exec);
     lane.back.begin();
     for (const RowPart& part : parts) copy_own(part, round.rank, exec);
+    watch.lap(CaPhase::kReturn);
 }
 
 void DisaggregatedAttention::end_forward(const AttentionCall& call, const Exec& exec) {
     const CaRound& round = rounds_.forward_round(call);
     if (!round.plan.moves) return;
+    CaStopwatch watch(timeline_, Pass::kForward, call);
     lane_of(call).back.end(exec);
+    watch.lap(CaPhase::kWaitForResults);
     if (call.t.gate) head_gate_forward(call.t.out, call.t.gate, exec);
 }
 
 void DisaggregatedAttention::begin_backward(const AttentionCall& call, const Exec& exec) {
     const CaRound& round = rounds_.backward_round(call);
     if (!round.plan.moves) return;
+    CaStopwatch watch(timeline_, Pass::kBackward, call);
     Lane& lane = lane_of(call);
     size_buffers(lane, round, call.spec, true, exec);
     lane.home_delta = {};
@@ -196,16 +212,19 @@ void DisaggregatedAttention::begin_backward(const AttentionCall& call, const Exe
     lane.dispatch.begin();
     for (const RowPart& part : parts)
         if (part.route != &round.relayed) copy_own(part, round.rank, exec);
+    watch.lap(CaPhase::kDispatch);
 }
 
 void DisaggregatedAttention::compute_backward(const AttentionCall& call, const Exec& exec) {
     const CaRound& round = rounds_.backward_round(call);
+    CaStopwatch watch(timeline_, Pass::kBackward, call);
     if (!round.plan.moves) {
         if (call.t.q) here_->backward(call, exec);
+        watch.lap(CaPhase::kOwn);
         return;
     }
     Lane& lane = lane_of(call);
-    receive(lane, round, exec, [&] {
+    receive(lane, round, watch, exec, [&] {
         if (!call.t.q) return;
         AttentionTensors here = call.t, gradients = call.d;
         here.gate = gradients.gate = {};
@@ -224,6 +243,7 @@ void DisaggregatedAttention::compute_backward(const AttentionCall& call, const E
         here_->tasks_backward(gradients, served_tensors(lane, round, group, call.spec), lane.delta, round.served[group],
                               call.spec, exec);
     }
+    watch.lap(CaPhase::kServed);
     const int64_t columns = shape_.NKV * shape_.HS;
     const DType sums = accumulator_of(shape_.dtype);
     lane.home_queries = round.queries.reversed();
@@ -240,15 +260,19 @@ void DisaggregatedAttention::compute_backward(const AttentionCall& call, const E
     parts[kKeyGradient].to = lane.home_dk, parts[kValueGradient].to = lane.home_dv;
     copy_own(parts[kKeyGradient], round.rank, exec);
     copy_own(parts[kValueGradient], round.rank, exec);
+    watch.lap(CaPhase::kReturn);
 }
 
 void DisaggregatedAttention::end_backward(const AttentionCall& call, const Exec& exec) {
     const CaRound& round = rounds_.backward_round(call);
     if (!round.plan.moves) return;
     Lane& lane = lane_of(call);
+    CaStopwatch watch(timeline_, Pass::kBackward, call);
     lane.back.end(exec);
+    watch.lap(CaPhase::kWaitForResults);
     if (round.two_hops) send_relayed_sums(lane, round, exec);
     if (call.t.q) add_up_keys(lane, round, call, exec);
+    watch.lap(CaPhase::kAddUp);
 }
 
 // A relay adds up what the servers have of a piece of keys, and the owner gets the sum.

@@ -7,6 +7,7 @@
 
 #include "dist/cad/round.h"
 #include "dist/cad/row_exchange.h"
+#include "dist/cad/timeline.h"
 #include "kernels/core_attention.h"
 
 namespace plimsoll {
@@ -61,6 +62,9 @@ class DisaggregatedAttention final : public CoreAttention {
     DisaggregatedAttention(Communicator& group, CaRounds& rounds, const CaShape& shape, int lanes = 1,
                            std::unique_ptr<RankAttention> here = std::make_unique<RankAttention>());
 
+    // Phases of calls from now on are recorded there; null: nowhere.
+    void record_in(CaTimeline* timeline) { timeline_ = timeline; }
+
     void begin_forward(const AttentionCall& call, const Exec& exec) override;
     void compute_forward(const AttentionCall& call, const Exec& exec) override;
     void end_forward(const AttentionCall& call, const Exec& exec) override;
@@ -87,7 +91,7 @@ class DisaggregatedAttention final : public CoreAttention {
     std::vector<RowPart> key_parts(const Lane& lane, const CaRound& round, const AttentionCall& call) const;
     // Waits for what the servers need, on the way computing what lies here.
     template <class Compute>
-    void receive(Lane& lane, const CaRound& round, const Exec& exec, Compute&& compute_here);
+    void receive(Lane& lane, const CaRound& round, CaStopwatch& watch, const Exec& exec, Compute&& compute_here);
     AttentionTensors served_tensors(const Lane& lane, const CaRound& round, size_t group,
                                     const AttentionSpec& spec) const;
     void send_relayed_sums(Lane& lane, const CaRound& round, const Exec& exec);
@@ -98,6 +102,7 @@ class DisaggregatedAttention final : public CoreAttention {
     CaShape shape_;
     std::unique_ptr<RankAttention> here_;
     std::vector<std::unique_ptr<Lane>> lanes_;
+    CaTimeline* timeline_ = nullptr;
 };
 
 }  // namespace plimsoll

@@ -5,7 +5,7 @@ import math
 from html import escape
 from pathlib import Path
 
-from . import expectations, figures, page, panels, summary
+from . import disaggregation, expectations, figures, page, panels, summary
 from .groups import group_runs
 from .runs import UnusableRun, read_run
 
@@ -42,6 +42,8 @@ def build(paths, out, title=None):
     _write(out / "summary.json", json.dumps(_finite(document), indent=1) + "\n")
     _write(out / "summary.md", summary.markdown(rows))
     drawn = _figures(groups, rows)
+    for file in out.glob("cad_*.png"):
+        file.unlink()  # of an earlier report in this directory
     for name, figure in drawn.items():
         file = out / f"{name}.png"
         if figure:
@@ -95,7 +97,7 @@ def _figures(groups, rows):
         "mechanism": figures.mechanism_curves(groups), "residual": figures.residual_profiles(groups),
         "massive": figures.massive_profiles(groups), "residual_steps": figures.residual_curves(groups),
         "gate": figures.gate_curves(groups), "published": panels.published_curves(groups),
-        "cost": panels.costs(rows, groups),
+        "cost": panels.costs(rows, groups), **disaggregation.figures_of(groups),
     }
 
 
@@ -110,6 +112,9 @@ def _page(title, groups, rows, verdicts, drawn, messages):
                 "massive", "residual_steps", "gate", "cost"):
         after = page.published_html(groups) if key == "published" else ""
         html.add_figure(drawn[key], after=after)
+    for key, figure in drawn.items():
+        if key.startswith("cad_"):
+            html.add_figure(figure)
     html.add("Where the numbers come from", page.provenance(groups))
     return html.render(_subtitle(groups), _opening(rows) + page.messages_html(messages))
 

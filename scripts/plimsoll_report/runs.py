@@ -27,17 +27,23 @@ _INFO = {
 }
 
 
+WAYS = ("forward", "backward")
+CAD = tuple("cad." + key for key in ("before", "after", "planned_bytes", "most_bytes", "sent_bytes", "exposed_ms",
+                                     "plan_ms"))
+
+
 @dataclass
 class Run:
     path: Path
     info: dict
     config: dict  # "section.key" -> text of the value
     config_text: str
-    metrics: pd.DataFrame  # step, loss, norm, lr, tokens, seconds
+    metrics: pd.DataFrame  # step, loss, norm, lr, tokens, seconds, cad.before, ... (NaN without plans)
     evals: pd.DataFrame  # step, tokens, seconds, loss, bigram_risk, copy_risk
     heads: pd.DataFrame  # step, metric, layer, head, value
     layers: pd.DataFrame  # step, metric, layer, value
     maps: dict | None
+    cad: list = field(default_factory=list)  # lines of cad.jsonl, in the order of their steps
     messages: list = field(default_factory=list)
 
     @property
@@ -80,7 +86,8 @@ def read_run(path):
         messages.append(f"run '{path.name}': {text}")
 
     info = _read_info(path, note)
-    metrics = _read_rows(path, "metrics.jsonl", ("step", "loss", "norm", "lr", "tokens", "seconds"), ("loss",), note)
+    metrics = _read_rows(path, "metrics.jsonl", ("step", "loss", "norm", "lr", "tokens", "seconds") + CAD, ("loss",),
+                         note)
     evals = _read_rows(path, "evals.jsonl", ("step", "tokens", "seconds", "loss", "bigram_risk", "copy_risk"),
                        ("loss",), note)
     heads, layers = _read_probes(path, info, note)
@@ -89,7 +96,7 @@ def read_run(path):
                           "has the run started?")
     config, text = _read_config(path, note)
     run = Run(path=path, info=info, config=config, config_text=text, metrics=metrics, evals=evals, heads=heads,
-              layers=layers, maps=_read_maps(path, note), messages=messages)
+              layers=layers, maps=_read_maps(path, note), cad=_read_cad(path, note), messages=messages)
     wanted = info.get("steps")
     if info.get("status") not in (None, "done"):
         note(f"status is '{info['status']}' at step {run.last_step} of {wanted if wanted is not None else 'unknown'}; "
@@ -177,10 +184,45 @@ def _read_rows(path, name, columns, wanted, note):
         absent = sum(1 for row in rows if _number(row.get(column)) is None)
         if absent:
             note(f"{name}: '{column}' is missing or not finite in {absent} of {len(rows)} lines")
-    values = {column: [_number(row.get(column)) for row in rows] for column in columns}
+    values = {column: [_number(_inner(row, column)) for row in rows] for column in columns}
     frame = pd.DataFrame(values, columns=list(columns), dtype="float64")
     frame["step"] = frame["step"].astype("int64")
     return frame
+
+
+def _inner(row, column):
+    """'cad.before' is row["cad"]["before"]."""
+    for key in column.split("."):
+        row = row.get(key) if isinstance(row, dict) else None
+    return row
+
+
+def _read_cad(path, note):
+    if not (path / "cad.jsonl").exists():
+        return []
+    samples = []
+    for sample in _latest(row for _, row in _json_lines(path, "cad.jsonl", note)):
+        try:
+            for way in WAYS:
+                _check_plan(sample[way], sample["ranks"])
+            samples.append(sample)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            note(f"cad.jsonl: step {sample['step']}: {reason}; not shown")
+    return samples
+
+
+def _check_plan(plan, ranks):
+    for key in ("loads_before", "loads", "sent", "received"):
+        if len(plan[key]) != ranks or not all(_number(value) is not None for value in plan[key]):
+            raise ValueError(f"'{key}' is not a number for each of {ranks} ranks")
+    owners = [home for _, home, _, _, _ in plan["segments"]]
+    servers = [server for segment, server, _, _, _ in plan["tasks"] if 0 <= segment < len(owners)]
+    if len(servers) != len(plan["tasks"]) or not all(0 <= rank < ranks for rank in owners + servers):
+        raise ValueError("a task or a segment is of no rank")
+    for rank, _, _, phase, begin, end in plan.get("timeline", ()):
+        if not 0 <= rank < ranks or _number(begin) is None or _number(end) is None or not isinstance(phase, str):
+            raise ValueError("the timeline is not rank, lane, layer, phase, begin, end")
 
 
 def _read_probes(path, info, note):

@@ -139,6 +139,36 @@ def attention_maps(variant, layers, heads, noise, size=40):
     return {"step": 1000, "labels": labels[:size], "maps": maps}
 
 
+def add_attention(path, timeline=True):
+    """Makes a run one whose core attention was planned: 2 ranks, of which rank 0 owns one document of 512 tokens and
+    rank 1 four of 128; rank 1 computes the last 128 queries of the long one."""
+    path = Path(path)
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["cad"] = {"before": 1.6, "after": 1.05, "planned_bytes": 786_432, "most_bytes": 393_216,
+                      "sent_bytes": 393_216 if timeline else 0, "exposed_ms": 1.5 if timeline else 0, "plan_ms": 0.2}
+    write_lines(path / "metrics.jsonl", rows)
+
+    def pairs(begin, end):
+        return (end * (end + 1) - begin * (begin + 1)) // 2
+
+    segments = [[0, 0, 0, 512, pairs(0, 512)]] + [[1 + i, 1, 0, 128, pairs(0, 128)] for i in range(4)]
+    tasks = [[0, 0, 0, 384, pairs(0, 384)], [0, 1, 384, 512, pairs(384, 512)]] \
+        + [[1 + i, 1, 0, 128, pairs(0, 128)] for i in range(4)]
+    part = {"tick": 0, "lane": 0, "round": 0, "layers": 2, "moves": True, "tolerance": 0.02, "byte_cap": 524_288,
+            "segments": segments, "tasks": tasks, "loads_before": [pairs(0, 512), 4 * pairs(0, 128)],
+            "loads": [pairs(0, 384), pairs(384, 512) + 4 * pairs(0, 128)], "most_keys": [384, 512],
+            "sent": [327_680, 65_536], "received": [65_536, 327_680]}
+    if timeline:
+        part["timeline"] = [
+            [0, 0, 0, "dispatch", 0.0, 1.0], [0, 0, 0, "own", 1.0, 7.0], [0, 0, 0, "wait_for_results", 7.0, 8.0],
+            [1, 0, 0, "dispatch", 0.0, 0.5], [1, 0, 0, "own", 0.5, 2.0], [1, 0, 0, "wait_for_tasks", 2.0, 3.0],
+            [1, 0, 0, "served", 3.0, 7.5], [1, 0, 0, "return", 7.5, 8.0]]
+    write_lines(path / "cad.jsonl", [{"step": step, "ranks": 2, "forward": part, "backward": part}
+                                     for step in (1, 2)])
+    return path
+
+
 if __name__ == "__main__":
     for name in VARIANTS:
         print(make_run(Path(sys.argv[1]) / name, name))
