@@ -92,6 +92,18 @@ ranks() { # threads and processes that share the card, NCCL by itself, and runs 
             same_metrics "$out/ranks_$n" "$out/ranks_${n}_virtual" || return 1
         echo "$n ranks: equal to the bit to one process that computes as many"
     done
+    # Core attention by all ranks: heads of 32 channels, first losses equal to those of each its own, data and pipeline.
+    local attention=(build-cuda/plimsoll train configs/experiments/cad.toml --fresh --set run.device=cuda
+        --set run.precision=bf16 --set train.max_steps=10)
+    for n in 2 4; do
+        job=(mpirun -n "$n" --oversubscribe --allow-run-as-root)
+        "${job[@]}" "${attention[@]}" --run-dir "$out/cad_$n" &&
+            "${job[@]}" "${attention[@]}" --run-dir "$out/cad_${n}_again" --set cad.ping_pong=true &&
+            "${job[@]}" "${attention[@]}" --run-dir "$out/cad_${n}_stages" --set parallel.stages=2 --set parallel.schedule=same-phase &&
+            "${job[@]}" "${attention[@]}" --run-dir "$out/cad_${n}_off" --set cad.mode=off || return 1
+        for layout in again stages off; do python3 scripts/compare_runs.py "$out/cad_${n}_$layout" "$out/cad_$n" || return 1; done
+        echo "$n ranks: core attention together follows each its own"
+    done
 }
 
 kernels() { # every op, then core attention beside PyTorch's

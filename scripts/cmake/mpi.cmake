@@ -45,7 +45,7 @@ if(MPI_CXX_FOUND)
 endif()
 
 # Tests with tensors on a device: run on the emulated one, or on a GPU; the last one with NCCL itself, on a GPU only.
-set(plimsoll_device_tests tests/dist/device_test.cpp tests/dist/nccl_test.cpp)
+set(plimsoll_device_tests tests/dist/device_test.cpp tests/dist/nccl_test.cpp tests/dist/cad_device_test.cpp)
 set(plimsoll_nccl_tests tests/dist/nccl_gpu_test.cpp)
 
 # The communicator's cases under mpirun. Only this driver sets what a machine with few cores, or root, needs.

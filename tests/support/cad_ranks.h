@@ -155,6 +155,7 @@ class CadRanks {
         return planned_[0].sent[static_cast<size_t>(rank)] + planned_[1].sent[static_cast<size_t>(rank)];
     }
     const std::vector<double>& sink_sum() const { return sink_sum_; }
+    void clear_sinks() { sink_sum_.assign(sink_sum_.size(), 0); }
     CaOptions options(bool backward) const {
         const AttentionSpec spec = case_.attention.spec();
         CaOptions o = case_.options(backward ? shape().backward_costs(spec) : shape().forward_costs(spec));
@@ -162,7 +163,7 @@ class CadRanks {
         return o;
     }
 
-  private:
+    // Inputs of one rank; its results, put where they belong among all.
     AttentionRun<T> own_run(int rank) {
         AttentionRun<T> own(case_.of_rank(rank), 1);
         const AttentionCase& a = case_.attention;
@@ -170,16 +171,6 @@ class CadRanks {
         copy_rank_rows(case_, rank, dout_, own.dout, a.NH * a.HS, true);
         if (a.gate) copy_rank_rows(case_, rank, whole_.gate, own.gate, a.NH, true);
         return own;
-    }
-    static void run_rank(CoreAttention& core, AttentionRun<T>& own) {
-        const Exec exec{.threads = 1};
-        AttentionCall call{.spec = own.c.spec()};
-        if (own.c.N() > 0) call.t = own.tensors(), call.cu_seqlens = own.c.cu_seqlens;
-        core.forward(call, exec);
-        if (own.c.N() > 0) call.d = own.gradients();
-        core.begin_backward(call, exec);
-        core.compute_backward(call, exec);
-        core.end_backward(call, exec);
     }
     void gather(AttentionRun<T>& result, AttentionRun<T>& own, int rank) {
         const AttentionCase& a = case_.attention;
@@ -198,6 +189,17 @@ class CadRanks {
             sink_sum_[h] += static_cast<double>(own.dsink[h]);
     }
 
+  private:
+    static void run_rank(CoreAttention& core, AttentionRun<T>& own) {
+        const Exec exec{.threads = 1};
+        AttentionCall call{.spec = own.c.spec()};
+        if (own.c.N() > 0) call.t = own.tensors(), call.cu_seqlens = own.c.cu_seqlens;
+        core.forward(call, exec);
+        if (own.c.N() > 0) call.d = own.gradients();
+        core.begin_backward(call, exec);
+        core.compute_backward(call, exec);
+        core.end_backward(call, exec);
+    }
     CadCase case_;
     AttentionRun<T> whole_;
     std::vector<T> dout_;
