@@ -16,6 +16,7 @@
 #include "train/plan.h"
 #include "train/simulate.h"
 #include "train/starting_ranks.h"
+#include "train/sweep_runner.h"
 #include "train/trainer.h"
 
 namespace plimsoll {
@@ -187,11 +188,34 @@ void add_simulate_command(CLI::App& app, int& status) {
     command->callback([=, &status] { status = run_simulate(*sources, *json); });
 }
 
+void add_sweep_command(CLI::App& app, int& status) {
+    CLI::App* command = app.add_subcommand("sweep", "many runs: one configuration, varied along axes");
+    const auto words = std::make_shared<std::vector<std::string>>();
+    const auto overrides = std::make_shared<std::vector<std::string>>();
+    const auto options = std::make_shared<SweepOptions>();
+    command->add_option("sweep", *words, "SWEEP.toml: runs what is not done; status SWEEP.toml: says how far it is")
+        ->required()
+        ->expected(1, 2);
+    command->add_option("--set", *overrides, "override of a sweep's key: section.key=value; may be repeated")
+        ->allow_extra_args(false);
+    command->add_flag("--dry-run", options->dry_run,
+                      "check every cell's configuration, print the commands, run nothing");
+    command->add_flag("--retry-failed", options->retry_failed, "run cells again whose last try failed");
+    command->footer("Keys of a sweep, with their defaults:\n" + sweep_config_reference());
+    command->callback([=, &status] {
+        if (words->size() == 2 && words->front() != "status")
+            fail_input("plimsoll sweep {}: wanted SWEEP.toml, or status SWEEP.toml", words->front());
+        const Sweep sweep = load_sweep(words->back(), *overrides);
+        status = words->size() == 2 ? print_sweep_status(sweep) : static_cast<int>(run_sweep(sweep, *options));
+    });
+}
+
 void add_commands(CLI::App& app, std::vector<std::string> arguments, int& status) {
     std::string line = "plimsoll";
     for (size_t i = 1; i < arguments.size(); ++i) line += " " + arguments[i];
     add_training_commands(app, line, status);
     add_simulate_command(app, status);
+    add_sweep_command(app, status);
     add_data_commands(app);
     add_machine_commands(app, status);
 }

@@ -23,15 +23,15 @@ constexpr const char* kLines[] = {"metrics.jsonl", "evals.jsonl", "probes.jsonl"
 
 // Keys that may change between the parts of one run: none changes what the steps already done would have been, but for
 // the order of sums.
-constexpr std::string_view kFree[] = {"run.dir",           "run.threads",      "run.name",         "train.max_steps",
-                                      "train.max_tokens",  "train.eval_every", "train.save_every", "train.keep",
-                                      "train.keep_every",  "train.async_save", "train.log_every",  "probes.enabled",
-                                      "probes.max_share",  "train.recompute",  "run.graphs",       "run.measure_peak",
-                                      "train.micro_batch", "cad.record"};
+constexpr std::string_view kFree[] = {"run.dir",          "run.threads",      "run.name",         "train.max_steps",
+                                      "train.max_tokens", "train.eval_every", "train.save_every", "train.keep",
+                                      "train.keep_every", "train.async_save", "train.log_every",  "probes.enabled",
+                                      "probes.max_share", "train.recompute",  "run.graphs",       "run.measure_peak",
+                                      "train.micro_batch"};
 
 // What ranks share may change too: another order of sums, the same data.
 bool may_change(const std::string& difference) {
-    return difference.starts_with("parallel.") ||
+    return difference.starts_with("parallel.") || difference.starts_with("cad.") ||
            std::any_of(std::begin(kFree), std::end(kFree),
                        [&](std::string_view key) { return difference.starts_with(std::string(key) + ":"); });
 }

@@ -12,6 +12,7 @@
 
 #include "data/file.h"
 #include "kernels/error.h"
+#include "train/grid.h"
 
 namespace plimsoll {
 namespace {
@@ -159,7 +160,7 @@ int run_simulate(const ConfigSources& sources, const std::string& json) {
     out["name"] = base.simulate.name;
     fmt::print("{}: every number is simulated, none is measured on a cluster; {} steps each\n", base.simulate.name,
                base.simulate.iterations);
-    const std::vector<std::vector<std::string>> cells = cells_of(base.simulate.sweep);
+    const std::vector<std::vector<std::string>> cells = cells_of("simulate.sweep", base.simulate.sweep);
     for (const std::vector<std::string>& settings : cells) {
         // The command line has the last word over the grid as well.
         ConfigSources cell_sources = sources;

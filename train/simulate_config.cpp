@@ -18,16 +18,6 @@ void check_between(const char* key, double value, double low, double high) {
     if (!(value >= low && value <= high)) fail_input("{} is {}, must lie in {} .. {}", key, value, low, high);
 }
 
-std::vector<std::string> split(const std::string& text, char separator) {
-    std::vector<std::string> parts;
-    for (size_t at = 0; at <= text.size();) {
-        const size_t end = std::min(text.find(separator, at), text.size());
-        if (end > at) parts.push_back(text.substr(at, end - at));
-        at = end + 1;
-    }
-    return parts;
-}
-
 }  // namespace
 
 ModelShape SimulatedModelSection::shape() const {
@@ -196,23 +186,6 @@ SimulateConfig load_simulate_config(const ConfigSources& sources) {
 std::string simulate_config_reference() {
     SimulateConfig defaults;
     return reference_of(config_fields(defaults));
-}
-
-std::vector<std::vector<std::string>> cells_of(const std::vector<std::string>& sweep) {
-    std::vector<std::vector<std::string>> cells{{}};
-    for (const std::string& axis : sweep) {
-        std::vector<std::vector<std::string>> longer;
-        for (const std::vector<std::string>& cell : cells)
-            for (const std::string& alternative : split(axis, '|')) {
-                const std::vector<std::string> settings = split(alternative, ' ');
-                if (settings.empty())
-                    fail_input("simulate.sweep: '{}' has an alternative that sets nothing", brief(axis));
-                longer.push_back(cell);
-                longer.back().insert(longer.back().end(), settings.begin(), settings.end());
-            }
-        cells = std::move(longer);
-    }
-    return cells;
 }
 
 }  // namespace plimsoll

@@ -203,8 +203,4 @@ struct SimulateConfig {
 SimulateConfig load_simulate_config(const ConfigSources& sources);
 std::string simulate_config_reference();
 
-// The cells of a grid: the overrides of each, in the order of the axes, the last axis running fastest. One empty cell
-// without axes. Throws Error (78) for an alternative that sets nothing.
-std::vector<std::vector<std::string>> cells_of(const std::vector<std::string>& sweep);
-
 }  // namespace plimsoll

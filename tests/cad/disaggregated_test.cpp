@@ -135,6 +135,29 @@ TEST(DisaggregatedIn, NothingMovedIsNothingSentAndEveryBitLocal) {
     EXPECT_EQ(ranks.observed(), (std::vector<int64_t>{0, 0}));
 }
 
+// What is computed for a document depends on nothing of another one, wherever they are computed.
+TYPED_TEST(Disaggregated, DocumentsDoNotSeeEachOther) {
+    using T = TypeParam;
+    for (const AttentionCase& a : variants_to_test()) {
+        const CadCase c = whole_cases(a)[1];
+        SCOPED_TRACE(::testing::PrintToString(a));
+        CadRanks<T> ranks(c, scattered_plan(c, 5), scattered_plan(c, 6));
+        constexpr size_t kChanged = 1;  // of 511 positions
+        const AttentionRun<T> before = ranks.compute(false);
+        ranks.change_document(kChanged);
+        const AttentionRun<T> after = ranks.compute(false);
+        const auto changed = [&](const std::vector<T>& x, const std::vector<T>& y, size_t document) {
+            const auto row = static_cast<int64_t>(x.size()) / c.attention.N();
+            const auto begin = c.attention.cu_seqlens[document] * row, end = c.attention.cu_seqlens[document + 1] * row;
+            return !std::equal(x.begin() + begin, x.begin() + end, y.begin() + begin);
+        };
+        for (size_t d = 0; d + 1 < c.attention.cu_seqlens.size(); ++d) {
+            EXPECT_EQ(changed(before.out, after.out, d), d == kChanged) << "out of document " << d;
+            EXPECT_EQ(changed(before.dqkv, after.dqkv, d), d == kChanged) << "gradients of document " << d;
+        }
+    }
+}
+
 // What tests must notice.
 TEST(DisaggregatedIn, WrongRoundsAreNoticed) {
     AttentionCase a{.NH = 2, .NKV = 1};

@@ -113,6 +113,18 @@ class CadRanks {
         whole_.backward();
     }
 
+    // Other queries, keys, values and gradients of out for one document.
+    void change_document(size_t document) {
+        const AttentionCase& a = case_.attention;
+        const auto scale = [&](std::vector<T>& values, int64_t row) {
+            for (int64_t i = a.cu_seqlens[document] * row; i < a.cu_seqlens[document + 1] * row; ++i) {
+                T& value = values[static_cast<size_t>(i)];
+                value = static_cast<T>(static_cast<R>(value) * R(1.25));
+            }
+        };
+        scale(whole_.qkv, (a.NH + 2 * a.NKV) * a.HS);
+        scale(dout_, a.NH * a.HS);
+    }
     // The documents in one place, by the local kernels.
     const AttentionRun<T>& whole() const { return whole_; }
     CaShape shape() const { return {case_.attention.NH, case_.attention.NKV, case_.attention.HS, kDTypeOf<T>}; }

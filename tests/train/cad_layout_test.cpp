@@ -11,6 +11,12 @@ struct CadRun {
     std::string recompute = "none";
 };
 
+// How ctest names it.
+void PrintTo(const CadRun& run, std::ostream* out) {
+    *out << run.layout.name() << " " << run.variant << " " << run.precision << (run.ping_pong ? " ping-pong" : "")
+         << (run.recompute == "none" ? "" : " recompute " + run.recompute);
+}
+
 class CadLayout : public LayoutTest, public testing::WithParamInterface<CadRun> {
   protected:
     static constexpr int64_t kSteps = 2, kContext = 512;
