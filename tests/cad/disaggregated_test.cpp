@@ -31,7 +31,7 @@ std::vector<CadCase> spanning_cases(const AttentionCase& a) {
 
 template <class T>
 bool equal_bits(const std::vector<T>& a, const std::vector<T>& b) {
-    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+    return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
 // Rows [first, first + heads) of the projection's gradient.
