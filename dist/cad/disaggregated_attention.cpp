@@ -17,6 +17,13 @@ bool has_sink_logit(const AttentionSpec& spec) {
     return spec.extra_column == ExtraColumn::kLearnedLogit;
 }
 
+// Rows on their way, and where the rank sends rows to itself, at their place.
+void send(RowExchange& exchange, const std::vector<RowPart>& parts, int rank, const Exec& exec) {
+    exchange.pack(parts, exec);
+    exchange.begin();
+    for (const RowPart& part : parts) copy_own(part, rank, exec);
+}
+
 }  // namespace
 
 CaCosts CaShape::forward_costs(const AttentionSpec& spec) const {
@@ -137,11 +144,7 @@ void DisaggregatedAttention::begin_forward(const AttentionCall& call, const Exec
     }
     parts.push_back(RowPart::rows(round.queries, call.t.q, lane.q));
     std::ranges::copy(key_parts(lane, round, call), std::back_inserter(parts));
-    lane.dispatch.pack(parts, exec);
-    lane.dispatch.begin();
-    copy_own(RowPart::rows(round.queries, call.t.q, lane.q), round.rank, exec);
-    copy_own(RowPart::rows(round.keys, call.t.k, lane.k), round.rank, exec);
-    copy_own(RowPart::rows(round.keys, call.t.v, lane.v), round.rank, exec);
+    send(lane.dispatch, parts, round.rank, exec);
     watch.lap(CaPhase::kDispatch);
 }
 
@@ -169,9 +172,7 @@ void DisaggregatedAttention::compute_forward(const AttentionCall& call, const Ex
     if (is_normalized(call.spec.weighting))
         parts.push_back(RowPart::columns_of(lane.home_queries, lane.lse, call.t.lse));
     parts.push_back(RowPart::rows(lane.home_queries, lane.out, call.t.out));
-    lane.back.pack(parts, exec);
-    lane.back.begin();
-    for (const RowPart& part : parts) copy_own(part, round.rank, exec);
+    send(lane.back, parts, round.rank, exec);
     watch.lap(CaPhase::kReturn);
 }
 
@@ -206,12 +207,8 @@ void DisaggregatedAttention::begin_backward(const AttentionCall& call, const Exe
     }
     parts.push_back(RowPart::rows(round.queries, call.t.q, lane.q));
     parts.push_back(RowPart::rows(round.queries, call.d.out, lane.dout));
-    const std::vector<RowPart> keys = key_parts(lane, round, call);
-    std::ranges::copy(keys, std::back_inserter(parts));
-    lane.dispatch.pack(parts, exec);
-    lane.dispatch.begin();
-    for (const RowPart& part : parts)
-        if (part.route != &round.relayed) copy_own(part, round.rank, exec);
+    std::ranges::copy(key_parts(lane, round, call), std::back_inserter(parts));
+    send(lane.dispatch, parts, round.rank, exec);
     watch.lap(CaPhase::kDispatch);
 }
 

@@ -37,8 +37,6 @@ class RoundBuilder {
         const int group_count = groups.empty() ? 1 : *std::ranges::max_element(groups) + 1;
         round.served.resize(at(group_count));
         round.sink_of.assign(at(group_count), -1);
-        round.loads = loads_of(round.plan, segments, options);
-        round.bytes = bytes_of(round.plan, keys_, segments, options);
         batch_row_.resize(segments.size());
         int64_t row = 0;
         for (size_t s = 0; s < segments.size(); ++s) {
@@ -239,7 +237,6 @@ RowRoute RowRoute::reversed() const {
 CaRound round_of(CaPlan plan, std::span<const CaSegment> segments, const CaOptions& options, int rank,
                  std::span<const int> groups) {
     CaRound round(options.servers);
-    round.loads_before = loads_of(plan_nothing(segments), segments, options);
     round.plan = std::move(plan);
     RoundBuilder(round, segments, options, rank, groups).build();
     return round;

@@ -73,8 +73,6 @@ struct CaRound {
     std::vector<RowRun> summed;                  // batch rows of keys whose gradients are added up, all of a document
     std::vector<KeySum> relay_sums, owner_sums;
     std::vector<KeySumPart> parts;
-    std::vector<int64_t> loads_before, loads;  // pairs by rank
-    CaBytes bytes;
 
     explicit CaRound(int ranks)
         : ranks(ranks), queries(ranks), keys(ranks), relayed(ranks), forwarded(ranks), pairs(ranks) {}

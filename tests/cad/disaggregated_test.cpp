@@ -46,12 +46,6 @@ std::vector<double> part_of(const AttentionRun<T>& run, int64_t first, int64_t h
     return values;
 }
 
-double relative_l2(const std::vector<double>& a, const std::vector<double>& b) {
-    double difference = 0, norm = 0;
-    for (size_t i = 0; i < a.size(); ++i) difference += (a[i] - b[i]) * (a[i] - b[i]), norm += b[i] * b[i];
-    return norm > 0 ? std::sqrt(difference / norm) : std::sqrt(difference);
-}
-
 // The tolerances of the specification: sums over queries in another order.
 template <class T>
 constexpr double kKeyTolerance = std::is_same_v<T, double> ? 1e-12 : 2e-6;

@@ -38,12 +38,6 @@ struct DeviceRun {
     }
 };
 
-double relative_l2(const std::vector<double>& a, const std::vector<double>& b) {
-    double difference = 0, norm = 0;
-    for (size_t i = 0; i < a.size(); ++i) difference += (a[i] - b[i]) * (a[i] - b[i]), norm += b[i] * b[i];
-    return std::sqrt(difference / norm);
-}
-
 class CadOnDevice : public testing::TestWithParam<AttentionCase> {};
 
 // Products of bf16 operands in another order, and weights rounded to bf16 in front of the second product: about 2^-8 of

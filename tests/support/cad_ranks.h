@@ -75,6 +75,12 @@ struct CadCase {
     }
 };
 
+inline double relative_l2(const std::vector<double>& a, const std::vector<double>& b) {
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < a.size(); ++i) difference += (a[i] - b[i]) * (a[i] - b[i]), norm += b[i] * b[i];
+    return norm > 0 ? std::sqrt(difference / norm) : std::sqrt(difference);
+}
+
 // Copies the rows that `rank` owns between a tensor of all documents and one of its batch.
 template <class T>
 void copy_rank_rows(const CadCase& c, int rank, std::vector<T>& whole, std::vector<T>& own, int64_t row, bool to_own) {
@@ -156,7 +162,7 @@ class CadRanks {
             run_rank(core, own);
             const std::lock_guard lock(mutex);
             observed_[static_cast<size_t>(world.rank())] = world.stats(CommKind::kAllToAll).bytes;
-            planned_ = {rounds.forward.bytes, rounds.backward.bytes};
+            planned_ = {planned_bytes(forward_, false), planned_bytes(backward_, true)};
             gather(result, own, world.rank());
         });
         return result;
@@ -202,6 +208,10 @@ class CadRanks {
     }
 
   private:
+    CaBytes planned_bytes(const CaPlan& plan, bool backward) const {
+        const CaOptions o = options(backward);
+        return bytes_of(plan, keys_of(plan, case_.segments, o), case_.segments, o);
+    }
     static void run_rank(CoreAttention& core, AttentionRun<T>& own) {
         const Exec exec{.threads = 1};
         AttentionCall call{.spec = own.c.spec()};
