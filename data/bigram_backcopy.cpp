@@ -1,6 +1,7 @@
 #include "data/bigram_backcopy.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 
@@ -27,18 +28,22 @@ BigramBackcopy::BigramBackcopy(BigramCounts counts, BigramBackcopyOptions option
                    options_.triggers, n - 1, n);
     }
     check(options_.T >= 1, "a Bigram-Backcopy sequence of T = {}", options_.T);
+    if (options_.task != "delimiter") options_.delimiter = 0;
+    if (options_.task == "delimiter" && !(options_.delimiter > 0 && options_.delimiter < 1))
+        fail_input("data.delimiter = {}: wanted a probability above 0 and below 1", options_.delimiter);
     std::vector<int32_t> by_frequency(static_cast<size_t>(n));
     std::iota(by_frequency.begin(), by_frequency.end(), 0);
     std::stable_sort(by_frequency.begin(), by_frequency.end(), [&](int32_t a, int32_t b) {
         return counts_.unigrams[static_cast<size_t>(a)] > counts_.unigrams[static_cast<size_t>(b)];
     });
-    triggers_.assign(by_frequency.begin(), by_frequency.begin() + options_.triggers);
+    if (options_.task != "markov") triggers_.assign(by_frequency.begin(), by_frequency.begin() + options_.triggers);
     trigger_mask_.assign(static_cast<size_t>(n), false);
     for (const int32_t id : triggers_) trigger_mask_[static_cast<size_t>(id)] = true;
 
     int64_t total = 0;
     for (int64_t id = 0; id < n; ++id) {
-        total += trigger_mask_[static_cast<size_t>(id)] ? 0 : counts_.unigrams[static_cast<size_t>(id)];
+        const bool left_out = trigger_mask_[static_cast<size_t>(id)] && options_.task != "backward";
+        total += left_out ? 0 : counts_.unigrams[static_cast<size_t>(id)];
         first_cumulative_.push_back(total);
     }
     for (int64_t first = 0; first < n; ++first) {
@@ -59,45 +64,81 @@ std::span<const int64_t> BigramBackcopy::successors(int32_t id) const {
     return std::span(successor_cumulative_).subspan(static_cast<size_t>(id) * n, n);
 }
 
-// An id drawn by running counts, with the stream's number `at`.
-static int32_t draw(std::span<const int64_t> cumulative, const RandomStream& random, uint64_t at) {
-    const auto ticket = static_cast<int64_t>(random.below(at, static_cast<uint64_t>(cumulative.back())));
-    return static_cast<int32_t>(std::upper_bound(cumulative.begin(), cumulative.end(), ticket) - cumulative.begin());
+int32_t BigramBackcopy::original(int32_t id, bool renamed) const {
+    return renamed ? static_cast<int32_t>((id + 1) % counts_.n()) : id;
 }
 
-bool BigramBackcopy::is_trigger(int32_t id) const {
-    return id >= 0 && id < counts_.n() && trigger_mask_[static_cast<size_t>(id)];
+int32_t BigramBackcopy::shown(int32_t id, bool renamed) const {
+    return renamed ? static_cast<int32_t>((id + counts_.n() - 1) % counts_.n()) : id;
+}
+
+BackcopyState BigramBackcopy::after(const BackcopyState& state, int32_t token) const {
+    return {.previous = state.current, .current = token, .renamed = state.renamed || token == delimiter_token()};
+}
+
+bool BigramBackcopy::is_trigger(const BackcopyState& state) const {
+    return state.current >= 0 && state.current < counts_.n() &&
+           trigger_mask_[static_cast<size_t>(original(state.current, state.renamed))];
+}
+
+std::span<const int64_t> BigramBackcopy::distribution(const BackcopyState& state) const {
+    int32_t from = state.current;
+    if (is_trigger(state)) {
+        if (options_.task != "backward") return {};
+        from = state.previous;
+    }
+    if (from < 0 || from >= counts_.n()) return first_cumulative_;  // a beginning, <s> or <d>
+    return successors(original(from, state.renamed));
+}
+
+bool BigramBackcopy::may_delimit(const BackcopyState& state) const {
+    return options_.delimiter > 0 && !state.renamed && state.current >= 0 && state.current != bos_token() &&
+           !is_trigger(state);
 }
 
 void BigramBackcopy::append(int64_t index, int64_t count, std::vector<int32_t>& tokens) const {
     const RandomStream random(options_.seed, "bigram_backcopy", options_.stream, static_cast<uint64_t>(index));
-    const size_t begin = tokens.size();
-    const auto length = static_cast<size_t>(count);
-    if (options_.bos && length > 0) tokens.push_back(bos_token());
-    if (tokens.size() - begin < length) tokens.push_back(draw(first_cumulative_, random, tokens.size() - begin));
-    while (tokens.size() - begin < length) {
-        const size_t at = tokens.size();
-        const int32_t current = tokens[at - 1];
-        tokens.push_back(is_trigger(current) ? tokens[at - 2] : draw(successors(current), random, at - begin));
+    constexpr uint64_t kDelimiters = uint64_t{1} << 32;  // numbers of the stream that no token is drawn by
+    BackcopyState state;
+    for (uint64_t at = 0; at < static_cast<uint64_t>(count); ++at) {
+        int32_t token = bos_token();
+        if (at > 0 || !options_.bos) {
+            const std::span<const int64_t> counts = distribution(state);
+            if (counts.empty()) {
+                token = state.previous;
+            } else if (may_delimit(state) && random.uniform(kDelimiters | at) < options_.delimiter) {
+                token = delimiter_token();
+            } else {
+                const auto ticket = static_cast<int64_t>(random.below(at, static_cast<uint64_t>(counts.back())));
+                const auto drawn = std::upper_bound(counts.begin(), counts.end(), ticket) - counts.begin();
+                token = shown(static_cast<int32_t>(drawn), state.renamed);
+            }
+        }
+        tokens.push_back(token);
+        state = after(state, token);
     }
 }
 
 void BigramBackcopy::sample(int64_t index, Sample& sample) const {
     sample.document_starts.clear();
     sample.tokens.clear();
-    append(index, options_.T + 1, sample.tokens);
+    append(options_.samples > 0 ? index % options_.samples : index, options_.T + 1, sample.tokens);
 }
 
 std::string BigramBackcopy::describe() const {
     std::string names;
     for (const int32_t id : triggers_) names += (names.empty() ? "" : " ") + label(id);
-    return fmt::format("Bigram-Backcopy, {} ids, {} trigger{} ({}), {}, {} sequences", vocab_size(), triggers_.size(),
-                       triggers_.size() == 1 ? "" : "s", names, options_.bos ? "<s> first" : "no <s>",
+    std::string task = options_.task == "bb" ? "" : fmt::format(" (task {})", options_.task);
+    if (options_.task == "delimiter") task = fmt::format(" (task delimiter, <d> at {})", options_.delimiter);
+    return fmt::format("Bigram-Backcopy{}, {} ids, {} trigger{} ({}), {}, {} sequences", task, vocab_size(),
+                       triggers_.size(), triggers_.size() == 1 ? "" : "s", names, options_.bos ? "<s> first" : "no <s>",
                        options_.samples < 0 ? "endless fresh" : fmt::format("{}", options_.samples));
 }
 
 uint64_t BigramBackcopy::content_hash() const {
     std::string facts = fmt::format("{} {} {} {}", counts_.characters, options_.triggers, options_.bos, options_.seed);
+    if (options_.samples > 0 && options_.stream == "train") facts += fmt::format(" {} samples", options_.samples);
+    if (options_.task != "bb") facts += fmt::format(" {} {}", options_.task, options_.delimiter);
     for (const int64_t count : counts_.unigrams) facts += fmt::format(" {}", count);
     for (const int64_t count : counts_.bigrams) facts += fmt::format(" {}", count);
     return hash_name(facts);
@@ -106,67 +147,105 @@ uint64_t BigramBackcopy::content_hash() const {
 std::string BigramBackcopy::label(int32_t id) const {
     check(id >= 0 && id < vocab_size(), "id {} outside the Bigram-Backcopy vocabulary of {}", id, vocab_size());
     if (id == bos_token()) return "<s>";
-    if (id == bos_token() + 1) return "<d>";
+    if (id == delimiter_token()) return "<d>";
     return printable(std::string_view(counts_.characters).substr(static_cast<size_t>(id), 1));
 }
 
-void BigramBackcopy::oracle_row(int32_t previous, int32_t current, std::span<double> probabilities) const {
-    check(static_cast<int64_t>(probabilities.size()) == vocab_size() && current >= 0 && current <= bos_token(),
-          "oracle of id {} into {} probabilities, vocabulary {}", current, probabilities.size(), vocab_size());
+void BigramBackcopy::oracle_row(const BackcopyState& state, std::span<double> probabilities) const {
+    check(static_cast<int64_t>(probabilities.size()) == vocab_size() && state.current <= delimiter_token(),
+          "oracle of id {} into {} probabilities, vocabulary {}", state.current, probabilities.size(), vocab_size());
     std::fill(probabilities.begin(), probabilities.end(), 0.0);
-    if (is_trigger(current)) {
-        check(previous >= 0 && previous < counts_.n() && !is_trigger(previous), "id {} before the trigger {}", previous,
-              current);
-        probabilities[static_cast<size_t>(previous)] = 1.0;
+    const std::span<const int64_t> cumulative = distribution(state);
+    if (cumulative.empty()) {
+        check(state.previous >= 0 && state.previous < counts_.n(), "id {} before the trigger {}", state.previous,
+              state.current);
+        probabilities[static_cast<size_t>(state.previous)] = 1.0;
         return;
     }
-    const auto cumulative = current == bos_token() ? std::span<const int64_t>(first_cumulative_) : successors(current);
+    const double characters = may_delimit(state) ? 1 - options_.delimiter : 1;
     int64_t before = 0;
     for (size_t id = 0; id < cumulative.size(); ++id) {
-        probabilities[id] = static_cast<double>(cumulative[id] - before) / static_cast<double>(cumulative.back());
+        probabilities[static_cast<size_t>(shown(static_cast<int32_t>(id), state.renamed))] =
+            characters * (static_cast<double>(cumulative[id] - before) / static_cast<double>(cumulative.back()));
         before = cumulative[id];
     }
+    if (may_delimit(state)) probabilities[static_cast<size_t>(delimiter_token())] = options_.delimiter;
 }
 
-BigramBackcopy::Floors BigramBackcopy::floors(int64_t T) const {
-    check(T >= 1, "floors of a sequence of T = {}", T);
-    const size_t n = static_cast<size_t>(counts_.n());
-    std::vector<double> row(static_cast<size_t>(vocab_size()));
-    std::vector<double> cond(n * n), row_entropy(n, 0.0);
-    for (size_t id = 0; id < n; ++id) {
-        if (trigger_mask_[id]) continue;  // after a trigger there is no draw
-        oracle_row(-1, static_cast<int32_t>(id), row);
-        std::copy_n(row.begin(), n, cond.begin() + static_cast<int64_t>(id * n));
-        row_entropy[id] = entropy(row);
+// The probability of every state at one position. Behind <d> it counts what characters were called before: the two
+// languages are one.
+struct BigramBackcopy::Masses {
+    std::vector<double> plain;    // (n) at this character, which is no trigger
+    std::vector<double> trigger;  // (n + 1, n) [previous][current]; previous n stands for <s>, <d> or nothing
+    double delimiter = 0;         // at <d>
+
+    explicit Masses(size_t n) : plain(n), trigger((n + 1) * n) {}
+};
+
+BigramBackcopy::Floors BigramBackcopy::floors(int64_t T, int64_t first) const {
+    check(first >= 0 && T > first, "floors of positions {} .. {}", first, T);
+    const auto n = static_cast<size_t>(counts_.n());
+    // What is drawn after each character, and, row n, what is drawn first. Without <d>.
+    std::vector<double> rows((n + 1) * n), entropies(n + 1);
+    for (size_t from = 0; from <= n; ++from) {
+        const auto cumulative = from < n ? successors(static_cast<int32_t>(from)) : std::span(first_cumulative_);
+        const std::span<double> row = std::span(rows).subspan(from * n, n);
+        for (size_t to = 0; to < n; ++to)
+            row[to] = static_cast<double>(cumulative[to] - (to > 0 ? cumulative[to - 1] : 0)) /
+                      static_cast<double>(cumulative.back());
+        entropies[from] = entropy(row);
     }
-    // plain[c]: the current token is the non-trigger c. copying[c]: it is a trigger and the one before it is c, so that
-    // c comes next. Which trigger it is does not matter.
-    oracle_row(-1, bos_token(), row);
-    std::vector<double> plain(row.begin(), row.begin() + static_cast<int64_t>(n)), copying(n, 0.0);
-    const double bos_entropy = options_.bos ? entropy(row) : 0.0;
-    const int64_t bos_positions = options_.bos ? 1 : 0;
-    double nats = 0.0, non_triggers = 0.0;  // sums over the positions after <s>
-    for (int64_t position = bos_positions; position < T; ++position) {
-        std::vector<double> next(copying), next_copying(n, 0.0);
-        for (size_t id = 0; id < n; ++id) {
-            nats += plain[id] * row_entropy[id];
-            non_triggers += plain[id];
-            for (size_t to = 0; to < n; ++to) {
-                const double p = plain[id] * cond[id * n + to];
-                (trigger_mask_[to] ? next_copying[id] : next[to]) += p;
+    const bool copies = options_.task != "backward";
+    const double p = options_.delimiter;
+    const double choice[] = {1 - p, p};
+    std::array<Masses, 2> here{Masses(n), Masses(n)};  // before <d>, behind it
+    const auto spread = [&](Masses& to, double mass, size_t row, size_t previous) {
+        if (mass == 0) return;
+        for (size_t next = 0; next < n; ++next)
+            (trigger_mask_[next] ? to.trigger[previous * n + next] : to.plain[next]) += mass * rows[row * n + next];
+    };
+    spread(here[0], 1, n, n);
+    const int64_t begin = options_.bos ? 1 : 0, bos_positions = first == 0 ? begin : 0;
+    const double bos_entropy = bos_positions ? entropies[n] : 0.0;
+    double nats = 0.0, copy_nats = 0.0, non_triggers = 0.0, triggers = 0.0;  // sums over the positions after <s>
+    for (int64_t position = begin; position < T; ++position) {
+        const double scored = position < first ? 0 : 1;
+        std::array<Masses, 2> next{Masses(n), Masses(n)};
+        nats += scored * here[1].delimiter * entropies[n];
+        non_triggers += scored * here[1].delimiter;
+        spread(next[1], here[1].delimiter, n, n);
+        for (size_t language = 0; language < 2; ++language) {
+            const bool delimits = language == 0 && p > 0;
+            for (size_t id = 0; id < n; ++id) {
+                const double mass = here[language].plain[id];
+                nats += scored * mass * (delimits ? (1 - p) * entropies[id] + entropy(choice) : entropies[id]);
+                non_triggers += scored * mass;
+                spread(next[language], delimits ? mass * (1 - p) : mass, id, id);
+                if (delimits) next[1].delimiter += mass * p;
             }
+            for (size_t previous = 0; previous <= n; ++previous)
+                for (const int32_t trigger : triggers_) {
+                    const double mass = here[language].trigger[previous * n + static_cast<size_t>(trigger)];
+                    if (mass == 0) continue;
+                    triggers += scored * mass;
+                    if (copies) {
+                        next[language].plain[previous] += mass;  // never itself a trigger
+                    } else {
+                        copy_nats += scored * mass * entropies[previous];
+                        spread(next[language], mass, previous, static_cast<size_t>(trigger));
+                    }
+                }
         }
-        plain.swap(next);
-        copying.swap(next_copying);
+        here = std::move(next);
     }
-    const double positions = static_cast<double>(T - bos_positions);
+    const double positions = static_cast<double>(T - first - bos_positions);
     const auto mean = [](double sum, double count) { return count > 0.0 ? sum / count : 0.0; };
     return {.bigram = mean(nats + bos_entropy, non_triggers + static_cast<double>(bos_positions)),
             .bigram_without_bos = mean(nats, non_triggers),
-            .copy = 0.0,
-            .overall = (nats + bos_entropy) / static_cast<double>(T),
-            .overall_without_bos = mean(nats, positions),
-            .trigger_fraction = (positions - non_triggers) / static_cast<double>(T)};
+            .copy = mean(copy_nats, triggers),
+            .overall = (nats + copy_nats + bos_entropy) / static_cast<double>(T - first),
+            .overall_without_bos = mean(nats + copy_nats, positions),
+            .trigger_fraction = triggers / static_cast<double>(T - first)};
 }
 
 }  // namespace plimsoll

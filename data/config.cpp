@@ -80,6 +80,14 @@ void DataConfig::validate() const {
         fail_input("data.val_fraction = {}: wanted at least 0 and less than 1", val_fraction);
     }
     if (val_samples < 0) fail_input("data.val_samples = {}: wanted 0 or more", val_samples);
+    if (train_samples < 0)
+        fail_input("data.train_samples = {}: wanted 0 (fresh sequences without end) or more", train_samples);
+    if (train_samples > 0 && (source != "bigram_backcopy" || documents != "row"))
+        fail_input(
+            "data.train_samples = {} with data.source = '{}' and data.documents = '{}': only bigram_backcopy draws as "
+            "many "
+            "sequences as it is told, a row each; shorten the text or the shards instead",
+            train_samples, source, documents);
     if (vocab_size < 0) fail_input("data.vocab_size = {}: wanted 0 (the tokenizer's) or more", vocab_size);
     if (eot_token < -1) fail_input("data.eot_token = {}: wanted -1 (none configured) or an id", eot_token);
     if (end == "stop" && sampling == "random") {
@@ -89,8 +97,13 @@ void DataConfig::validate() const {
         if (documents != "row")
             fail_input("data.documents = '{}' with data.source = '{}', whose documents are as long as they are",
                        documents, source);
+        if (task != "bb") fail_input("data.task = '{}' with data.source = '{}'; it is bigram_backcopy's", task, source);
         return;
     }
+    if (triggers < 0 || triggers > 255)
+        fail_input("data.triggers = {}: wanted 0 to 255, and fewer than the text has distinct characters", triggers);
+    if (task == "delimiter" && !(delimiter > 0 && delimiter < 1))
+        fail_input("data.delimiter = {}: wanted a probability above 0 and below 1", delimiter);
     if (document_mask != (documents != "row"))
         fail_input(
             "data.document_mask = {} with data.documents = '{}': a bigram_backcopy row is one document, or packed with "

@@ -25,6 +25,7 @@ struct DataConfig {
     std::vector<std::string> sources;
     double val_fraction = 0.1;
     int64_t val_samples = 512;
+    int64_t train_samples = 0;
     std::string sampling = "windows";
     std::string end = "repeat";
     std::string tokenizer = "char";
@@ -34,7 +35,9 @@ struct DataConfig {
     int64_t eot_token = -1;
     std::string document_separator;
     std::string documents = "row";
+    std::string task = "bb";
     int64_t triggers = 3;
+    double delimiter = 0.05;
     bool bos = true;
 
     // Lists the fields once, for reading, --help and the dump of the resolved configuration:
@@ -58,6 +61,10 @@ struct DataConfig {
         v.field("val_fraction", self.val_fraction,
                 "share of each source's tokens, its last part, kept for validation (0 = none)");
         v.field("val_samples", self.val_samples, "bigram_backcopy: number of validation sequences (0 = none)");
+        v.field(
+            "train_samples", self.train_samples,
+            "bigram_backcopy: number of different training sequences, repeated in one order; 0 = fresh ones without "
+            "end");
         v.choice(
             "sampling", self.sampling, {"windows", "random"},
             "how training samples are cut from tokens: windows = without overlap, permuted and shifted each epoch; "
@@ -67,7 +74,8 @@ struct DataConfig {
         v.choice("tokenizer", self.tokenizer, {"char", "byte"},
                  "for text: char = one id per distinct byte of all texts; byte = 256 ids");
         v.field("tokenizer_file", self.tokenizer_file,
-                "tokenizer.json to use; empty = the one beside the shards if there is one, else made from the text");
+                "tokenizer.json to use (plimsoll's, or a byte-level BPE of Hugging Face); empty = the one beside the "
+                "shards if there is one, else made from the text");
         v.field("vocab_size", self.vocab_size, "number of token ids in the shards; 0 = the tokenizer's");
         v.field("document_mask", self.document_mask,
                 "documents packed in one row do not see each other; positions restart in each");
@@ -79,7 +87,12 @@ struct DataConfig {
         v.choice("documents", self.documents, {"row", "pretrain", "prolong"},
                  "bigram_backcopy: row = each row is a document; else rows are packed with documents (document_mask), "
                  "as long as those of pretraining or long-context data would be if the context were 128 Ki tokens");
+        v.choice(
+            "task", self.task, {"bb", "backward", "markov", "delimiter"},
+            "bigram_backcopy: bb = a trigger demands a copy of the token before it; backward = a successor of that "
+            "token; markov = there are no triggers; delimiter = as bb, and <d> renames all characters, once");
         v.field("triggers", self.triggers, "bigram_backcopy: k, how many of the most frequent characters are triggers");
+        v.field("delimiter", self.delimiter, "bigram_backcopy, task delimiter: probability of <d> after a non-trigger");
         v.field("bos", self.bos, "bigram_backcopy: sequences begin with <s>");
     }
 

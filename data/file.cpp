@@ -83,19 +83,37 @@ std::string read_file(const std::string& path, std::string_view what, int64_t ma
     return content;
 }
 
-void write_file_atomically(const std::string& path, std::initializer_list<std::string_view> parts) {
-    const std::string temporary = path + ".temporary";
-    {
-        const Descriptor fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
-        if (fd.get() < 0) fail_io("cannot create '{}': {}", temporary, std::strerror(errno));
-        for (const std::string_view part : parts) write_all(fd.get(), part, temporary);
-        if (::fsync(fd.get()) != 0) fail_io("cannot sync '{}': {}", temporary, std::strerror(errno));
+AtomicFile::AtomicFile(const std::string& path)
+    : path_(path),
+      temporary_(path + ".temporary"),
+      fd_(::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
+    if (fd_ < 0) fail_io("cannot create '{}': {}", temporary_, std::strerror(errno));
+}
+
+AtomicFile::~AtomicFile() {
+    if (fd_ < 0) return;
+    ::close(fd_);
+    ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::write(std::string_view bytes) {
+    write_all(fd_, bytes, temporary_);
+}
+
+void AtomicFile::commit() {
+    if (::fsync(fd_) != 0) fail_io("cannot sync '{}': {}", temporary_, std::strerror(errno));
+    if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
+        fail_io("cannot rename '{}' to '{}': {}", temporary_, path_, std::strerror(errno));
     }
-    if (::rename(temporary.c_str(), path.c_str()) != 0) {
-        fail_io("cannot rename '{}' to '{}': {}", temporary, path, std::strerror(errno));
-    }
-    const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+    ::close(std::exchange(fd_, -1));
+    const std::filesystem::path folder = std::filesystem::path(path_).parent_path();
     sync_folder(folder.empty() ? "." : folder);
+}
+
+void write_file_atomically(const std::string& path, std::initializer_list<std::string_view> parts) {
+    AtomicFile file(path);
+    for (const std::string_view part : parts) file.write(part);
+    file.commit();
 }
 
 std::vector<std::string> match_files(const std::string& pattern) {

@@ -16,8 +16,23 @@ namespace plimsoll {
 // fails.
 std::string read_file(const std::string& path, std::string_view what, int64_t max_bytes = INT64_MAX);
 
-// Writes `parts` one after the other to `path`.temporary, then fsync, rename, fsync of the folder: after a crash `path`
-// holds either its old content or all of the new. Throws Error (74).
+// A file that gets its name only once it is whole: bytes go to `path`.temporary; commit() does fsync, rename, fsync of
+// the folder. After a crash `path` holds either its old content or all of the new. Errors are Error (74).
+class AtomicFile {
+  public:
+    explicit AtomicFile(const std::string& path);
+    // Without commit() nothing is left.
+    ~AtomicFile();
+    AtomicFile(const AtomicFile&) = delete;
+    void write(std::string_view bytes);
+    void commit();
+
+  private:
+    std::string path_, temporary_;
+    int fd_;
+};
+
+// Writes `parts` one after the other as an AtomicFile.
 void write_file_atomically(const std::string& path, std::initializer_list<std::string_view> parts);
 
 // Paths that match a shell pattern (* ? [...]), sorted by byte value; empty when none does. A pattern without

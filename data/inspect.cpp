@@ -8,6 +8,7 @@
 
 #include "data/document_index.h"
 #include "data/loader.h"
+#include "data/shard_tokenizer.h"
 #include "data/token_shards.h"
 #include "data/tokenizer.h"
 #include "kernels/error.h"
@@ -17,8 +18,7 @@ namespace {
 
 std::shared_ptr<const Tokenizer> find_tokenizer(const std::string& pattern, const std::string& file) {
     if (!file.empty()) return load_tokenizer(file);
-    const auto beside = std::filesystem::path(pattern).parent_path() / "tokenizer.json";
-    return std::filesystem::exists(beside) ? load_tokenizer(beside.string()) : nullptr;
+    return find_shard_tokenizer(pattern).tokenizer;
 }
 
 // A label for a table: the id, and what it stands for if a tokenizer can tell.
@@ -81,6 +81,11 @@ std::string inspect_split(const DataConfig& config, Split split, int64_t T, uint
         fmt::format("{}\n{}\n  content    {:016x}\n  samples    {} available, {} per epoch, T = {}\n",
                     split == Split::kTrain ? "training" : "validation", loader.describe(), loader.content_hash(),
                     amount(loader.samples_available()), amount(loader.samples_per_epoch()), T);
+    if (const BigramBackcopy* task = loader.bigram_backcopy()) {
+        const BigramBackcopy::Floors floors = task->floors(T);
+        text += fmt::format("  floors     bigram {:.4f}, copy {:.4f}, overall {:.4f} nats; {:.2f}% triggers\n",
+                            floors.bigram, floors.copy, floors.overall, 100 * floors.trigger_fraction);
+    }
     const Batch batch = loader.load(0, 1);
     const auto scored = std::count_if(batch.targets.begin(), batch.targets.end(), [](int32_t id) { return id >= 0; });
     text += fmt::format("  sample 0   {} document{}, {} of {} targets scored\n  begins     ",
@@ -103,6 +108,8 @@ std::string inspect_shards(const std::string& pattern, const InspectOptions& opt
     for (const TokenShard& shard : shards.shards()) {
         text += inspect_shard(shard, tokenizer.get(), vocab_size, eot_token, options);
     }
+    if (tokenizer != nullptr)
+        text += fmt::format("tokenizer {}: {}, {} ids\n", tokenizer->hash(), tokenizer->kind(), own_vocab);
     return text + fmt::format("{} file{}, {} tokens\n", shards.shards().size(), shards.shards().size() == 1 ? "" : "s",
                               shards.size());
 }

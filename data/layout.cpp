@@ -63,7 +63,8 @@ void place_sample(const Sample& sample, const RowLayout& layout, int64_t row, Ba
             return;
         }
         batch.tokens[at] = sample.tokens[static_cast<size_t>(index)];
-        if (index < shared_end && !starts_document(index + 1)) {
+        const bool known = position - document_begin + 1 < layout.prefix;  // the next token, to this position
+        if (index < shared_end && !starts_document(index + 1) && !known) {
             batch.targets[at] = sample.tokens[static_cast<size_t>(index) + 1];
         }
     });

@@ -21,6 +21,8 @@ namespace plimsoll {
 //   largest k of the comparison: a target is scored only if the row would still hold the token before it with that
 //   many placeholders. Equal samples and equal shared_placeholders therefore give equal scored targets, whatever k is.
 //   0 scores everything this row holds; the value counts as at least k.
+// - Prefix: with `prefix` p the first p positions of a document see one another (a prefix-LM), so a token among them is
+//   known to the position before it. It is no target: position p - 1 of a document is the first that is scored.
 // - A sample shorter than T + 1 (the end of a validation split) is filled up with id 0, unscored.
 struct RowLayout {
     int64_t T = 0;
@@ -28,6 +30,12 @@ struct RowLayout {
     int64_t placeholders = 0;
     int64_t shared_placeholders = 0;
     bool document_mask = false;
+    int64_t prefix = 0;  // positions, placeholders included
+};
+
+// Of a row's real tokens, counted from 0, those whose positions are scored: begin .. end - 1.
+struct ScoredTokens {
+    int64_t begin = 0, end = 0;
 };
 
 // Makes `batch` B empty rows of T.

@@ -18,10 +18,12 @@ RowLayout make_layout(const DataConfig& config, const LoaderOptions& options) {
         fail_input("{} placeholders (largest of the comparison: {}) in rows of T = {}: wanted 0 to T - 1",
                    options.placeholders, options.shared_placeholders, options.T);
     }
+    check(options.prefix >= 0, "a prefix of {} positions", options.prefix);
     return {.T = options.T,
             .placeholders = options.placeholders,
             .shared_placeholders = cut,
-            .document_mask = config.document_mask};
+            .document_mask = config.document_mask,
+            .prefix = options.prefix};
 }
 
 }  // namespace

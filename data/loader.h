@@ -18,6 +18,7 @@ struct LoaderOptions {
     int64_t placeholders = 0;         // k of this run
     int64_t shared_placeholders = 0;  // the largest k among the runs to compare; see layout.h
     uint64_t seed = 0;
+    int64_t prefix = 0;  // of a prefix-LM: see layout.h
 };
 
 // Keeps no position: what load() returns depends on the configuration and the global sample index alone, so the order
@@ -28,7 +29,7 @@ struct LoaderOptions {
 // Text and shards are covered whole, by windows that lie T - max(placeholders, shared_placeholders) apart, so that the
 // mean over all scored targets is the exact mean over the split: every token but the first of each source is a target
 // once. (With document_mask, the first tokens of documents are not scored, and placeholders cut a row by k per document
-// in it.)
+// in it; with a prefix, tokens that stand in a document's prefix are not scored.)
 class Loader {
   public:
     // Throws Error (78) for configuration or files that cannot be used.
@@ -57,6 +58,8 @@ class Loader {
     std::string label(int32_t id) const;
     // Null unless there is a tokenizer.
     const Tokenizer* tokenizer() const { return sources_.tokenizer.get(); }
+    // Tokenizer::hash() of it; empty if there is none.
+    std::string tokenizer_hash() const { return tokenizer() == nullptr ? "" : tokenizer()->hash(); }
     // Oracle, triggers and floors; null for other sources.
     const BigramBackcopy* bigram_backcopy() const { return sources_.bigram_backcopy; }
 

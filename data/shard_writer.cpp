@@ -9,7 +9,7 @@
 
 #include "data/document_index.h"
 #include "data/file.h"
-#include "data/tokenizer.h"
+#include "data/shard_tokenizer.h"
 #include "kernels/error.h"
 
 namespace plimsoll {
@@ -36,9 +36,6 @@ void write_tokens(const std::string& path, std::span<const int32_t> ids, int64_t
 }
 
 void check_options(const PrepareOptions& options) {
-    if (options.tokenizer != "char" && options.tokenizer != "byte") {
-        fail_input("tokenizer '{}': wanted 'char' or 'byte'", options.tokenizer);
-    }
     if (!(options.val_fraction >= 0.0 && options.val_fraction < 1.0)) {
         fail_input("validation fraction {}: wanted at least 0 and less than 1", options.val_fraction);
     }
@@ -46,6 +43,18 @@ void check_options(const PrepareOptions& options) {
         fail_input("shard size {}: wanted 1 to {} tokens, what the header can say", options.shard_tokens,
                    std::numeric_limits<int32_t>::max());
     }
+}
+
+std::unique_ptr<Tokenizer> make_tokenizer(const std::string& name, std::string_view text, bool with_eot) {
+    if (name == "char") return make_char_tokenizer(text, with_eot);
+    if (name == "byte") return make_byte_tokenizer(with_eot);
+    if (!std::filesystem::exists(name))
+        fail_input("tokenizer '{}': wanted 'char', 'byte', or the path of a tokenizer file", name);
+    auto tokenizer = load_tokenizer(name);
+    if (with_eot && tokenizer->eot_token() < 0)
+        fail_input("tokenizer file '{}': has no end-of-text token to put between documents; mark them by --index",
+                   name);
+    return tokenizer;
 }
 
 void make_empty_folder(const std::string& path) {
@@ -100,8 +109,7 @@ PrepareReport prepare_text(const PrepareOptions& options) {
     const std::string text = read_file(options.text, "text file");
     if (text.empty()) fail_input("text file '{}': is empty", options.text);
     const bool with_eot = !options.separator.empty() && options.mark == DocumentMark::kEotToken;
-    const auto tokenizer =
-        options.tokenizer == "char" ? make_char_tokenizer(text, with_eot) : make_byte_tokenizer(with_eot);
+    const auto tokenizer = make_tokenizer(options.tokenizer, text, with_eot);
     const EncodedText encoded = encode_documents(text, *tokenizer, options.separator, options.mark);
     make_empty_folder(options.out);
 
@@ -118,18 +126,19 @@ PrepareReport prepare_text(const PrepareOptions& options) {
     manifest["text_bytes"] = text.size();
     manifest["text_fnv1a64"] = fmt::format("{:016x}", hash_content(std::as_bytes(std::span(text))));
     manifest["tokenizer"] = {{"kind", tokenizer->kind()},
-                             {"fnv1a64", fmt::format("{:016x}", tokenizer->content_hash())}};
+                             {"file", kTokenizerFile},
+                             {"fnv1a64", tokenizer->hash()}};  // that of the file too, which is to_json()
     manifest["vocab_size"] = report.vocab_size;
     manifest["train_tokens"] = report.train_tokens;
     manifest["val_tokens"] = report.val_tokens;
     manifest["documents"] = report.documents;
     manifest["shards"] = nlohmann::ordered_json::array();
-    save_tokenizer(*tokenizer, options.out + "/tokenizer.json");
-    report.files.push_back("tokenizer.json");
+    save_tokenizer(*tokenizer, fmt::format("{}/{}", options.out, kTokenizerFile));
+    report.files.push_back(kTokenizerFile);
     write_split(options, "train", encoded, 0, train_tokens, report.vocab_size, report, manifest);
     write_split(options, "val", encoded, train_tokens, tokens, report.vocab_size, report, manifest);
-    write_file_atomically(options.out + "/manifest.json", {manifest.dump(2), "\n"});
-    report.files.push_back("manifest.json");
+    write_file_atomically(fmt::format("{}/{}", options.out, kManifestFile), {manifest.dump(2), "\n"});
+    report.files.push_back(kManifestFile);
     return report;
 }
 

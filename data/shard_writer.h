@@ -23,7 +23,7 @@ void write_token_shard(const std::string& path, std::span<const int32_t> ids, in
 struct PrepareOptions {
     std::string text = {};                        // path of the text file
     std::string out = {};                         // folder to make, or an empty one
-    std::string tokenizer = "char";               // "char" or "byte"
+    std::string tokenizer = "char";               // "char", "byte", or a file as load_tokenizer takes it
     double val_fraction = 0.1;                    // the last part of the tokens; 0 = no validation shards
     int64_t shard_tokens = 100'000'000;           // tokens per file, llm.c's default
     std::string separator = {};                   // between documents; empty = one document
@@ -39,9 +39,10 @@ struct PrepareReport {
 };
 
 // Writes train_000000.bin ..., val_000000.bin ..., tokenizer.json and, last, manifest.json, which lists sizes and
-// FNV-1a hashes (hash_content). Equal input gives equal bytes. With the char tokenizer and val_fraction 0.1 the split
-// is nanoGPT's shakespeare_char. The text is read into memory whole. Throws Error: 78 for options or text that cannot
-// be used, or an `out` that already holds something; 74 if writing fails.
+// FNV-1a hashes: hash_content of a shard, of tokenizer.json that of all its bytes. Equal input gives equal bytes. With
+// the char tokenizer and val_fraction 0.1 the split is nanoGPT's shakespeare_char. The text is read into memory whole.
+// Throws Error: 78 for options or text that cannot be used, or an `out` that already holds something; 74 if writing
+// fails.
 PrepareReport prepare_text(const PrepareOptions& options);
 
 }  // namespace plimsoll

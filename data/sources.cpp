@@ -1,10 +1,10 @@
 #include "data/sources.h"
 
-#include <filesystem>
 #include <map>
 
 #include "data/file.h"
 #include "data/packed_documents.h"
+#include "data/shard_tokenizer.h"
 #include "data/token_shards.h"
 #include "data/token_stream.h"
 #include "data/windows.h"
@@ -12,8 +12,6 @@
 
 namespace plimsoll {
 namespace {
-
-constexpr const char* kTokenizerFile = "tokenizer.json";
 
 // The texts a configuration names, read once each.
 using Texts = std::map<std::string, std::string>;
@@ -33,11 +31,14 @@ Texts read_texts(const DataConfig& config) {
 
 // The file named, the one beside the shards, or one made from the texts; null if there are only shards.
 std::shared_ptr<const Tokenizer> find_tokenizer(const DataConfig& config, const Texts& texts) {
-    if (!config.tokenizer_file.empty()) return load_tokenizer(config.tokenizer_file);
-    for (const SourceSpec& spec : config.training_sources()) {
-        const auto beside = std::filesystem::path(spec.path).parent_path() / kTokenizerFile;
-        if (spec.kind == "shards" && std::filesystem::exists(beside)) return load_tokenizer(beside.string());
+    FoundTokenizer found;
+    if (!config.tokenizer_file.empty()) found = {load_tokenizer(config.tokenizer_file), config.tokenizer_file};
+    for (const auto& specs : {config.training_sources(), config.validation_sources()}) {
+        for (const SourceSpec& spec : specs) {
+            if (spec.kind == "shards") found = same_tokenizer(found, find_shard_tokenizer(spec.path));
+        }
     }
+    if (found.tokenizer != nullptr) return found.tokenizer;
     if (texts.empty()) return nullptr;
     if (config.tokenizer == "byte") return make_byte_tokenizer(false);
     std::string all;
@@ -70,20 +71,22 @@ OpenedSources open_bigram_backcopy(const DataConfig& config, const SourceRequest
     const bool train = request.split == Split::kTrain;
     BigramCounts counts = config.text.empty() ? tiny_shakespeare_bigrams()
                                               : count_bigrams(read_file(config.text, "data.text"), config.text);
+    const int64_t samples = !train ? config.val_samples : config.train_samples > 0 ? config.train_samples : -1;
     auto dataset = std::make_unique<BigramBackcopy>(std::move(counts),
                                                     BigramBackcopyOptions{.T = request.T,
+                                                                          .task = config.task,
                                                                           .triggers = config.triggers,
+                                                                          .delimiter = config.delimiter,
                                                                           .bos = config.bos,
                                                                           .seed = request.seed,
                                                                           .stream = train ? "train" : "validation",
-                                                                          .samples = train ? -1 : config.val_samples});
+                                                                          .samples = samples});
     OpenedSources opened;
     opened.weights.push_back(1.0);
     if (config.documents == "row") {
         opened.bigram_backcopy = dataset.get();
         opened.datasets.push_back(std::move(dataset));
     } else {
-        const int64_t samples = dataset->samples();
         const uint64_t seed = hash_name(fmt::format("{} {}", request.seed, train ? "train" : "validation"));
         opened.datasets.push_back(
             std::make_unique<PackedDocuments>(std::move(dataset), config.documents, request.T, seed, samples));

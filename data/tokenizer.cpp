@@ -1,11 +1,16 @@
 #include "data/tokenizer.h"
 
 #include <array>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
 
+#include "data/bpe.h"
+#include "data/bpe_file.h"
 #include "data/file.h"
+#include "data/json_value.h"
+#include "data/utf8.h"
 #include "kernels/error.h"
 #include "kernels/random.h"
 
@@ -14,7 +19,7 @@ namespace {
 
 constexpr std::string_view kFormat = "plimsoll-tokenizer";
 constexpr int kVersion = 1;
-constexpr int64_t kMaxFileBytes = 64 << 10;  // 256 bytes take 1.2 KB, written one to a line 4 KB
+constexpr int64_t kMaxFileBytes = 64 << 20;  // a tokenizer.json of 200,000 tokens has some 28 MB
 
 // Character and byte tokenizers differ only in which bytes are in the vocabulary.
 class SingleByteTokenizer final : public Tokenizer {
@@ -30,7 +35,8 @@ class SingleByteTokenizer final : public Tokenizer {
     int64_t vocab_size() const override { return static_cast<int64_t>(bytes_.size()) + (with_eot_ ? 1 : 0); }
     int32_t eot_token() const override { return with_eot_ ? static_cast<int32_t>(bytes_.size()) : -1; }
 
-    void encode(std::string_view text, std::vector<int32_t>& ids) const override {
+    // Control tokens have no text here.
+    void encode(std::string_view text, std::vector<int32_t>& ids, SpecialTokens) const override {
         ids.reserve(ids.size() + text.size());
         for (size_t offset = 0; offset < text.size(); ++offset) {
             const int32_t id = id_of_[static_cast<unsigned char>(text[offset])];
@@ -49,6 +55,21 @@ class SingleByteTokenizer final : public Tokenizer {
             fail_input("tokenizer '{}': id {} is outside its vocabulary of {}", kind_, id, vocab_size());
         }
         return id == eot_token() ? std::string_view() : std::string_view(bytes_).substr(static_cast<size_t>(id), 1);
+    }
+
+    std::string_view control_text(int32_t id) const override { return token_bytes(id).empty() ? "<eot>" : ""; }
+
+    VocabularyTable vocabulary() const override {
+        VocabularyTable table;
+        table.types.assign(bytes_.size(), TokenType::kNormal);
+        table.pre = "gpt-2";  // cuts no byte in two, and there are no merges
+        for (const char& byte : bytes_) table.tokens.push_back(unicode_form({&byte, 1}));
+        if (with_eot_) {
+            table.tokens.push_back("<|endoftext|>");
+            table.types.push_back(TokenType::kControl);
+            table.bos = table.eos = eot_token();
+        }
+        return table;
     }
 
     std::string to_json() const override {
@@ -72,22 +93,46 @@ class SingleByteTokenizer final : public Tokenizer {
     std::array<int32_t, 256> id_of_;
 };
 
-// A value as a message shows it: nlohmann's dump() of a list in a list in a list ... overflows the stack.
-std::string shown(const nlohmann::json& value) {
-    return value.is_structured() ? std::string("an ") + value.type_name() : brief(value.dump());
-}
-
 std::string all_bytes() {
     std::string bytes(256, '\0');
     std::iota(bytes.begin(), bytes.end(), '\0');
     return bytes;
 }
 
+// Throws nlohmann's exceptions for keys that are missing or of another type.
+std::unique_ptr<Tokenizer> read_single_byte(const nlohmann::json& json, const std::string& path) {
+    if (json.at("format") != kFormat || json.at("version") != kVersion) {
+        fail_input("tokenizer file '{}': format '{}' version {}, wanted '{}' version {}", path,
+                   shown(json.at("format")), shown(json.at("version")), kFormat, kVersion);
+    }
+    const std::string kind = json.at("kind");
+    const bool with_eot = !json.at("eot_token").is_null();
+    std::string bytes;
+    for (const auto& item : json.at("bytes").get_ref<const nlohmann::json::array_t&>()) {
+        // Not get<int64_t>() of any number: what a huge one or a fraction becomes is undefined or wrong.
+        const int64_t byte = item.is_number_integer() ? item.get<int64_t>() : -1;
+        if (byte < 0 || byte > 255 || (!bytes.empty() && byte <= static_cast<unsigned char>(bytes.back()))) {
+            fail_input("tokenizer file '{}': bytes[{}] is {}, wanted ascending values in 0 .. 255", path, bytes.size(),
+                       shown(item));
+        }
+        bytes.push_back(static_cast<char>(byte));
+    }
+    if (bytes.empty()) fail_input("tokenizer file '{}': its vocabulary is empty", path);
+    if (const auto& eot = json.at("eot_token"); with_eot && !(eot.is_number_integer() && eot == bytes.size())) {
+        fail_input("tokenizer file '{}': eot_token is {}, wanted the last id, {}", path, shown(eot), bytes.size());
+    }
+    if (kind != "char" && (kind != "byte" || bytes != all_bytes())) {
+        fail_input("tokenizer file '{}': kind '{}' with {} characters, wanted 'char', or 'byte' with all 256", path,
+                   brief(kind), bytes.size());
+    }
+    return std::make_unique<SingleByteTokenizer>(kind, bytes, with_eot);
+}
+
 }  // namespace
 
-std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
+std::vector<int32_t> Tokenizer::encode(std::string_view text, SpecialTokens specials) const {
     std::vector<int32_t> ids;
-    encode(text, ids);
+    encode(text, ids, specials);
     return ids;
 }
 
@@ -98,11 +143,16 @@ std::string Tokenizer::decode(std::span<const int32_t> ids) const {
 }
 
 std::string Tokenizer::label(int32_t id) const {
-    return id >= 0 && id == eot_token() ? "<eot>" : printable(token_bytes(id));
+    const std::string_view control = control_text(id);
+    return control.empty() ? printable(token_bytes(id)) : std::string(control);
 }
 
 uint64_t Tokenizer::content_hash() const {
     return hash_name(to_json());
+}
+
+std::string Tokenizer::hash() const {
+    return fmt::format("{:016x}", content_hash());
 }
 
 std::unique_ptr<Tokenizer> make_char_tokenizer(std::string_view text, bool with_eot) {
@@ -115,38 +165,35 @@ std::unique_ptr<Tokenizer> make_byte_tokenizer(bool with_eot) {
     return std::make_unique<SingleByteTokenizer>("byte", all_bytes(), with_eot);
 }
 
-std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path) {
-    const std::string content = read_file(path, "tokenizer file", kMaxFileBytes);
+std::unique_ptr<Tokenizer> load_tokenizer(const std::string& given) {
+    std::string path = given;
+    if (std::filesystem::is_directory(given)) {
+        path = given + "/tokenizer.json";
+        if (!std::filesystem::exists(path)) path = given + "/vocab.json";
+        if (!std::filesystem::exists(path))
+            fail_input("tokenizer folder '{}': holds neither tokenizer.json nor vocab.json", given);
+    }
+    return parse_tokenizer(read_file(path, "tokenizer file", kMaxFileBytes), path);
+}
+
+std::unique_ptr<Tokenizer> parse_tokenizer(std::string_view content, const std::string& path) {
     try {
         const auto json = nlohmann::json::parse(content);
-        if (json.at("format") != kFormat || json.at("version") != kVersion) {
-            fail_input("tokenizer file '{}': format '{}' version {}, wanted '{}' version {}", path,
-                       shown(json.at("format")), shown(json.at("version")), kFormat, kVersion);
+        // GPT-2's vocabulary has tokens "model" and "format" too: numbers.
+        const auto holds = [&](const char* key) { return json.is_object() && json.contains(key); };
+        if (holds("model") && !json["model"].is_number()) return make_bpe_tokenizer(read_bpe_json(json, path), path);
+        if (json.is_object() && !json.empty() && json.begin()->is_number() &&
+            (!holds("format") || json["format"].is_number())) {
+            const auto merges = (std::filesystem::path(path).parent_path() / "merges.txt").string();
+            return make_bpe_tokenizer(
+                read_gpt2_vocabulary(json, path, read_file(merges, "merges file", kMaxFileBytes), merges), path);
         }
-        const std::string kind = json.at("kind");
-        const bool with_eot = !json.at("eot_token").is_null();
-        std::string bytes;
-        for (const auto& item : json.at("bytes").get_ref<const nlohmann::json::array_t&>()) {
-            // Not get<int64_t>() of any number: what a huge one or a fraction becomes is undefined or wrong.
-            const int64_t byte = item.is_number_integer() ? item.get<int64_t>() : -1;
-            if (byte < 0 || byte > 255 || (!bytes.empty() && byte <= static_cast<unsigned char>(bytes.back()))) {
-                fail_input("tokenizer file '{}': bytes[{}] is {}, wanted ascending values in 0 .. 255", path,
-                           bytes.size(), shown(item));
-            }
-            bytes.push_back(static_cast<char>(byte));
-        }
-        if (bytes.empty()) fail_input("tokenizer file '{}': its vocabulary is empty", path);
-        if (const auto& eot = json.at("eot_token"); with_eot && !(eot.is_number_integer() && eot == bytes.size())) {
-            fail_input("tokenizer file '{}': eot_token is {}, wanted the last id, {}", path, shown(eot), bytes.size());
-        }
-        if (kind != "char" && (kind != "byte" || bytes != all_bytes())) {
-            fail_input("tokenizer file '{}': kind '{}' with {} characters, wanted 'char', or 'byte' with all 256", path,
-                       brief(kind), bytes.size());
-        }
-        return std::make_unique<SingleByteTokenizer>(kind, bytes, with_eot);
+        return read_single_byte(json, path);
     } catch (const nlohmann::json::exception& error) {
-        fail_input("tokenizer file '{}': {}; wanted the tokenizer.json that `plimsoll data prepare` writes", path,
-                   brief(error.what(), 300));
+        fail_input(
+            "tokenizer file '{}': {}; wanted a tokenizer.json of `plimsoll data prepare` or of Hugging Face, or "
+            "GPT-2's vocab.json",
+            path, brief(error.what(), 300));
     }
 }
 
@@ -155,20 +202,20 @@ void save_tokenizer(const Tokenizer& tokenizer, const std::string& path) {
 }
 
 std::string printable(std::string_view bytes) {
-    const bool is_text = bytes.size() > 1;  // a lone byte above 127 is not a UTF-8 character
     std::string text;
-    for (const char c : bytes) {
-        const unsigned char byte = static_cast<unsigned char>(c);
-        if (c == '\n')
+    for (size_t offset = 0; offset < bytes.size();) {
+        const Utf8Symbol symbol = utf8_symbol(bytes, offset);
+        if (symbol.code == '\n')
             text += "\\n";
-        else if (c == '\t')
+        else if (symbol.code == '\t')
             text += "\\t";
-        else if (c == ' ')
+        else if (symbol.code == ' ')
             text += "\u2423";
-        else if (byte < 32 || byte == 127 || (byte > 127 && !is_text))
-            text += fmt::format("\\x{:02x}", byte);
+        else if (symbol.code < 32 || symbol.code == 127 || symbol.code == kInvalidByte)
+            text += fmt::format("\\x{:02x}", static_cast<unsigned char>(bytes[offset]));
         else
-            text += c;
+            text += bytes.substr(offset, symbol.bytes);
+        offset += symbol.bytes;
     }
     return text;
 }

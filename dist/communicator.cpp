@@ -1,11 +1,11 @@
 #include "dist/communicator.h"
 
 #include <fmt/ranges.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
 
+#include "dist/machine_name.h"
 #include "kernels/error.h"
 #include "kernels/gpu.h"
 #include "kernels/rank_sum.h"
@@ -36,7 +36,7 @@ using Place = std::array<char, 128>;
 
 Place name_of_machine() {
     Place name{};
-    gethostname(name.data(), name.size() - 1);
+    machine_name().copy(name.data(), name.size() - 1);
     return name;
 }
 
@@ -68,13 +68,21 @@ std::string Work::name() const {
                        bytes_, owner_->rank());
 }
 
+constexpr double kLook = 0.25;  // seconds between a wait's looks whether it may go on
+
 void Work::wait() {
     if (!exchange_) return;
     const auto start = std::chrono::steady_clock::now();
-    if (!exchange_->wait(owner_->timeout_)) {
+    const auto waited = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
+    const double timeout = std::chrono::duration<double>(owner_->timeout_).count();
+    const Patience& patience = *owner_->patience_;
+    while (!exchange_->wait(
+        std::chrono::nanoseconds(static_cast<int64_t>(1e9 * std::clamp(timeout - waited(), 0.0, kLook))))) {
+        const bool ending = patience.seconds > 0 && patience.is_ending && patience.is_ending();
+        if (waited() < (ending ? std::min(patience.seconds, timeout) : timeout)) continue;
         const std::string reason =
-            fmt::format("{}: nothing from ranks {} for {:.0f} s", name(), fmt::join(exchange_->silent(), ", "),
-                        std::chrono::duration<double>(owner_->timeout_).count());
+            fmt::format("{}: nothing from ranks {} for {:.0f} s{}", name(), fmt::join(exchange_->silent(), ", "),
+                        waited(), ending ? ", and a signal to end has come" : "");
         owner_->abort(reason);
         exchange_.reset();
         throw Error(ExitCode::kTransient, reason);
@@ -83,8 +91,7 @@ void Work::wait() {
     owner_->record_->end(ticket_);
     if (finish_) finish_();
     finish_ = {};
-    owner_->stats_[static_cast<size_t>(kind_)].wait_seconds +=
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    owner_->stats_[static_cast<size_t>(kind_)].wait_seconds += waited();
 }
 
 void Communicator::abort(const std::string& reason, ExitCode code) {
@@ -301,6 +308,7 @@ Communicator Communicator::split(int color, int key, std::string name) {
     Communicator group(transport_->split(color, key), std::move(name));
     group.timeout_ = timeout_;
     group.record_ = record_;
+    group.patience_ = patience_;
     group.exec_ = exec_;
     group.idle_scratch_ = idle_scratch_;
     return group;

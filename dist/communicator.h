@@ -30,6 +30,13 @@ struct CommStats {
     double wait_seconds = 0;  // in Work::wait: what computing did not hide
 };
 
+// When operations are given up before their timeout, for all groups of a world: while `is_ending` says that this
+// process was asked to end, and rightly waits no longer than `seconds`. Schedulers ask the others when a rank has died.
+struct Patience {
+    std::function<bool()> is_ending;
+    double seconds = 0;  // 0: only the timeout counts
+};
+
 // Makes a transport that takes messages in the memory of exec's GPU, over one for host memory.
 using DeviceTransport = std::function<std::unique_ptr<Transport>(std::shared_ptr<Transport> host, const Exec& exec,
                                                                  std::chrono::nanoseconds timeout)>;
@@ -74,6 +81,8 @@ class Communicator {
     const std::string& name() const { return name_; }
     std::chrono::nanoseconds timeout() const { return timeout_; }
     void set_timeout(std::chrono::nanoseconds timeout) { timeout_ = timeout; }
+    // Groups split off later share it. For the thread that waits.
+    Patience& patience() { return *patience_; }
 
     // From now on tensors may lie in the memory of exec's GPU; nothing changes if it has none. They travel by `make`'s
     // transport; without one by NCCL where the build has it and every rank has a GPU of its own, else through pinned
@@ -148,6 +157,7 @@ class Communicator {
     int64_t next_number_ = 1;
     std::array<CommStats, kCommKinds> stats_;
     std::shared_ptr<FlightRecord> record_ = std::make_shared<FlightRecord>();
+    std::shared_ptr<Patience> patience_ = std::make_shared<Patience>();
 };
 
 }  // namespace plimsoll

@@ -4,12 +4,8 @@
 
 namespace plimsoll {
 
-bool started_by_mpi() {
+bool has_mpi() {
     return false;
-}
-
-int rank_of_launch() {
-    return 0;
 }
 
 std::unique_ptr<Transport> mpi_transport(std::chrono::nanoseconds /*deadline*/, const std::function<void()>& /*late*/) {

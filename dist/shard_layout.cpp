@@ -9,6 +9,20 @@ namespace {
 
 constexpr int64_t kShardAlignment = 16;  // elements: a cache line of fp32
 
+// Where the buffer may be cut next to `at`, which lies in parts[first, last) or at `end`, where they end.
+int64_t nearest_cut(const std::vector<LayerPart>& parts, size_t first, size_t last, int64_t end, int64_t at) {
+    if (at == end) return at;
+    size_t i = first;
+    while (i + 1 < last && parts[i + 1].range.begin <= at) ++i;
+    const int64_t begin = parts[i].range.begin, unit = parts[i].unit,
+                  next = i + 1 < last ? parts[i + 1].range.begin : end;
+    if (unit == 1) return at;
+    const int64_t below = begin + (at - begin) / unit * unit;
+    // A part's last unit goes with the gap behind it.
+    const int64_t above = below + unit < parts[i].range.end ? below + unit : next;
+    return at - below <= above - at ? below : above;
+}
+
 }  // namespace
 
 std::vector<ElementRange> split_range(ElementRange range, int parts, int64_t alignment) {
@@ -31,6 +45,7 @@ ShardLayout::ShardLayout(const std::vector<LayerPart>& parts, int64_t elements, 
     check(!parts.empty() && parts.front().range.begin == 0, "ShardLayout: parts must begin with the buffer");
     // From the back, as backward goes; a bucket reaches from its first part to where the one behind it begins.
     int64_t end = elements, last_layer = parts.back().layer;
+    size_t last = parts.size();  // parts of the bucket: [i, last)
     for (size_t i = parts.size(); i-- > 0;) {
         const bool first = i == 0;
         check(first || parts[i - 1].layer <= parts[i].layer, "ShardLayout: layers must ascend");
@@ -39,7 +54,10 @@ ShardLayout::ShardLayout(const std::vector<LayerPart>& parts, int64_t elements, 
         const int64_t begin = parts[i].range.begin;
         if (!first && (!layer_begins || end - begin < bucket_elements)) continue;
         buckets_.push_back({parts[i].layer, last_layer, split_range({begin, end}, ranks, kShardAlignment)});
-        end = begin;
+        std::vector<ElementRange>& shards = buckets_.back().shards;
+        for (size_t r = 1; r < shards.size(); ++r)
+            shards[r - 1].end = shards[r].begin = nearest_cut(parts, i, last, end, shards[r].begin);
+        end = begin, last = i;
         if (!first) last_layer = parts[i - 1].layer;
     }
 }

@@ -21,10 +21,12 @@ std::vector<ElementRange> split_range(ElementRange range, int parts, int64_t ali
 struct LayerPart {
     ElementRange range;
     int64_t layer;
+    int64_t unit = 1;  // elements that one rank must own together, counted from the range's begin
 };
 
-// The flat buffer in buckets of whole neighbouring layers, every bucket in one shard for each rank. A function of the
-// arguments alone, so it is equal on every rank, and in a process that computes what several ranks would.
+// The flat buffer in buckets of whole neighbouring layers, every bucket in one shard for each rank: as equal as the
+// parts' units allow, so that where those are large a shard may be empty. A function of the arguments alone, so it is
+// equal on every rank, and in a process that computes what several ranks would.
 class ShardLayout {
   public:
     struct Bucket {

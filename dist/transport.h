@@ -1,5 +1,6 @@
-// Bytes between ranks. Three implementations: a rank alone, threads of one process, processes under MPI. Two more stand
-// on one of these and take messages in a GPU's memory too: through pinned host memory, or by NCCL.
+// Bytes between ranks. Four implementations: a rank alone, threads of one process, processes under MPI, processes that
+// meet over TCP. Two more stand on one of these and take messages in a GPU's memory too: through pinned host memory, or
+// by NCCL.
 #pragma once
 
 #include <chrono>
@@ -7,6 +8,7 @@
 #include <cstdlib>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -62,7 +64,8 @@ class Transport {
                                                          const Operation& operation);
     // Ranks with the same color form a group, ordered by (key, rank). Every rank takes part.
     virtual std::unique_ptr<Transport> split(int color, int key) = 0;
-    // Ends every exchange of every rank with an error that says why; under MPI the job, with this exit code.
+    // Ends every exchange of every rank with an error that says why; under MPI and over TCP the job, with this exit
+    // code, and does not return.
     virtual void abort(const std::string& reason, ExitCode code) = 0;
 };
 
@@ -72,16 +75,35 @@ std::unique_ptr<Transport> single_transport();
 // `size` ranks for as many threads of this process. Destroy them together.
 std::vector<std::unique_ptr<Transport>> thread_transports(int size);
 
-// Whether this process was started by mpirun, or by srun with MPI; always false in a build without MPI.
-bool started_by_mpi();
-// This process's rank as its launcher says, before MPI starts; 0 without a launcher.
-int rank_of_launch();
+// Whether this build has MPI.
+bool has_mpi();
 // All ranks of the MPI job. One thread owns MPI from here to the end of the process. Throws Error (78) in a build
 // without MPI. If MPI has not started within `deadline`, because ranks are missing, `late` is called and must end the
 // process: MPI's start cannot be interrupted.
 std::unique_ptr<Transport> mpi_transport(
     std::chrono::nanoseconds deadline = std::chrono::hours(1),
     const std::function<void()>& late = [] { std::abort(); });
+
+// A process of several that meet over TCP, without a launcher's help.
+struct TcpLaunch {
+    std::string host;  // where rank 0 listens: a name or an address
+    int port = 0;
+    int rank = 0, ranks = 1;
+    std::string job;  // equal for all ranks of a job, and for no other that might come to the same port
+    std::chrono::nanoseconds deadline = std::chrono::minutes(5);               // until all must have met
+    std::function<void(const std::string&)> note = [](const std::string&) {};  // of what was refused meanwhile
+
+    std::string rendezvous() const;  // "node1:29400"
+};
+// As the environment says: PLIMSOLL_RENDEZVOUS = host:port; rank and ranks in PLIMSOLL_RANK and PLIMSOLL_RANKS, else
+// SLURM_PROCID and SLURM_NTASKS; job in PLIMSOLL_JOB_KEY, else SLURM_JOB_ID and SLURM_RESTART_COUNT. Nothing without
+// PLIMSOLL_RENDEZVOUS. Throws Error (78) naming the variable that cannot be used.
+std::optional<TcpLaunch> tcp_launch();
+// All ranks of the job, every one connected to every other. A thread moves messages while the others compute. The
+// connections are neither encrypted nor authenticated: `job` keeps mistakes out, not attackers.
+// Throws Error (75) if the ranks do not come together in time, naming those that are missing; (78) if rank 0 refuses
+// this process. Later a rank that is gone without having destroyed its transport ends all others with exit code 75.
+std::unique_ptr<Transport> tcp_transport(const TcpLaunch& launch);
 
 // `host`, which carries the bytes, and messages in the memory of exec's GPU: copied to pinned memory in the order of
 // its stream, sent by a thread once they are there, and copied back when the exchange is waited for. Exchanges of both

@@ -42,7 +42,8 @@ void attention_tasks_forward(const AttentionTensors& t, const AttentionTasks& ta
 // and d.v of the rows of every range, overwritten, also where a range has no task; other rows stay as they are. d.k and
 // d.v are in q's dtype or in that of sums (accumulator_of). t.out and t.gate are not read. Sums over queries run in
 // ascending order of position: a range with all queries of its document gives the bits of attention_backward, if d.out
-// has those of gate and gradient multiplied in the dtype of sums.
+// has those of gate and gradient multiplied in the dtype of sums. With a learned bias d.score_bias is (NH, N), in the
+// dtype of sums: each query's part of its gradient, for score_bias_backward where the queries live.
 void attention_tasks_backward(const AttentionTensors& d, const AttentionTensors& t, Tensor delta,
                               const AttentionTasks& tasks, const AttentionSpec& spec, const Exec& exec);
 
@@ -53,6 +54,10 @@ void attention_tasks_backward(const AttentionTensors& d, const AttentionTensors&
 void attention_backward_rows(const AttentionTensors& d, Tensor delta, const AttentionTensors& t,
                              std::span<const int32_t> cu_seqlens, const AttentionSpec& spec, Write write,
                              const Exec& exec);
+
+// dscore_bias (NH) = the sums of rows (NH, N), as `write` says: with attention_backward's bits, if every row has those
+// of its query.
+void score_bias_backward(Tensor dscore_bias, Tensor rows, Write write, const Exec& exec);
 
 // out *= sigmoid(gate), in place: out (N, NH, HS), gate (N, NH), one floating dtype.
 void head_gate_forward(Tensor out, Tensor gate, const Exec& exec);

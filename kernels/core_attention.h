@@ -8,10 +8,10 @@ namespace plimsoll {
 // Core attention of one block for one micro batch.
 struct AttentionCall {
     AttentionTensors t;                   // what it reads and writes
-    AttentionTensors d = {};              // in backward: its gradients, into q, k, v, gate and sink_logit, from out
+    AttentionTensors d = {};              // in backward: its gradients, from out; where there is no gradient, none
     std::span<const int32_t> cu_seqlens;  // as attention_forward has them
     AttentionSpec spec;
-    Write write = Write::kOverwrite;  // of d.sink_logit
+    Write write = Write::kOverwrite;  // of d.sink_logit and d.score_bias
     int64_t layer = 0;
     int lane = 0;  // which of the micro batches that are computed in turns
 };

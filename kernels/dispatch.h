@@ -30,6 +30,11 @@ inline void check_device(const Exec& exec, const char* op) {
     check(exec.threads >= 1, "{}: exec.threads is {}, must be at least 1", op, exec.threads);
 }
 
+// Throws unless `exec` is on the CPU: for ops that no other device has.
+inline void check_on_cpu(const Exec& exec, const char* op) {
+    check(exec.device == Device::kCpu && exec.threads >= 1, "{}: runs on the CPU only", op);
+}
+
 // Whether ids (tokens, positions, cu_seqlens) can be looked at here. In device memory they are the caller's promise.
 inline bool ids_are_readable(const Exec& exec) {
     return exec.device == Device::kCpu;

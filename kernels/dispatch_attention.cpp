@@ -1,8 +1,11 @@
 // Shapes of attention and its gate are checked here, at the door; kernels trust them.
 #include <algorithm>
 
+#include "kernels/attention/mask.h"
+#include "kernels/attention_cached.h"
 #include "kernels/attention_tasks.h"
 #include "kernels/dispatch.h"
+#include "kernels/gate.h"
 
 namespace plimsoll {
 namespace {
@@ -11,7 +14,7 @@ constexpr int64_t kMaxHeadSize = 256;
 
 // What `op` reads and writes, whatever queries there are: k and v may have other rows than q.
 void check_attention(const char* op, const AttentionTensors& t, const AttentionSpec& spec) {
-    const auto& [out, lse, q, k, v, sink_logit, gate] = t;
+    const auto& [out, lse, q, k, v, sink_logit, gate, score_bias] = t;
     check(q.shape.rank() == 3 && k.shape.rank() == 3, "{}: q {} and k {} must be (N, heads, HS)", op, q.shape, k.shape);
     const int64_t N = q.shape[0], NH = q.shape[1], HS = q.shape[2];
     check(k.shape == v.shape && k.shape[2] == HS, "{}: q {}, k {}, v {}", op, q.shape, k.shape, v.shape);
@@ -23,17 +26,29 @@ void check_attention(const char* op, const AttentionTensors& t, const AttentionS
     check(!normalized || (lse.shape == Shape{NH, N} && lse.contiguous() && lse.dtype == accumulator_of(q.dtype)),
           "{}: lse {} in {} must be ({}, {}) in {}", op, lse.shape, name_of(lse.dtype), NH, N,
           name_of(accumulator_of(q.dtype)));
-    check(spec.window >= 0 && spec.pinned >= 0, "{}: window {} and pinned {} must not be negative", op, spec.window,
-          spec.pinned);
+    check(spec.window >= 0 && spec.pinned >= 0 && spec.prefix >= 0 && spec.dilation >= 1,
+          "{}: window {}, pinned {} and prefix {} must not be negative, dilation {} at least 1", op, spec.window,
+          spec.pinned, spec.prefix, spec.dilation);
+    check(spec.window > 0 || spec.pattern == MaskPattern::kCausal || spec.pattern == MaskPattern::kDilated,
+          "{}: a strided or blocked pattern needs a window", op);
 }
 
 void check_extra_column(const char* op, Tensor sink_logit, int64_t NH, DType sums, const AttentionSpec& spec) {
-    check(is_normalized(spec.weighting) || spec.extra_column == ExtraColumn::kNone,
-          "{}: an extra column needs a weighting that normalises", op);
+    check(takes_extra_column(spec.weighting) || spec.extra_column == ExtraColumn::kNone,
+          "{}: an extra column needs a weighting that normalises over exp(s)", op);
     check(static_cast<bool>(sink_logit) == (spec.extra_column == ExtraColumn::kLearnedLogit),
           "{}: sink_logit goes with a learned extra column", op);
     check(!sink_logit || (sink_logit.shape == Shape{NH} && sink_logit.dtype == sums), "{}: sink_logit {} in {}", op,
           sink_logit.shape, name_of(sink_logit.dtype));
+}
+
+void check_score_bias(const char* op, Tensor score_bias, int64_t NH, DType sums, const AttentionSpec& spec) {
+    const bool learned = spec.bias_kind == ScoreBias::kLearned;
+    check(!learned || takes_bias(spec.weighting), "{}: a learned bias needs a weighting that takes one, '{}' does not",
+          op, info_of(spec.weighting).name);
+    check(static_cast<bool>(score_bias) == learned &&
+              (!learned || (score_bias.shape == Shape{NH} && score_bias.dtype == sums)),
+          "{}: score_bias {} goes with a learned bias, ({}) in {}", op, score_bias.shape, NH, name_of(sums));
 }
 
 // `out` (N, NH, HS) with its gate, if there is one.
@@ -63,6 +78,7 @@ void check_local(const char* op, const AttentionTensors& t, std::span<const int3
     check(t.k.shape[0] == t.q.shape[0] && alike(t.out, t.q), "{}: q {}, k {}, out {} in {}", op, t.q.shape, t.k.shape,
           t.out.shape, name_of(t.out.dtype));
     check_extra_column(op, t.sink_logit, t.q.shape[1], accumulator_of(t.q.dtype), spec);
+    check_score_bias(op, t.score_bias, t.q.shape[1], accumulator_of(t.q.dtype), spec);
     check_head_gate(op, t.out, t.gate);
     check_documents(op, cu_seqlens, t.q.shape[0], exec);
 }
@@ -89,6 +105,7 @@ bool holds(const KeyRange& r, int64_t begin, int64_t end) {
 
 void check_tasks(const char* op, const AttentionTasks& all, int64_t queries, int64_t rows, const AttentionSpec& spec) {
     check_ranges(op, all.keys, rows);
+    const Mask mask(spec);
     AttentionTask last{.keys = -1};
     for (size_t i = 0; i < all.tasks.size(); ++i) {
         const AttentionTask& t = all.tasks[i];
@@ -100,9 +117,10 @@ void check_tasks(const char* op, const AttentionTasks& all, int64_t queries, int
         check(t.keys > last.keys || (t.keys == last.keys && t.position >= last.position + last.count),
               "{}: task {} (key range {}, position {}) must come before task {}", op, i, t.keys, t.position, i - 1);
         const KeyRange& r = all.keys[static_cast<size_t>(t.keys)];
-        const int64_t end = t.position + t.count;
-        const int64_t begin = spec.window ? std::max<int64_t>(0, t.position - spec.window + 1) : 0;
-        const int64_t pinned = spec.window ? std::min(spec.pinned, end) : 0;
+        // The first query sees furthest back. A range that ends within the mask's prefix ends where the document does.
+        const KeysOfQuery<int64_t> seen = mask.keys_of(t.position, r.end);
+        const int64_t end = std::max(t.position + t.count, seen.end);
+        const int64_t begin = seen.sparse, pinned = begin > 0 ? std::min(spec.pinned, end) : 0;
         check(holds(r, begin, end) && holds(r, 0, pinned),
               "{}: task {} sees keys 0 .. {} and {} .. {}, range {} holds 0 .. {} and {} .. {}", op, i, pinned, begin,
               end, t.keys, r.prefix, r.begin, r.end);
@@ -110,10 +128,21 @@ void check_tasks(const char* op, const AttentionTasks& all, int64_t queries, int
     }
 }
 
-void check_gate(const char* op, Tensor out, Tensor y, Tensor z) {
-    check(
-        y.shape.rank() == 3 && out.shape == y.shape && z.shape == y.shape && out.dtype == y.dtype && z.dtype == y.dtype,
-        "{}: y {}, out {}, z {} do not belong together", op, y.shape, out.shape, z.shape);
+void check_cached(const char* op, std::span<const CachedQuery> queries, int64_t N, int64_t rows) {
+    check(static_cast<int64_t>(queries.size()) == N, "{}: {} queries for q of {} rows", op, queries.size(), N);
+    for (size_t i = 0; i < queries.size(); ++i) {
+        int64_t free = 0;  // the first position that the next run may have
+        for (const KeyRun& run : queries[i].runs) {
+            if (run.count == 0) continue;
+            check(
+                run.count > 0 && run.row >= 0 && run.row + run.count <= rows && run.position >= free &&
+                    run.position + run.count - 1 <= queries[i].position,
+                "{}: query {} at position {} has {} keys in rows from {} on, at positions from {}; must ascend from {} "
+                "to the query's, within {} rows",
+                op, i, queries[i].position, run.count, run.row, run.position, free, rows);
+            free = run.position + run.count;
+        }
+    }
 }
 
 }  // namespace
@@ -132,6 +161,7 @@ void attention_backward(const AttentionTensors& d, const AttentionTensors& t, st
     check(alike(d.q, t.q) && alike(d.k, t.k) && alike(d.v, t.v) && alike(d.out, t.out),
           "attention_backward: gradients must look like what they are gradients of");
     check(alike(d.sink_logit, t.sink_logit), "attention_backward: dsink_logit {}", d.sink_logit.shape);
+    check(alike(d.score_bias, t.score_bias), "attention_backward: dscore_bias {}", d.score_bias.shape);
     check(alike(d.gate, t.gate), "attention_backward: dgate {} for gate {}", d.gate.shape, t.gate.shape);
     PLIMSOLL_RUN(exec, attention_backward(d, t, cu_seqlens, spec, write, exec));
 }
@@ -144,8 +174,25 @@ void attention_tasks_forward(const AttentionTensors& t, const AttentionTasks& ta
     check(alike(t.out, t.q) && !t.gate, "{}: q {}, out {} in {}, {} gate", op, t.q.shape, t.out.shape,
           name_of(t.out.dtype), t.gate ? "a" : "no");
     check_extra_column(op, t.sink_logit, t.q.shape[1], accumulator_of(t.q.dtype), spec);
+    check_score_bias(op, t.score_bias, t.q.shape[1], accumulator_of(t.q.dtype), spec);
     check_tasks(op, tasks, t.q.shape[0], t.k.shape[0], spec);
     PLIMSOLL_RUN(exec, attention_tasks_forward(t, tasks, spec, exec));
+}
+
+void attention_cached_forward(const AttentionTensors& t, std::span<const CachedQuery> queries,
+                              std::span<const double> frequencies, const AttentionSpec& spec, const Exec& exec) {
+    constexpr const char* op = "attention_cached_forward";
+    check_on_cpu(exec, op);
+    check_attention(op, t, spec);
+    check(alike(t.out, t.q), "{}: q {}, out {} in {}", op, t.q.shape, t.out.shape, name_of(t.out.dtype));
+    check_extra_column(op, t.sink_logit, t.q.shape[1], accumulator_of(t.q.dtype), spec);
+    check_score_bias(op, t.score_bias, t.q.shape[1], accumulator_of(t.q.dtype), spec);
+    check_head_gate(op, t.out, t.gate);
+    check_cached(op, queries, t.q.shape[0], t.k.shape[0]);
+    check(frequencies.empty() || 2 * static_cast<int64_t>(frequencies.size()) == t.q.shape[2],
+          "{}: {} frequencies for heads of {}", op, frequencies.size(), t.q.shape[2]);
+    const TraceRange range(exec, __func__);
+    cpu::attention_cached_forward(t, queries, frequencies, spec, exec);
 }
 
 void attention_tasks_backward(const AttentionTensors& d, const AttentionTensors& t, Tensor delta,
@@ -160,6 +207,11 @@ void attention_tasks_backward(const AttentionTensors& d, const AttentionTensors&
               d.k.dtype == d.v.dtype && (d.k.dtype == t.q.dtype || d.k.dtype == sums),
           "{}: dq {}, dk {} and dv {} in {}, dout {} for q {}, k {} in {}", op, d.q.shape, d.k.shape, d.v.shape,
           name_of(d.k.dtype), d.out.shape, t.q.shape, t.k.shape, name_of(t.q.dtype));
+    check_score_bias(op, t.score_bias, t.q.shape[1], sums, spec);
+    check(!t.score_bias || (d.score_bias.shape == Shape{t.q.shape[1], t.q.shape[0]} && d.score_bias.dtype == sums &&
+                            d.score_bias.contiguous()),
+          "{}: dscore_bias {} in {} must be ({}, {}) in {}", op, d.score_bias.shape, name_of(d.score_bias.dtype),
+          t.q.shape[1], t.q.shape[0], name_of(sums));
     check_tasks(op, tasks, t.q.shape[0], t.k.shape[0], spec);
     PLIMSOLL_RUN(exec, attention_tasks_backward(d, t, delta, tasks, spec, exec));
 }
@@ -183,25 +235,20 @@ void attention_backward_rows(const AttentionTensors& d, Tensor delta, const Atte
     PLIMSOLL_RUN(exec, attention_backward_rows(d, delta, t, cu_seqlens, spec, write, exec));
 }
 
+void score_bias_backward(Tensor dscore_bias, Tensor rows, Write write, const Exec& exec) {
+    check_device(exec, "score_bias_backward");
+    check(rows.shape.rank() == 2 && rows.contiguous() && dscore_bias.shape == Shape{rows.shape[0]} &&
+              dscore_bias.dtype == rows.dtype && (rows.dtype == DType::kF32 || rows.dtype == DType::kF64),
+          "score_bias_backward: rows {} in {}, dscore_bias {} in {}", rows.shape, name_of(rows.dtype),
+          dscore_bias.shape, name_of(dscore_bias.dtype));
+    PLIMSOLL_RUN(exec, score_bias_backward(dscore_bias, rows, write, exec));
+}
+
 void head_gate_forward(Tensor out, Tensor gate, const Exec& exec) {
     check_device(exec, "head_gate_forward");
     check(out.shape.rank() == 3 && gate, "head_gate_forward: out {}, gate {}", out.shape, gate.shape);
     check_head_gate("head_gate_forward", out, gate);
-    PLIMSOLL_RUN(exec, head_gate_forward(out, gate, exec));
-}
-
-void gate_forward(Tensor out, Tensor y, Tensor z, const Exec& exec) {
-    check_device(exec, "gate_forward");
-    check_gate("gate_forward", out, y, z);
-    PLIMSOLL_RUN(exec, gate_forward(out, y, z, exec));
-}
-
-void gate_backward(Tensor dy, Tensor dz, Tensor dout, Tensor y, Tensor z, const Exec& exec) {
-    check_device(exec, "gate_backward");
-    check_gate("gate_backward", dout, y, z);
-    check(dy.shape == y.shape && dz.shape == z.shape && dy.dtype == y.dtype && dz.dtype == y.dtype,
-          "gate_backward: dy {}, dz {}", dy.shape, dz.shape);
-    PLIMSOLL_RUN(exec, gate_backward(dy, dz, dout, y, z, exec));
+    gate_forward(out, out, gate.reshape({out.shape[0], out.shape[1], 1}), {}, exec);
 }
 
 }  // namespace plimsoll

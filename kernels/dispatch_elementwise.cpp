@@ -118,6 +118,15 @@ void rope_forward(Tensor x, std::span<const int32_t> positions, double theta, co
     PLIMSOLL_RUN(exec, rope_forward(x, positions, theta, exec));
 }
 
+void rope_forward(Tensor x, std::span<const int32_t> positions, std::span<const double> frequencies, const Exec& exec) {
+    check_on_cpu(exec, "rope_forward");
+    check_rope(x, positions, "rope_forward", exec);
+    check(static_cast<int64_t>(frequencies.size()) == x.shape[2] / 2, "rope_forward: {} frequencies for x {}",
+          frequencies.size(), x.shape);
+    const TraceRange range(exec, __func__);
+    cpu::rope_forward(x, positions, frequencies, exec);
+}
+
 void rope_backward(Tensor dx, std::span<const int32_t> positions, double theta, const Exec& exec) {
     check_device(exec, "rope_backward");
     check_rope(dx, positions, "rope_backward", exec);

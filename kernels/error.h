@@ -23,15 +23,15 @@
 
 namespace plimsoll {
 
-// What went wrong, as the process exit code that `main` returns for it. Codes follow sysexits.h where one fits.
+// What went wrong, as the process's exit code. Codes follow sysexits.h where one fits; what each means: exit_codes.h.
 enum class ExitCode : int {
     kOk = 0,
-    kInternal = 70,       // a broken promise inside plimsoll, or training aborted (non-finite loss)
-    kIo = 74,             // reading or writing failed although the request was sane
-    kTransient = 75,      // fenced off or a passing fault: running again may work
-    kBadInput = 78,       // configuration or data that cannot be used, or no valid checkpoint among those present
-    kSavedOnSignal = 85,  // stopped by a signal after saving: requeue me
-    kInterrupted = 130,   // second signal: stopped at once
+    kInternal = 70,
+    kIo = 74,
+    kTransient = 75,
+    kBadInput = 78,
+    kSavedOnSignal = 85,
+    kInterrupted = 130,
 };
 
 class Error : public std::runtime_error {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <span>
+#include <vector>
 
 #include "kernels/exec.h"
 
@@ -16,5 +17,12 @@ void rope_forward(Tensor x, std::span<const int32_t> positions, double theta, co
 
 // The gradient, in place: the rotation by the opposite angle.
 void rope_backward(Tensor dx, std::span<const int32_t> positions, double theta, const Exec& exec);
+
+// theta^(-2c / HS), c = 0 .. HS / 2 - 1: radians per position of the pairs of channels.
+std::vector<double> rope_frequencies(double theta, int64_t HS);
+
+// rope_forward with given frequencies, HS / 2 of them: positions read with other wavelengths than those of training.
+// On the CPU only.
+void rope_forward(Tensor x, std::span<const int32_t> positions, std::span<const double> frequencies, const Exec& exec);
 
 }  // namespace plimsoll

@@ -6,16 +6,6 @@
 namespace plimsoll {
 namespace {
 
-Shape gate_shape(const NetworkConfig& config, int64_t layer, int64_t N) {
-    const ModelConfig& model = config.model;
-    if (config.attention.gate_at(layer) == "headwise") return {N, model.heads};
-    return {N, model.heads, model.head_channels()};
-}
-
-bool has_gate(const NetworkConfig& config, int64_t layer) {
-    return config.attention.gate_at(layer) != "none";
-}
-
 // The tensors of a block for N tokens, and from which level on each is computed again; rank 0 where the layer has none.
 struct PlannedTensor {
     Tensor BlockActivations::*tensor;
@@ -25,7 +15,7 @@ struct PlannedTensor {
     DType dtype;
 };
 constexpr auto kNever = static_cast<Recompute>(static_cast<int>(Recompute::kBlock) + 1);
-constexpr size_t kActivations = 17;
+constexpr size_t kActivations = 16;
 
 std::array<PlannedTensor, kActivations> activation_list(const NetworkConfig& config, int64_t layer, int64_t N,
                                                         Precision precision) {
@@ -37,7 +27,6 @@ std::array<PlannedTensor, kActivations> activation_list(const NetworkConfig& con
     const bool mean = model.norm == "layer", qk_norm = model.qk_norm, mlp = F > 0;
     const bool lse = is_normalized(config.attention.spec(layer, model).weighting);
     const auto if_present = [](bool present, Shape shape) { return present ? shape : Shape{}; };
-    const Shape gate = has_gate(config, layer) ? gate_shape(config, layer, N) : Shape{};
     return {{
         {&A::x, "x", kNever, {N, C}, stream},
         {&A::norm1, "norm1", Recompute::kLight, {N, C}, compute},
@@ -47,7 +36,6 @@ std::array<PlannedTensor, kActivations> activation_list(const NetworkConfig& con
         {&A::qk_normed, "qk_normed", Recompute::kBlock, if_present(qk_norm, {N, NH + NKV, HS}), compute},
         {&A::q_rstd, "q_rstd", Recompute::kBlock, if_present(qk_norm, {N, NH}), stream},
         {&A::k_rstd, "k_rstd", Recompute::kBlock, if_present(qk_norm, {N, NKV}), stream},
-        {&A::gate, "gate", Recompute::kBlock, gate, compute},
         {&A::y, "y", Recompute::kBlock, {N, NH, HS}, compute},
         {&A::lse, "lse", Recompute::kBlock, if_present(lse, {NH, N}), stream},
         {&A::x_mid, "x_mid", Recompute::kBlock, if_present(mlp, {N, C}), stream},
@@ -59,11 +47,19 @@ std::array<PlannedTensor, kActivations> activation_list(const NetworkConfig& con
     }};
 }
 
-}  // namespace
-
-Tensor first_rows(Tensor tensor, int64_t n) {
-    return tensor ? tensor.slice_rows(0, n) : tensor;
+// Tensors of every layer's parts: in `kept`, each its own, or shared by the layers.
+std::vector<PlannedPartTensors> plan_part_tensors(ArenaPlan& kept, ArenaPlan& shared, int64_t first_layer,
+                                                  std::vector<std::vector<PartTensor>> layers, bool keep) {
+    if (!keep) return PlannedPartTensors::add_shared(shared, "part.", std::move(layers));
+    std::vector<PlannedPartTensors> planned;
+    for (auto& tensors : layers) {
+        const auto layer = first_layer + static_cast<int64_t>(planned.size());
+        planned.push_back(PlannedPartTensors::add(kept, fmt::format("blocks.{}.", layer), std::move(tensors)));
+    }
+    return planned;
 }
+
+}  // namespace
 
 Recompute recompute_of(const std::string& name) {
     if (name == "none") return Recompute::kNone;
@@ -90,6 +86,11 @@ ActivationPlan::ActivationPlan(ArenaPlan& kept, ArenaPlan& shared, const Network
     for (size_t i = 0; i < kActivations; ++i)
         if (largest[i].name)
             shared_[i] = shared.add(fmt::format("block.{}", largest[i].name), largest[i].shape, largest[i].dtype);
+    parts_in_shared_ = recompute >= Recompute::kBlock;
+    std::vector<std::vector<PartTensor>> parts;
+    for (int64_t layer = stage.first_layer; layer < stage.last_layer; ++layer)
+        parts.push_back(LayerParts(config, layer).needs(N, precision).kept);
+    parts_ = plan_part_tensors(kept, shared, stage.first_layer, std::move(parts), !parts_in_shared_);
 }
 
 BlockActivations ActivationPlan::view(const Arena& kept, const Arena& shared, const NetworkConfig& config,
@@ -102,6 +103,7 @@ BlockActivations ActivationPlan::view(const Arena& kept, const Arena& shared, co
         const Tensor memory = slots[i] ? kept[slots[i]] : shared[shared_[i]];
         views.*list[i].tensor = Tensor(memory.data, list[i].dtype, list[i].shape, memory.device);
     }
+    views.parts = parts_[static_cast<size_t>(layer - first_layer_)].view(parts_in_shared_ ? shared : kept, n);
     return views;
 }
 
@@ -109,15 +111,14 @@ void ActivationPlan::for_each_pair(const NetworkConfig& config, int64_t layer, c
                                    const BlockActivations& b, const std::function<void(Tensor, Tensor)>& f) const {
     for (const PlannedTensor& planned : activation_list(config, layer, 1, precision_))
         if (a.*planned.tensor) f(a.*planned.tensor, b.*planned.tensor);
+    for (size_t i = 0; i < parts_[static_cast<size_t>(layer - first_layer_)].size(); ++i) f(a.parts[i], b.parts[i]);
 }
 
 BlockScratchPlan::Operands BlockScratchPlan::add_operands(ArenaPlan& plan, const std::string& prefix,
-                                                          const NetworkConfig& config, int64_t gate_columns, int64_t N,
-                                                          DType compute) const {
+                                                          const NetworkConfig& config, int64_t N, DType compute) const {
     const ModelConfig& model = config.model;
     Operands operands;
     if (model.hidden()) operands.dact = plan.add(prefix + "dact", {N, model.hidden()}, compute);
-    if (gate_columns) operands.dgate = plan.add(prefix + "dgate", {N, gate_columns}, compute);
     operands.dqkv = plan.add(prefix + "dqkv", {N, model.heads + 2 * model.key_heads(), model.head_channels()}, compute);
     return operands;
 }
@@ -127,48 +128,45 @@ BlockScratchPlan::BlockScratchPlan(ArenaPlan& kept, ArenaPlan& shared, const Net
     : first_layer_(stage.first_layer) {
     const ModelConfig& model = config.model;
     const int64_t C = model.channels, NH = model.heads, HS = model.head_channels();
-    const auto columns = [&](int64_t layer) {
-        return has_gate(config, layer) ? gate_shape(config, layer, 1).elements() : 0;
-    };
-    int64_t gate_columns = 0;
-    for (int64_t layer = 0; layer < model.layers; ++layer) gate_columns = std::max(gate_columns, columns(layer));
     const DType compute = precision.compute;
     branch_ = shared.add("branch", {N, C}, compute);
-    if (gate_columns > NH) gated_ = shared.add("gated", {N, NH, HS}, compute);
     dnorm_ = shared.add("dnorm", {N, C}, compute);
     dy_ = shared.add("dy", {N, NH, HS}, compute);
-    if (split == BackwardSplit::kNo) {
-        shared_ = add_operands(shared, "", config, gate_columns, N, compute);
+    std::vector<std::vector<PartTensor>> part_operands, part_scratch;
+    for (int64_t layer = stage.first_layer; layer < stage.last_layer; ++layer) {
+        PartNeeds needs = LayerParts(config, layer).needs(N, precision);
+        part_operands.push_back(std::move(needs.operands));
+        part_scratch.push_back(std::move(needs.scratch));
+    }
+    const bool keep = split == BackwardSplit::kYes;
+    part_operands_ = plan_part_tensors(kept, shared, stage.first_layer, std::move(part_operands), keep);
+    part_scratch_ = PlannedPartTensors::add_shared(shared, "part.", std::move(part_scratch));
+    if (!keep) {
+        shared_ = add_operands(shared, "", config, N, compute);
         return;
     }
     for (int64_t layer = stage.first_layer; layer < stage.last_layer; ++layer) {
         const std::string prefix = fmt::format("blocks.{}.", layer);
-        Operands& operands = kept_.emplace_back(add_operands(kept, prefix, config, columns(layer), N, compute));
+        Operands& operands = kept_.emplace_back(add_operands(kept, prefix, config, N, compute));
         operands.dout = kept.add(prefix + "dout", {N, C}, compute);
         if (model.hidden()) operands.ddown = kept.add(prefix + "ddown", {N, C}, compute);
     }
 }
 
-BlockScratch BlockScratchPlan::view(const Arena& kept, const Arena& shared, const NetworkConfig& config, int64_t layer,
-                                    int64_t n) const {
+BlockScratch BlockScratchPlan::view(const Arena& kept, const Arena& shared, int64_t layer, int64_t n) const {
     const auto rows = [&](const Arena& arena, ArenaSlot slot) { return first_rows(arena[slot], n); };
     const Arena& arena = kept_.empty() ? shared : kept;
     const Operands& operands = kept_.empty() ? shared_ : kept_[static_cast<size_t>(layer - first_layer_)];
-    BlockScratch scratch{.branch = rows(shared, branch_),
-                         .gated = {},
-                         .dnorm = rows(shared, dnorm_),
-                         .dact = rows(arena, operands.dact),
-                         .dy = rows(shared, dy_),
-                         .dgate = {},
-                         .dqkv = rows(arena, operands.dqkv),
-                         .dout = rows(arena, operands.dout),
-                         .ddown = rows(arena, operands.ddown)};
-    if (has_gate(config, layer)) {
-        const Tensor gate = arena[operands.dgate];
-        scratch.gated = rows(shared, gated_);
-        scratch.dgate = Tensor(gate.data, gate.dtype, gate_shape(config, layer, n), gate.device);
-    }
-    return scratch;
+    const auto block = static_cast<size_t>(layer - first_layer_);
+    return {.branch = rows(shared, branch_),
+            .dnorm = rows(shared, dnorm_),
+            .dact = rows(arena, operands.dact),
+            .dy = rows(shared, dy_),
+            .dqkv = rows(arena, operands.dqkv),
+            .dout = rows(arena, operands.dout),
+            .ddown = rows(arena, operands.ddown),
+            .part_operands = part_operands_[block].view(arena, n),
+            .part_scratch = part_scratch_[block].view(shared, n)};
 }
 
 }  // namespace plimsoll

@@ -4,17 +4,9 @@
 #include <functional>
 
 #include "kernels/arena.h"
-#include "model/config.h"
-#include "model/parameters.h"
+#include "model/layer_parts.h"
 
 namespace plimsoll {
-
-// The dtypes of a run. The residual stream, its gradient, norm statistics and parameter gradients are in stream();
-// matmul operands and other activations in `compute`.
-struct Precision {
-    DType compute = DType::kF32;
-    DType stream() const { return accumulator_of(compute); }
-};
 
 // Saved by one block. N tokens; an absent tensor is empty.
 struct BlockActivations {
@@ -24,28 +16,27 @@ struct BlockActivations {
     Tensor qkv;             // (N, NH + 2 NKV, HS): rotated in place unless qk_norm
     Tensor qk_normed;       // (N, NH + NKV, HS) with qk_norm: normalised, then rotated
     Tensor q_rstd, k_rstd;  // (N, NH), (N, NKV) with qk_norm
-    Tensor gate;            // z, (N, NH) or (N, NH, HS)
-    Tensor y;               // (N, NH, HS) core attention's output, before a gate per element
+    Tensor y;               // (N, NH, HS) core attention's output
     Tensor lse;             // (NH, N), for weightings that normalise
     Tensor x_mid;           // (N, C) stream: after attention; absent without feed-forward layer
     Tensor norm2;           // (N, C)
     Tensor mean2, rstd2;    // (N)
     Tensor up;              // (N, F) or (N, 2F): before the activation; of SwiGLU, backward replaces it by its gradient
     Tensor act;             // (N, F)
+    PartTensors parts;      // what the layer's parts keep
 };
 
 // One set for all blocks, overwritten by each.
 struct BlockScratch {
     Tensor branch;  // (N, C) what a branch adds to the stream; in backward its gradient, if compute is not the stream's
-    Tensor gated;   // (N, NH, HS) y after a gate per element
     Tensor dnorm;   // (N, C)
     Tensor dact;    // (N, F)
     Tensor dy;      // (N, NH, HS)
-    Tensor dgate;   // like gate
     Tensor dqkv;    // like qkv
-    // With BackwardSplit::kYes, for every block its own, as dact, dgate and dqkv then are: gradients of the branches of
+    // With BackwardSplit::kYes, for every block its own, as dact and dqkv then are: gradients of the branches of
     // attention and feed-forward layer, which their weights' gradients are computed from later.
     Tensor dout, ddown;  // (N, C)
+    PartTensors part_operands, part_scratch;
 };
 
 // Whether gradients of weights can be computed at another time than those of inputs (zero-bubble pipelines).
@@ -80,6 +71,8 @@ class ActivationPlan {
     int64_t first_layer_;
     std::vector<std::vector<ArenaSlot>> kept_;  // [block][tensor], invalid where shared
     std::vector<ArenaSlot> shared_;             // [tensor]
+    std::vector<PlannedPartTensors> parts_;     // [block]
+    bool parts_in_shared_ = false;
 };
 
 // Plans the scratch of a stage's blocks: in `shared` once, and what a split backward keeps in `kept` for each block.
@@ -87,25 +80,22 @@ class BlockScratchPlan {
   public:
     BlockScratchPlan(ArenaPlan& kept, ArenaPlan& shared, const NetworkConfig& config, StageRange stage, int64_t N,
                      Precision precision, BackwardSplit split);
-    // Views for a block; the shape of dgate is the layer's.
-    BlockScratch view(const Arena& kept, const Arena& shared, const NetworkConfig& config, int64_t layer,
-                      int64_t n) const;
+    // Views for a block.
+    BlockScratch view(const Arena& kept, const Arena& shared, int64_t layer, int64_t n) const;
 
   private:
     // What gradients of weights are computed from.
     struct Operands {
-        ArenaSlot dact, dgate, dqkv, dout, ddown;
+        ArenaSlot dact, dqkv, dout, ddown;
     };
-    Operands add_operands(ArenaPlan& plan, const std::string& prefix, const NetworkConfig& config, int64_t gate_columns,
-                          int64_t N, DType compute) const;
+    Operands add_operands(ArenaPlan& plan, const std::string& prefix, const NetworkConfig& config, int64_t N,
+                          DType compute) const;
 
     int64_t first_layer_;
-    ArenaSlot branch_, gated_, dnorm_, dy_;
+    ArenaSlot branch_, dnorm_, dy_;
     Operands shared_;
-    std::vector<Operands> kept_;  // [block] of a split backward
+    std::vector<Operands> kept_;                                    // [block] of a split backward
+    std::vector<PlannedPartTensors> part_operands_, part_scratch_;  // [block]
 };
-
-// The first n of the N tokens of a planned (N, ...).
-Tensor first_rows(Tensor tensor, int64_t n);
 
 }  // namespace plimsoll

@@ -6,21 +6,16 @@
 #include "kernels/rope.h"
 
 namespace plimsoll {
-namespace {
-
-// (N, a, b) as (N, a * b).
-Tensor flat(Tensor t) {
-    return t && t.shape.rank() == 3 ? t.reshape({t.shape[0], t.shape[1] * t.shape[2]}) : t;
-}
-
-}  // namespace
-
-BlockTensors block_tensors(const ParameterTable& table, int64_t layer, Tensor matrices, Tensor vectors) {
-    const auto get = [&](const char* name) {
+BlockTensors block_tensors(const ParameterTable& table, const LayerParts& parts, int64_t layer, Tensor matrices,
+                           Tensor vectors) {
+    const auto get = [&](std::string_view name) {
         const int index = table.find(fmt::format("blocks.{}.{}", layer, name));
         if (index < 0) return Tensor{};
         return table.view(table.entries()[static_cast<size_t>(index)].matrix ? matrices : vectors, index);
     };
+    PartTensors of_parts;
+    size_t next = 0;
+    for (const ParameterSpec& p : parts.parameters()) of_parts[next++] = get(p.name);
     return {.norm1_gain = get("norm1.gain"),
             .norm1_bias = get("norm1.bias"),
             .qkv = get("attn.qkv.weight"),
@@ -28,7 +23,7 @@ BlockTensors block_tensors(const ParameterTable& table, int64_t layer, Tensor ma
             .q_norm_gain = get("attn.q_norm.gain"),
             .k_norm_gain = get("attn.k_norm.gain"),
             .sink_logit = get("attn.sink_logit"),
-            .gate = get("attn.gate.weight"),
+            .score_bias = get("attn.score_bias"),
             .out = get("attn.out.weight"),
             .out_bias = get("attn.out.bias"),
             .norm2_gain = get("norm2.gain"),
@@ -36,66 +31,106 @@ BlockTensors block_tensors(const ParameterTable& table, int64_t layer, Tensor ma
             .up = get("mlp.up.weight"),
             .up_bias = get("mlp.up.bias"),
             .down = get("mlp.down.weight"),
-            .down_bias = get("mlp.down.bias")};
+            .down_bias = get("mlp.down.bias"),
+            .parts = of_parts};
+}
+
+Tensor Block::unrotated(size_t parts) const {
+    Tensor qk = a_.qk_normed ? a_.qk_normed : a_.qkv.slice_columns(0, model_.heads + model_.key_heads());
+    for (size_t i = 0; i < parts; ++i) qk = parts_[i].unrotated(part(i), qk);
+    return qk;
+}
+
+AttentionTensors Block::operands(size_t parts) const {
+    const int64_t NH = model_.heads, NKV = model_.key_heads();
+    const Tensor qk = unrotated(parts_.size());  // rotated meanwhile
+    AttentionTensors t{.out = a_.y,
+                       .lse = a_.lse,
+                       .q = qk.slice_columns(0, NH),
+                       .k = qk.slice_columns(NH, NKV),
+                       .v = a_.qkv.slice_columns(NH + NKV, NKV),
+                       .sink_logit = p_.sink_logit,
+                       .gate = {},
+                       .score_bias = p_.score_bias};
+    for (size_t i = 0; i < parts; ++i) parts_[i].bind(part(i), t);
+    return t;
 }
 
 AttentionTensors Block::core_tensors() const {
-    const int64_t NH = model_.heads, NKV = model_.key_heads();
-    const Tensor qk = a_.qk_normed ? a_.qk_normed : a_.qkv;
-    return {.out = a_.y,
-            .lse = a_.lse,
-            .q = qk.slice_columns(0, NH),
-            .k = qk.slice_columns(NH, NKV),
-            .v = a_.qkv.slice_columns(NH + NKV, NKV),
-            .sink_logit = p_.sink_logit,
-            .gate = gate_per_head() ? a_.gate : Tensor{}};
+    return operands(parts_.size());
 }
 
 AttentionTensors Block::core_gradients() const {
-    const int64_t NH = model_.heads, NKV = model_.key_heads();
-    return {.out = s_.dy,
-            .lse = {},
-            .q = s_.dqkv.slice_columns(0, NH),
-            .k = s_.dqkv.slice_columns(NH, NKV),
-            .v = s_.dqkv.slice_columns(NH + NKV, NKV),
-            .sink_logit = d_.sink_logit,
-            .gate = gate_per_head() ? s_.dgate : Tensor{}};
+    return gradients(parts_.size());
 }
 
-void Block::forward_pre(std::span<const int32_t> positions, const Exec& exec) {
+AttentionTensors Block::gradients(size_t parts) const {
+    const int64_t NH = model_.heads, NKV = model_.key_heads();
+    AttentionTensors d{.out = s_.dy,
+                       .lse = {},
+                       .q = s_.dqkv.slice_columns(0, NH),
+                       .k = s_.dqkv.slice_columns(NH, NKV),
+                       .v = s_.dqkv.slice_columns(NH + NKV, NKV),
+                       .sink_logit = d_.sink_logit,
+                       .gate = {},
+                       .score_bias = d_.score_bias};
+    for (size_t i = 0; i < parts; ++i) parts_[i].bind_gradients(part(i), d);
+    return d;
+}
+
+OutputGate Block::output_gate() const {
+    for (size_t i = 0; i < parts_.size(); ++i)
+        if (const OutputGate gate = parts_[i].output_gate(part(i))) return gate;
+    return {};
+}
+
+Tensor Block::column_scores() const {
+    for (size_t i = 0; i < parts_.size(); ++i)
+        if (const Tensor e = parts_[i].column_scores(part(i))) return e;
+    return {};
+}
+
+void Block::forward_pre(std::span<const int32_t> positions, const Exec& exec, RopeTiming rope) {
     const int64_t NH = model_.heads, NKV = model_.key_heads();
     norm1(exec);
     matmul_forward(flat(a_.qkv), a_.norm1, p_.qkv, p_.qkv_bias, exec);
-    if (p_.gate) matmul_forward(flat(a_.gate), a_.norm1, p_.gate, {}, exec);
-    Tensor qk = a_.qkv.slice_columns(0, NH + NKV);
-    if (a_.qk_normed) {
-        const AttentionTensors core = core_tensors();
-        qk_norm_forward(core.q, a_.q_rstd, qk.slice_columns(0, NH), p_.q_norm_gain, model_.norm_eps, exec);
-        qk_norm_forward(core.k, a_.k_rstd, qk.slice_columns(NH, NKV), p_.k_norm_gain, model_.norm_eps, exec);
-        qk = a_.qk_normed;
+    for (size_t i = 0; i < parts_.size(); ++i) parts_[i].forward_maps(part(i, positions), a_.norm1, exec);
+    if (const Tensor normed = a_.qk_normed) {
+        qk_norm_forward(normed.slice_columns(0, NH), a_.q_rstd, a_.qkv.slice_columns(0, NH), p_.q_norm_gain,
+                        model_.norm_eps, exec);
+        qk_norm_forward(normed.slice_columns(NH, NKV), a_.k_rstd, a_.qkv.slice_columns(NH, NKV), p_.k_norm_gain,
+                        model_.norm_eps, exec);
     }
-    if (model_.position == "rope") rope_forward(qk, positions, model_.rope_theta, exec);
+    for (size_t i = 0; i < parts_.size(); ++i) parts_[i].forward_unrotated(part(i), unrotated(i), exec);
+    if (model_.position == "rope" && rope == RopeTiming::kNow)
+        rope_forward(unrotated(parts_.size()), positions, model_.rope_theta, exec);
+    for (size_t i = 0; i < parts_.size(); ++i) parts_[i].forward_operands(part(i, positions), operands(i), exec);
 }
 
-Tensor Block::attended(const Exec& exec) const {
-    if (!p_.gate || gate_per_head()) return a_.y;
-    gate_forward(s_.gated, a_.y, a_.gate, exec);
-    return s_.gated;
+Tensor Block::attended(size_t end, const Exec& exec) const {
+    Tensor y = core_tensors().out;
+    for (size_t i = 0; i < end; ++i) y = parts_[i].forward_attended(part(i), y, exec);
+    return y;
+}
+
+Tensor Block::attention_branch(const Exec& exec) const {
+    for (size_t i = 0; i < parts_.size(); ++i) parts_[i].forward_output(part(i), core_tensors(), exec);
+    matmul_forward(s_.branch, flat(attended(parts_.size(), exec)), p_.out, p_.out_bias, exec);
+    Tensor branch = s_.branch;
+    for (size_t i = 0; i < parts_.size(); ++i) branch = parts_[i].forward_branch(part(i), branch, exec);
+    return branch;
 }
 
 void Block::forward_hidden(const Exec& exec) {
+    const Tensor branch = attention_branch(exec);
     if (!a_.x_mid) return;
-    matmul_forward(s_.branch, flat(attended(exec)), p_.out, p_.out_bias, exec);
-    residual_norm_forward(a_.x_mid, a_.norm2, a_.mean2, a_.rstd2, a_.x, s_.branch, p_.norm2_gain, p_.norm2_bias,
+    residual_norm_forward(a_.x_mid, a_.norm2, a_.mean2, a_.rstd2, a_.x, branch, p_.norm2_gain, p_.norm2_bias,
                           model_.norm_spec(), exec);
     matmul_activation_forward(a_.act, a_.up, a_.norm2, p_.up, p_.up_bias, model_.activation_kind(), exec);
 }
 
 void Block::forward_post(Tensor x_out, const Exec& exec) {
-    if (!a_.x_mid) {
-        matmul_forward(s_.branch, flat(attended(exec)), p_.out, p_.out_bias, exec);
-        return residual_forward(x_out, a_.x, s_.branch, exec);
-    }
+    if (!a_.x_mid) return residual_forward(x_out, a_.x, attention_branch(exec), exec);
     forward_hidden(exec);
     matmul_forward(s_.branch, a_.act, p_.down, p_.down_bias, exec);
     residual_forward(x_out, a_.x_mid, s_.branch, exec);
@@ -120,7 +155,7 @@ Tensor Block::as_operand(Tensor kept, Tensor dx, BackwardPart part, const Exec& 
 }
 
 void Block::backward_post(Tensor dx, Write write, BackwardPart part, const Exec& exec) {
-    const bool inputs = part != BackwardPart::kWeights, weights = part != BackwardPart::kInputs;
+    const bool inputs = of_inputs(part), weights = of_weights(part);
     if (a_.x_mid) {
         const Tensor dbranch = as_operand(s_.ddown, dx, part, exec);
         const Activation kind = model_.activation_kind();
@@ -134,19 +169,30 @@ void Block::backward_post(Tensor dx, Write write, BackwardPart part, const Exec&
                           model_.norm_spec(), write, exec);
         }
     }
-    const Tensor dbranch = as_operand(s_.dout, dx, part, exec);
-    if (weights) matmul_backward_weight(d_.out, d_.out_bias, dbranch, flat(attended(exec)), write, exec);
+    Tensor dbranch = as_operand(s_.dout, dx, part, exec);
+    for (size_t i = parts_.size(); i-- > 0;)
+        dbranch = parts_[i].backward_branch(this->part(i), dbranch, write, part, exec);
+    if (weights) matmul_backward_weight(d_.out, d_.out_bias, dbranch, flat(attended(parts_.size(), exec)), write, exec);
     if (!inputs) return;
-    matmul_backward_input(flat(s_.dy), dbranch, p_.out, Write::kOverwrite, exec);
-    if (p_.gate && !gate_per_head()) gate_backward(s_.dy, s_.dgate, s_.dy, a_.y, a_.gate, exec);
+    const Shape read{s_.dy.rows(), parts_.output_heads(model_.heads), model_.head_channels()};
+    const Tensor dy(s_.dy.data, s_.dy.dtype, read, s_.dy.device);
+    matmul_backward_input(flat(dy), dbranch, p_.out, Write::kOverwrite, exec);
+    for (size_t i = parts_.size(); i-- > 0;)
+        parts_[i].backward_attended(this->part(i), dy, attended(i, exec), write, exec);
+    for (size_t i = parts_.size(); i-- > 0;)
+        parts_[i].backward_output(this->part(i), core_gradients(), core_tensors(), write, exec);
 }
 
 void Block::backward_pre(Tensor dx, std::span<const int32_t> positions, Write write, BackwardPart part,
                          const Exec& exec) {
     const int64_t NH = model_.heads, NKV = model_.key_heads();
     const Tensor dqk = s_.dqkv.slice_columns(0, NH + NKV);
-    if (part != BackwardPart::kWeights) {
+    if (of_inputs(part)) {
+        for (size_t i = parts_.size(); i-- > 0;)
+            parts_[i].backward_operands(this->part(i, positions), gradients(i), operands(i), write, exec);
         if (model_.position == "rope") rope_backward(dqk, positions, model_.rope_theta, exec);
+        for (size_t i = parts_.size(); i-- > 0;)
+            parts_[i].backward_unrotated(this->part(i), dqk, unrotated(i), write, exec);
         if (a_.qk_normed) {
             const Tensor dq = dqk.slice_columns(0, NH), dk = dqk.slice_columns(NH, NKV);
             qk_norm_backward(dq, d_.q_norm_gain, dq, a_.qkv.slice_columns(0, NH), p_.q_norm_gain, a_.q_rstd, write,
@@ -155,13 +201,11 @@ void Block::backward_pre(Tensor dx, std::span<const int32_t> positions, Write wr
                              exec);
         }
     }
-    if (part != BackwardPart::kInputs) {
-        matmul_backward_weight(d_.qkv, d_.qkv_bias, flat(s_.dqkv), a_.norm1, write, exec);
-        if (p_.gate) matmul_backward_weight(d_.gate, {}, flat(s_.dgate), a_.norm1, write, exec);
-    }
-    if (part == BackwardPart::kWeights) return;
-    matmul_backward_input(s_.dnorm, flat(s_.dqkv), p_.qkv, Write::kOverwrite, exec);
-    if (p_.gate) matmul_backward_input(s_.dnorm, flat(s_.dgate), p_.gate, Write::kAccumulate, exec);
+    if (of_weights(part)) matmul_backward_weight(d_.qkv, d_.qkv_bias, flat(s_.dqkv), a_.norm1, write, exec);
+    if (of_inputs(part)) matmul_backward_input(s_.dnorm, flat(s_.dqkv), p_.qkv, Write::kOverwrite, exec);
+    for (size_t i = 0; i < parts_.size(); ++i)
+        parts_[i].backward_maps(this->part(i, positions), s_.dnorm, a_.norm1, write, part, exec);
+    if (!of_inputs(part)) return;
     norm_backward(dx, d_.norm1_gain, d_.norm1_bias, s_.dnorm, a_.x, p_.norm1_gain, a_.mean1, a_.rstd1,
                   model_.norm_spec(), write, exec);
 }

@@ -10,35 +10,37 @@
 
 namespace plimsoll {
 
-// The part of a backward that is computed. kWeights, the gradients of linear weights and their biases, may come any
-// time after kInputs, everything else, where memory was planned for that (BackwardSplit); it leaves dx alone. Together
-// they are the ops of kAll.
-enum class BackwardPart : uint8_t { kAll, kInputs, kWeights };
-
 // Views of a block's parameters, or of their gradients. Matrices have the dtype of matmul operands, vectors the
 // stream's.
 struct BlockTensors {
-    Tensor norm1_gain, norm1_bias, qkv, qkv_bias, q_norm_gain, k_norm_gain, sink_logit, gate, out, out_bias;
+    Tensor norm1_gain, norm1_bias, qkv, qkv_bias, q_norm_gain, k_norm_gain, sink_logit, score_bias, out, out_bias;
     Tensor norm2_gain, norm2_bias, up, up_bias, down, down_bias;
+    PartTensors parts;
 };
 
 // `matrices` and `vectors` are flat buffers laid out by the table.
-BlockTensors block_tensors(const ParameterTable& table, int64_t layer, Tensor matrices, Tensor vectors);
+BlockTensors block_tensors(const ParameterTable& table, const LayerParts& parts, int64_t layer, Tensor matrices,
+                           Tensor vectors);
+
+// Whether forward_pre rotates queries and keys by RoPE, or whoever keeps the keys does later.
+enum class RopeTiming : uint8_t { kNow, kLater };
 
 // A block bound to its memory for one micro batch.
 class Block {
   public:
-    Block(const NetworkConfig& config, int64_t layer, const BlockTensors& parameters, const BlockTensors& gradients,
-          const BlockActivations& activations, const BlockScratch& scratch)
+    // `config` and `parts`, those of the layer, must live as long.
+    Block(const NetworkConfig& config, const LayerParts& parts, int64_t layer, const BlockTensors& parameters,
+          const BlockTensors& gradients, const BlockActivations& activations, const BlockScratch& scratch)
         : model_(config.model),
+          parts_(parts),
           spec_(config.attention.spec(layer, config.model)),
           p_(parameters),
           d_(gradients),
           a_(activations),
           s_(scratch) {}
 
-    // norm1, queries, keys and values, gate, QK-norm, RoPE. Reads activations.x.
-    void forward_pre(std::span<const int32_t> positions, const Exec& exec);
+    // norm1, queries, keys and values, QK-norm, RoPE, and what parts make of them. Reads activations.x.
+    void forward_pre(std::span<const int32_t> positions, const Exec& exec, RopeTiming rope = RopeTiming::kNow);
     // Output projection, residual, feed-forward layer; writes the stream that leaves the block.
     void forward_post(Tensor x_out, const Exec& exec);
 
@@ -60,15 +62,32 @@ class Block {
     AttentionTensors core_gradients() const;
     const AttentionSpec& spec() const { return spec_; }
     const BlockActivations& activations() const { return a_; }
+    // The gate on core attention's output; empty without one.
+    OutputGate output_gate() const;
+    // Logits (N, NH) of a virtual column that a part adds behind core attention; empty without one.
+    Tensor column_scores() const;
 
   private:
     // The stream's gradient as the gradient of a branch, in the dtype of matmul operands; in `kept` if that is planned.
     Tensor as_operand(Tensor kept, Tensor dx, BackwardPart part, const Exec& exec) const;
-    // Whether the gate is part of core attention: one per head is, one per element follows it.
-    bool gate_per_head() const { return a_.gate && a_.gate.shape.rank() == 2; }
-    Tensor attended(const Exec& exec) const;
+    PartView part(size_t i, std::span<const int32_t> positions = {}) const {
+        PartView view = parts_.view(i, p_.parts, d_.parts, a_.parts, s_.part_operands, s_.part_scratch);
+        view.positions = positions;
+        return view;
+    }
+    // What RoPE rotates, as the first `parts` of the parts leave it.
+    Tensor unrotated(size_t parts) const;
+    // What core attention reads, as the first `parts` of the parts leave it.
+    AttentionTensors operands(size_t parts) const;
+    // Their gradients, as the first `parts` of the parts bind them.
+    AttentionTensors gradients(size_t parts) const;
+    // What the parts before `end` make of core attention's output for the output projection.
+    Tensor attended(size_t end, const Exec& exec) const;
+    // The attention branch: the output projection and the parts behind it.
+    Tensor attention_branch(const Exec& exec) const;
 
     const ModelConfig& model_;
+    const LayerParts& parts_;
     AttentionSpec spec_;
     BlockTensors p_, d_;
     BlockActivations a_;

@@ -70,36 +70,115 @@ struct AttentionConfig {
     std::vector<std::string> weighting = {"softmax"};
     std::vector<std::string> extra_column = {"none"};
     double extra_logit = 0;
+    bool column_shared = false;
+    bool value_bias = false;
     std::string score_bias = "log_n";
     double score_bias_value = 0;
+    std::string feature_map = "none";
+    std::string differential = "none";
     std::vector<std::string> gate = {"none"};
+    std::vector<std::string> gate_value = {"none"};
+    std::vector<std::string> gate_key = {"none"};
+    std::vector<std::string> gate_query = {"none"};
+    std::vector<std::string> gate_projection = {"none"};
+    std::string gate_function = "sigmoid";
+    std::string gate_combination = "multiply";
+    bool gate_bias = false;
+    double gate_start = 0;
+    std::vector<std::string> pattern = {"causal"};
+    std::vector<std::string> query_temperature = {"none"};
+    std::vector<std::string> value_temperature = {"none"};
+    bool post_norm = false;
+    double layer_scale = 0;
     std::vector<int64_t> window = {0};
+    int64_t dilation = 2;
     int64_t pinned = 0;
+    int64_t prefix = 0;
     int64_t placeholders = 0;
 
     template <class Self, class Visitor>
     static void visit(Self& self, Visitor&& v) {
         v.list("weighting", self.weighting, "how scores become weights, per layer; the list repeats over layers");
         v.list("extra_column", self.extra_column,
-               "virtual key without a value, per layer: none, constant (logit extra_logit; 0 = softmax1), learned "
-               "(one logit per head)");
+               "virtual key beside the keys, per layer: none, constant (logit extra_logit; 0 = softmax1), learned "
+               "(one logit per head), key (K bias: logit scale q.k*), key_value (KV bias: with a value v* too)");
         v.field("extra_logit", self.extra_logit, "logit of extra_column = constant");
+        v.field(
+            "column_shared", self.column_shared,
+            "k* and v* of extra_column = key and key_value, and value_bias, are one vector for all heads of a layer");
+        v.field("value_bias", self.value_bias,
+                "V bias: a learned vector v* added to attention's output of every head, behind the gate");
         v.choice(
-            "score_bias", self.score_bias, {"none", "constant", "log_n", "per_row"},
-            "b added to scores of a weighting without normalisation: log_n = -log(model.context); per_row = -log of "
-            "the number of visible keys; constant = score_bias_value");
+            "score_bias", self.score_bias, {"none", "constant", "log_n", "per_row", "learned"},
+            "b of weightings that take one, others ignore it (sigmoid: added to scores; relu: weights times exp(b)): "
+            "log_n = -log(model.context); per_row = -log of the number of visible keys; constant = score_bias_value; "
+            "learned = one per head, from log_n on");
         v.field("score_bias_value", self.score_bias_value, "b of score_bias = constant");
+        v.choice("feature_map", self.feature_map, {"none", "elu1", "mlp"},
+                 "scores of phi(q) and phi(k): elu1 = elu(x) + 1 per channel after RoPE; mlp = W2 relu(W1 x) before "
+                 "RoPE, one per layer for queries, keys and heads");
+        v.choice(
+            "differential", self.differential, {"none", "v1", "v2"},
+            "differential attention: heads in pairs, the difference of two score maps; v1 = values two heads wide, "
+            "one lambda per layer, normed; v2 = lambda per token and pair, half the output's heads");
         v.list(
             "gate", self.gate,
-            "gate on the attention output before the output projection (G1), per layer: none, headwise, elementwise");
-        v.list("window", self.window, "sliding window in tokens, the query's own included, per layer; 0 = all");
-        v.field("pinned", self.pinned, "first tokens of a document that stay visible outside the window");
+            "gate on the attention output before the output projection (G1), per layer: none, headwise, elementwise, "
+            "shared (by the heads), constant_headwise, constant_elementwise (learned, the same for every token)");
+        v.list("gate_value", self.gate_value, "gate on values (G2), per layer, of the kinds of gate");
+        v.list("gate_key", self.gate_key, "gate on keys, behind QK-norm and RoPE (G3), likewise");
+        v.list("gate_query", self.gate_query, "gate on queries, behind QK-norm and RoPE (G4), likewise");
+        v.list("gate_projection", self.gate_projection,
+               "gate on the output projection's output (G5), likewise; headwise = one per token; not shared");
+        v.choice(
+            "gate_function", self.gate_function, {"sigmoid", "half_sigmoid", "silu", "softmax"},
+            "of every gate; half_sigmoid = 1/2 + sigmoid/2; softmax = heads x softmax over a token's heads (a soft "
+            "mixture of heads), for headwise gates");
+        v.choice("gate_combination", self.gate_combination, {"multiply", "add"}, "how gates act");
+        v.field("gate_bias", self.gate_bias, "gates have a learned bias, which starts at gate_start");
+        v.field("gate_start", self.gate_start,
+                "where biases of gates and constant gates start; +4 lets a sigmoid gate begin almost open");
+        v.list(
+            "query_temperature", self.query_temperature,
+            "queries times 1 + tanh(x w) (token), 1 + sigmoid(alpha) log(position + 1) (position), or both, per layer "
+            "and head: none, token, position, both");
+        v.list("value_temperature", self.value_temperature, "values, likewise");
+        v.field("post_norm", self.post_norm, "norm on the attention branch before it joins the stream (hybrid norm)");
+        v.field("layer_scale", self.layer_scale,
+                "start of a learned vector that the attention branch is multiplied by (LayerScale: 1e-4); 0 = none");
+        v.list("pattern", self.pattern,
+               "which earlier keys a query sees, per layer: causal; dilated (every dilation-th); strided (the last "
+               "window, and before them every window-th: Child et al.); blocked (of its own block of window tokens)");
+        v.list(
+            "window", self.window,
+            "sliding window in tokens, the query's own included, per layer; 0 = all; a dilated one has as many keys");
+        v.field("dilation", self.dilation, "step between the keys of pattern = dilated");
+        v.field("pinned", self.pinned, "first tokens of a document that all later ones see, whatever the pattern");
+        v.field("prefix", self.prefix,
+                "prefix-LM: first tokens of a document, placeholders included, that see one another in both "
+                "directions; targets among them are not scored");
         v.field("placeholders", self.placeholders, "k learnable placeholder (register) tokens before every document");
     }
 
     bool learned_extra_column(int64_t layer) const;
-    // "none", "headwise" or "elementwise".
-    const std::string& gate_at(int64_t layer) const;
+    bool learned_score_bias(int64_t layer) const;
+    // "none", "constant", "learned", "key" or "key_value".
+    const std::string& extra_column_at(int64_t layer) const;
+    // As in the configuration, such as "dilated".
+    const std::string& pattern_name(int64_t layer) const;
+    // The kind of gate on the attention output.
+    const std::string& gate_at(int64_t layer) const { return at(gate, layer); }
+    // Whether gates are products with a sigmoid.
+    bool plain_gates() const { return gate_function == "sigmoid" && gate_combination == "multiply"; }
+    // A layer's entry of one of the lists.
+    static const std::string& at(const std::vector<std::string>& values, int64_t layer) {
+        return values[static_cast<size_t>(layer) % values.size()];
+    }
+    struct CoreHeads {
+        int64_t query, key;
+    };
+    // Heads of core attention: those of the model, but twice as many with differential = "v1".
+    CoreHeads core_heads(const ModelConfig& model) const;
     // What the kernels need for a layer.
     AttentionSpec spec(int64_t layer, const ModelConfig& model) const;
 };

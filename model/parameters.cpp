@@ -4,40 +4,42 @@
 
 #include "kernels/memory.h"
 #include "kernels/random.h"
+#include "model/layer_parts.h"
 
 namespace plimsoll {
 namespace {
 
 using Kind = InitSpec::Kind;
 
-// Initial values of the configured kind (ATTENTION.md sections 3 and 5).
-struct Initializer {
-    const ModelConfig& model;
-    bool pytorch() const { return model.init == "pytorch"; }
-    InitSpec embedding() const { return {Kind::kNormal, pytorch() ? 1.0 : model.init_std}; }
-    InitSpec linear(int64_t fan_in) const {
-        if (pytorch()) return {Kind::kUniform, 1.0 / std::sqrt(static_cast<double>(fan_in))};
-        return {Kind::kNormal, model.init_std};
-    }
-    // A projection back into the residual stream.
-    InitSpec residual(int64_t fan_in) const {
-        InitSpec init = linear(fan_in);
-        if (!pytorch()) init.scale /= std::sqrt(2.0 * static_cast<double>(model.layers));
-        return init;
-    }
-    InitSpec bias(int64_t fan_in) const { return pytorch() ? linear(fan_in) : InitSpec{Kind::kZero}; }
-};
-
 }  // namespace
 
+InitSpec Initializer::embedding() const {
+    return {Kind::kNormal, pytorch() ? 1.0 : model_.init_std};
+}
+
+InitSpec Initializer::linear(int64_t fan_in) const {
+    if (pytorch()) return {Kind::kUniform, 1.0 / std::sqrt(static_cast<double>(fan_in))};
+    return {Kind::kNormal, model_.init_std};
+}
+
+InitSpec Initializer::residual(int64_t fan_in) const {
+    InitSpec init = linear(fan_in);
+    if (!pytorch()) init.scale /= std::sqrt(2.0 * static_cast<double>(model_.layers));
+    return init;
+}
+
+InitSpec Initializer::bias(int64_t fan_in) const {
+    return pytorch() ? linear(fan_in) : InitSpec{Kind::kZero};
+}
+
 void ParameterTable::add(std::string name, Shape shape, InitSpec init, int64_t layer, bool matrix, bool sink) {
-    entries_.push_back({std::move(name), shape, init, layer, matrix, sink, buffer_elements_});
+    entries_.push_back({std::move(name), shape, init, layer, matrix, sink, buffer_elements_, {}});
     buffer_elements_ += (shape.elements() + kParameterAlignment - 1) / kParameterAlignment * kParameterAlignment;
 }
 
 void ParameterTable::add_block(const NetworkConfig& config, int64_t layer) {
     const ModelConfig& model = config.model;
-    const Initializer init{model};
+    const Initializer init(model);
     const int64_t C = model.channels, NH = model.heads, NKV = model.key_heads(), HS = model.head_channels(),
                   F = model.hidden();
     const std::string prefix = fmt::format("blocks.{}.", layer);
@@ -48,29 +50,35 @@ void ParameterTable::add_block(const NetworkConfig& config, int64_t layer) {
         add_vector(name + ".gain", C, {Kind::kOne});
         if (model.norm == "layer") add_vector(name + ".bias", C, {Kind::kZero});
     };
-    const auto add_linear = [&](const std::string& name, int64_t out, int64_t in, InitSpec value, bool bias) {
+    const auto add_linear = [&](const std::string& name, int64_t out, int64_t in, InitSpec value, bool bias,
+                                std::vector<int64_t> stacked = {}) {
         add(prefix + name + ".weight", {out, in}, value, layer, true);
+        entries_.back().stacked = std::move(stacked);
         if (bias) add_vector(name + ".bias", out, init.bias(in));
     };
     add_norm("norm1");
-    add_linear("attn.qkv", (NH + 2 * NKV) * HS, C, init.linear(C), model.bias);
+    add_linear("attn.qkv", (NH + 2 * NKV) * HS, C, init.linear(C), model.bias, {NH * HS, NKV * HS, NKV * HS});
     if (model.qk_norm) {
         add_vector("attn.q_norm.gain", HS, {Kind::kOne});
         add_vector("attn.k_norm.gain", HS, {Kind::kOne});
     }
     if (config.attention.learned_extra_column(layer)) add_vector("attn.sink_logit", NH, {Kind::kZero}, true);
-    const std::string& gate = config.attention.gate_at(layer);
-    if (gate != "none") add_linear("attn.gate", gate == "headwise" ? NH : NH * HS, C, init.linear(C), false);
-    add_linear("attn.out", C, NH * HS, init.residual(NH * HS), model.bias);
+    if (config.attention.learned_score_bias(layer))
+        add_vector("attn.score_bias", NH, {Kind::kConstant, -std::log(static_cast<double>(model.context))}, true);
+    const LayerParts parts(config, layer);
+    for (const ParameterSpec& p : parts.parameters()) add(prefix + p.name, p.shape, p.init, layer, p.matrix, p.sink);
+    const int64_t width = parts.output_heads(NH) * HS;
+    add_linear("attn.out", C, width, init.residual(width), model.bias, {C});
     if (F == 0) return;
     add_norm("norm2");
-    add_linear("mlp.up", inputs_per_output(model.activation_kind()) * F, C, init.linear(C), model.bias);
-    add_linear("mlp.down", C, F, init.residual(F), model.bias);
+    const int64_t up = inputs_per_output(model.activation_kind());
+    add_linear("mlp.up", up * F, C, init.linear(C), model.bias, std::vector<int64_t>(static_cast<size_t>(up), F));
+    add_linear("mlp.down", C, F, init.residual(F), model.bias, {C});
 }
 
 ParameterTable::ParameterTable(const NetworkConfig& config, StageRange stage) {
     const ModelConfig& model = config.model;
-    const Initializer init{model};
+    const Initializer init(model);
     const int64_t C = model.channels, rows = config.total_vocab();
     if (stage.embedding || (stage.head && model.tied)) add("wte.weight", {rows, C}, init.embedding(), -1, true);
     if (stage.embedding && model.position == "learned")
@@ -126,6 +134,8 @@ void initialize(Tensor buffer, const ParameterTable& table, uint64_t seed, const
                     return 0.0;
                 case Kind::kOne:
                     return 1.0;
+                case Kind::kConstant:
+                    return p.init.scale;
                 case Kind::kNormal:
                     return p.init.scale * stream.normal(n);
                 case Kind::kUniform:

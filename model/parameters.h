@@ -12,8 +12,32 @@ namespace plimsoll {
 
 // How a parameter starts.
 struct InitSpec {
-    enum class Kind : uint8_t { kZero, kOne, kNormal, kUniform } kind = Kind::kZero;
-    double scale = 0;  // kNormal: standard deviation; kUniform: values in [-scale, scale)
+    enum class Kind : uint8_t { kZero, kOne, kConstant, kNormal, kUniform } kind = Kind::kZero;
+    double scale = 0;  // kConstant: the value; kNormal: standard deviation; kUniform: values in [-scale, scale)
+};
+
+// Initial values of the kinds of `model.init`.
+class Initializer {
+  public:
+    explicit Initializer(const ModelConfig& model) : model_(model) {}
+    InitSpec embedding() const;
+    InitSpec linear(int64_t fan_in) const;
+    // A projection back into the residual stream.
+    InitSpec residual(int64_t fan_in) const;
+    InitSpec bias(int64_t fan_in) const;
+
+  private:
+    bool pytorch() const { return model_.init == "pytorch"; }
+    const ModelConfig& model_;
+};
+
+// A parameter of a block, named without the block's prefix.
+struct ParameterSpec {
+    std::string name;
+    Shape shape;
+    InitSpec init;
+    bool matrix = false;  // as in Parameter
+    bool sink = false;
 };
 
 struct Parameter {
@@ -22,8 +46,11 @@ struct Parameter {
     InitSpec init;
     int64_t layer;   // block index; -1 before the blocks, L after them
     bool matrix;     // a linear weight or an embedding: decayed by optimizer.decay = "matrices"
-    bool sink;       // a sink logit: never decayed
+    bool sink;       // a sink logit or a bias of scores: never decayed
     int64_t offset;  // first element in the flat buffer, a multiple of kParameterAlignment
+    // Rows of the matrices that a linear weight of a block, gates excepted, stacks: of attn.qkv its queries, keys and
+    // values, of SwiGLU's mlp.up its gate and its values, else all. Empty for every other parameter.
+    std::vector<int64_t> stacked = {};
 };
 
 inline constexpr int64_t kParameterAlignment = 16;  // elements: one cache line of fp32

@@ -32,6 +32,7 @@ Transformer::Transformer(const NetworkConfig& config, StageRange stage, int64_t 
       scratch_plan_(plan_.activations, plan_.scratch, config_, stage, N, precision, options.split) {
     check(options.split == BackwardSplit::kNo || options.recompute == Recompute::kNone,
           "a split backward keeps all activations; recompute must be none");
+    for (int64_t layer = stage.first_layer; layer < stage.last_layer; ++layer) parts_.emplace_back(config_, layer);
     if (stage.head) head_.emplace(plan_.activations, plan_.head, config_, N, precision);
     check(options.lanes >= 1 && options.sets % options.lanes == 0, "{} sets of activations for {} lanes", options.sets,
           options.lanes);
@@ -58,8 +59,8 @@ void Transformer::allocate(Device device) {
     gradients_.zero();
     const Tensor matrices = working() ? working() : parameters();
     for (int64_t layer = stage_.first_layer; layer < stage_.last_layer; ++layer) {
-        block_parameters_.push_back(block_tensors(table_, layer, matrices, parameters()));
-        block_gradients_.push_back(block_tensors(table_, layer, gradients(), gradients()));
+        block_parameters_.push_back(block_tensors(table_, parts_of(layer), layer, matrices, parameters()));
+        block_gradients_.push_back(block_tensors(table_, parts_of(layer), layer, gradients(), gradients()));
     }
 }
 
@@ -71,9 +72,9 @@ void Transformer::refresh_working(const Exec& exec) {
 
 Block Transformer::block(int64_t layer, int64_t n, int set) {
     const auto index = static_cast<size_t>(layer - stage_.first_layer);
-    return Block(config_, layer, block_parameters_[index], block_gradients_[index],
+    return Block(config_, parts_[index], layer, block_parameters_[index], block_gradients_[index],
                  block_plan_.view(activations(set), scratch(set), config_, layer, n),
-                 scratch_plan_.view(activations(set), scratch(set), config_, layer, n));
+                 scratch_plan_.view(activations(set), scratch(set), layer, n));
 }
 
 Tensor Transformer::stream_after(int64_t layer, int64_t n, int set) const {
@@ -214,7 +215,6 @@ LossSums Transformer::evaluate(CoreAttention& core, const ModelInput& input, con
 void Transformer::block_backward(int64_t layer, CoreAttention& core, ModelInputs inputs, Write write, BackwardPart part,
                                  const Exec& exec) {
     const TraceRange range(exec, "backward block", layer);
-    const bool of_inputs = part != BackwardPart::kWeights;
     const auto here = [&](const ModelInput& input) {
         return block(layer, static_cast<int64_t>(input.tokens.size()), input.set);
     };
@@ -230,13 +230,13 @@ void Transformer::block_backward(int64_t layer, CoreAttention& core, ModelInputs
         if (options_.recompute == Recompute::kBlock) forward_hidden(layer, core, input, exec);
         if (options_.recompute == Recompute::kLight) block.restore_hidden(exec);
         block.backward_post(dx_of(input), write_of(input), part, exec);
-        if (of_inputs) core.begin_backward(call_of(input), exec);
+        if (of_inputs(part)) core.begin_backward(call_of(input), exec);
     }
     for (const ModelInput& input : inputs)
-        if (of_inputs) core.compute_backward(call_of(input), exec);
+        if (of_inputs(part)) core.compute_backward(call_of(input), exec);
     for (const ModelInput& input : inputs) {
         Block block = here(input);
-        if (of_inputs) core.end_backward(call_of(input), exec);
+        if (of_inputs(part)) core.end_backward(call_of(input), exec);
         if (options_.recompute == Recompute::kLight) block.norm1(exec);
         block.backward_pre(dx_of(input), input.positions, write_of(input), part, exec);
     }
@@ -245,24 +245,23 @@ void Transformer::block_backward(int64_t layer, CoreAttention& core, ModelInputs
 void Transformer::backward(CoreAttention& core, ModelInputs inputs, Write write, BackwardPart part,
                            const LayerCallback& on_ready, const Exec& exec) {
     check_inputs(inputs);
-    const bool of_inputs = part != BackwardPart::kWeights, of_weights = part != BackwardPart::kInputs;
     const auto each = [&](auto&& f) {
         for (const ModelInput& input : inputs) {
             const auto n = static_cast<int64_t>(input.tokens.size());
             f(input, n, &input == inputs.data() ? write : Write::kAccumulate);
         }
     };
-    if (head_ && of_inputs)
+    if (head_ && of_inputs(part))
         each([&](const ModelInput& input, int64_t n, Write here) {
             if (options_.sets > 1) head_forward(input, precision_.compute, here, exec);
             head_->backward(stream_gradient(n, input.set), head(n, input.set), input.targets, 1.0, here, exec);
         });
-    if (of_weights) on_ready(config_.model.layers);
+    if (of_weights(part)) on_ready(config_.model.layers);
     for (int64_t layer = stage_.last_layer; layer-- > stage_.first_layer;) {
         block_backward(layer, core, inputs, write, part, exec);
-        if (of_weights) on_ready(layer);
+        if (of_weights(part)) on_ready(layer);
     }
-    if (!of_weights) return;
+    if (!of_weights(part)) return;
     if (stage_.embedding)
         each([&](const ModelInput& input, int64_t n, Write here) {
             embedding_gradients(input, stream_gradient(n, input.set), here, exec);

@@ -109,6 +109,7 @@ class Transformer {
     Tensor logits(int64_t n, const Exec& exec) const { return head_->logits(head(n, 0), exec); }
 
   private:
+    const LayerParts& parts_of(int64_t layer) const { return parts_[static_cast<size_t>(layer - stage_.first_layer)]; }
     const Arena& activations(int set) const { return activations_[static_cast<size_t>(set)]; }
     const Arena& scratch(int set) const { return scratch_[static_cast<size_t>(set % options_.lanes)]; }
     AttentionCall call(const Block& block, const ModelInput& input, int64_t layer) const;
@@ -134,6 +135,7 @@ class Transformer {
     ArenaSlot parameter_slot_, working_slot_, gradient_slot_, loss_slot_, last_x_slot_, dx_slot_;
     ActivationPlan block_plan_;
     BlockScratchPlan scratch_plan_;
+    std::vector<LayerParts> parts_;  // per block of the stage
     std::optional<LmHead> head_;
     Arena parameters_, gradients_, head_scratch_;
     std::vector<Arena> activations_, scratch_;                      // [set], [lane]

@@ -79,7 +79,7 @@ train() { # the same 100 steps on the CPU and twice on the GPU
 ranks() { # threads and processes that share the card, NCCL by itself, and runs against the same layout in one process
     local n job training=(build-cuda/plimsoll train configs/quickstart.toml --fresh --set run.device=cuda
         --set run.precision=bf16 --set probes.enabled=false --set train.max_steps=10 --set train.micro_batch=2
-        --set train.batch_tokens=3072)
+        --set train.batch_tokens=3072 --set parallel.share_devices=true)
     build-cuda/cuda_test --gtest_brief=1 --gtest_filter='*Rank*' || return 1
     [ -x build-cuda/dist_gpu_test ] || { echo "NCCL: not in this build"; return 1; }
     build-cuda/dist_gpu_test --gtest_brief=1 || return 1
@@ -94,7 +94,7 @@ ranks() { # threads and processes that share the card, NCCL by itself, and runs 
     done
     # Core attention by all ranks: heads of 32 channels, first losses equal to those of each its own, data and pipeline.
     local attention=(build-cuda/plimsoll train configs/experiments/cad.toml --fresh --set run.device=cuda
-        --set run.precision=bf16 --set train.max_steps=10)
+        --set run.precision=bf16 --set train.max_steps=10 --set parallel.share_devices=true)
     for n in 2 4; do
         job=(mpirun -n "$n" --oversubscribe --allow-run-as-root)
         "${job[@]}" "${attention[@]}" --run-dir "$out/cad_$n" &&

@@ -6,22 +6,26 @@ cd "$(dirname "$0")/.."
 
 usage() {
     cat <<'TEXT'
-usage: scripts/install_dependencies.sh [--check]
+usage: scripts/install_dependencies.sh [--check] [--tests]
 
 Installs what plimsoll needs to build, train and report: compiler, CMake, libraries, Python packages.
 As root or with password-less sudo it installs; as any other user it prints the command an administrator must run.
   --check   install nothing, say what is missing
+  --tests   also what only the long tests use: a SLURM, except under systemd, where its services would be started
 exit status: 0 nothing needed is missing, 1 something is, 2 wrong usage
 TEXT
 }
 
 check_only=no
-case "${1:-}" in
-    "") ;;
-    --check) check_only=yes ;;
-    -h | --help) usage; exit 0 ;;
-    *) usage >&2; exit 2 ;;
-esac
+for_tests=no
+for argument in "$@"; do
+    case $argument in
+        --check) check_only=yes ;;
+        --tests) for_tests=yes ;;
+        -h | --help) usage; exit 0 ;;
+        *) usage >&2; exit 2 ;;
+    esac
+done
 
 # package, or package:command where a command found elsewhere (a newer compiler, say) serves as well
 required=(g++:g++ cmake:cmake ninja-build:ninja pkg-config:pkg-config libfmt-dev libtomlplusplus-dev libcli11-dev
@@ -31,7 +35,12 @@ optional=(libdnnl-dev libopenblas-dev libopenmpi-dev openmpi-bin:mpirun git:git)
 declare -A without=(
     [libdnnl-dev]="oneDNN: matrix products are slower" [libopenblas-dev]="OpenBLAS: slower where oneDNN is absent"
     [libopenmpi-dev]="MPI: one process only" [openmpi-bin]="mpirun: one process only"
-    [git]="git: --version shows no commit")
+    [git]="git: --version shows no commit" [slurm-wlm]="SLURM: its scenarios are skipped"
+    [munge]="munge: SLURM's scenarios are skipped" [iproute2]="ip: SLURM's scenarios are skipped")
+# Under systemd SLURM's packages would start services.
+if [ $for_tests = yes ] && [ ! -d /run/systemd/system ]; then
+    optional+=(slurm-wlm munge iproute2)
+fi
 
 say() { printf 'dependencies: %s\n' "$*"; }
 

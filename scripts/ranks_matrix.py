@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Trains as ranks under mpirun, in every layout of up to so many ranks, and wants the bits of one process that adds in
+"""Trains as ranks under mpirun or over TCP, in every layout of up to so many ranks, and wants the bits of one process that adds in
 the same order: loss and gradient norm of every step, parameters and optimizer state after the last.
 
     scripts/ranks_matrix.py                                  all variants, fp32 and fp64, up to 4 ranks
     scripts/ranks_matrix.py --ranks 2 --variant softmax --precision fp32
+    scripts/ranks_matrix.py --tcp                            processes that meet over TCP, without mpirun
 
 Prints a row per layout: "=" where the bits are equal. The exit status is 1 if any differ.
 """
@@ -12,6 +13,7 @@ import argparse
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -110,6 +112,35 @@ def run(program, folder, ranks, words):
                           timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
+def free_port():
+    """One where nobody listened a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def over_tcp(rank, ranks, port):
+    """The environment of a rank that meets the others without a launcher."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PLIMSOLL_RENDEZVOUS": f"127.0.0.1:{port}",
+            "PLIMSOLL_RANK": str(rank), "PLIMSOLL_RANKS": str(ranks)}
+
+
+def run_over_tcp(words, ranks, seconds=120):
+    """Starts the command as every rank. The status is that of the first rank whose is not 0."""
+    port = free_port()
+    processes = [subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                  env=over_tcp(rank, ranks, port)) for rank in range(ranks)]
+    try:
+        outputs = [process.communicate(timeout=seconds)[0] for process in processes]
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    status = next((process.returncode for process in processes if process.returncode), 0)
+    return subprocess.CompletedProcess(words, status, "".join(outputs), "")
+
+
 def metrics(folder):
     lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     return [{key: line[key] for key in ("step", "loss", "norm", "lr", "tokens")} for line in lines]
@@ -124,13 +155,17 @@ def state(program, folder, step):
 class Comparison:
     """Runs of layouts against one process each; processes are kept for layouts that add in the same order."""
 
-    def __init__(self, program, folder):
+    def __init__(self, program, folder, tcp=False):
         self.program, self.folder, self.references, self.runs = program, Path(folder), {}, 0
+        self.tcp = tcp
 
     def outcome(self, ranks, words):
         self.runs += 1
         folder = self.folder / f"run_{self.runs}"
-        done = run(self.program, folder, ranks, words)
+        if self.tcp and ranks:
+            done = run_over_tcp(command(self.program, folder, 0, words), ranks)
+        else:
+            done = run(self.program, folder, ranks, words)
         if done.returncode:
             raise RuntimeError(f"status {done.returncode}\n{done.stdout}{done.stderr}")
         return metrics(folder), state(self.program, folder, STEPS)
@@ -154,6 +189,7 @@ def main():
     parser.add_argument("--ranks", type=int, default=4, help="most ranks of a layout (4)")
     parser.add_argument("--variant", action="append", help="only this one; may be given several times")
     parser.add_argument("--precision", action="append", choices=PRECISIONS, help="only this one")
+    parser.add_argument("--tcp", action="store_true", help="over TCP instead of under mpirun")
     arguments = parser.parse_args()
     columns = list(itertools.product(arguments.variant or VARIANTS, arguments.precision or PRECISIONS))
     problems = []
@@ -161,7 +197,7 @@ def main():
     print("|---|" + "---|" * len(columns), flush=True)
     count = 0
     with tempfile.TemporaryDirectory(prefix="plimsoll_matrix_") as folder:
-        comparison = Comparison(arguments.program.resolve(), folder)
+        comparison = Comparison(arguments.program.resolve(), folder, arguments.tcp)
         for layout in (*all_layouts(arguments.ranks), *cad_layouts(arguments.ranks)):
             row = []
             for variant, precision in columns:

@@ -34,7 +34,9 @@ done
 [ -z "$labels" ] || selection=(-L "^($labels)\$")
 
 step "Install what is missing"
-scripts/install_dependencies.sh
+tests=()
+[[ ${#selection[@]} -gt 0 && ! $labels =~ slurm ]] || tests=(--tests)
+scripts/install_dependencies.sh "${tests[@]}"
 
 step "Configure"
 configure_build build

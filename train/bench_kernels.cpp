@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "kernels/cross_entropy.h"
+#include "kernels/gate.h"
 #include "kernels/matmul.h"
 #include "kernels/mlp.h"
 #include "kernels/optimizer.h"
@@ -82,7 +83,7 @@ class KernelBench {
         time("rope_forward", fmt::format("{}x{}x{}", N_, 2 * kNH, kHS), 0, 4 * size() * elements,
              [&] { rope_forward(t[qk], positions, 1e4, exec_); });
         time("gate_forward", fmt::format("{}x{}x{}", N_, kNH, kHS), 0, 3 * size() * elements,
-             [&] { gate_forward(t[y], t[y], t[z], exec_); });
+             [&] { gate_forward(t[y], t[y], t[z], {}, exec_); });
     }
 
     void elementwise() {

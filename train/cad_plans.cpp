@@ -9,7 +9,8 @@ namespace {
 
 bool alike(const AttentionSpec& a, const AttentionSpec& b) {
     return a.window == b.window && a.pinned == b.pinned && is_normalized(a.weighting) == is_normalized(b.weighting) &&
-           a.extra_column == b.extra_column;
+           a.extra_column == b.extra_column &&
+           (a.bias_kind == ScoreBias::kLearned) == (b.bias_kind == ScoreBias::kLearned);
 }
 
 bool same(const AttentionSpec& a, const AttentionSpec& b) {
@@ -27,7 +28,8 @@ CadPlans::CadPlans(const RunConfig& config, const NetworkConfig& network, DType 
                    const RankPlace& place, int64_t micro_batches)
     : config_(config),
       data_(data),
-      shape_{network.model.heads, network.model.key_heads(), network.model.head_channels(), compute},
+      shape_{network.attention.core_heads(network.model).query, network.attention.core_heads(network.model).key,
+             network.model.head_channels(), compute},
       data_ranks_(place.data_ranks * static_cast<int>(config.parallel.virtual_ranks)),
       stages_(static_cast<int>(place.stages * config.parallel.chunks)),
       rank_(place.data_rank * place.stages + place.stage),

@@ -61,6 +61,14 @@ class Checkpointer {
                                              const std::function<void(const std::string&)>& report);
 
     const CheckpointStore& store() const { return store_; }
+    // Whether no other process has taken the run over, as rank 0 knows; true on the others.
+    bool is_owner() const { return !lock_ || lock_->is_untouched(); }
+    // The same as an Error (75) that says who has.
+    void check_owner() const {
+        if (!is_owner()) lock_->check_held();
+    }
+    // This process's, as the lock has it: after take_over().
+    const std::string& generation() const { return generation_; }
     // Step of the newest checkpoint this process saved or loaded; -1 = none.
     int64_t newest_step() const { return newest_step_; }
     // Saves that failed, in this process.

@@ -14,11 +14,15 @@ namespace plimsoll {
 // `arguments`: the command line as typed.
 void add_commands(CLI::App& app, std::vector<std::string> arguments, int& status);
 
-// train, inspect, plan
+// train, rerun, inspect, plan
 void add_training_commands(CLI::App& app, const std::string& command_line, int& status);
+// export, import, logits
+void add_export_commands(CLI::App& app, const std::string& command_line);
+// generate, eval
+void add_model_commands(CLI::App& app, int& status);
 // simulate
 void add_simulate_command(CLI::App& app, int& status);
-// data prepare, data inspect, data bigrams
+// data prepare, data inspect, data encode, data decode, data bigrams
 void add_data_commands(CLI::App& app);
 // bench, doctor
 void add_machine_commands(CLI::App& app, int& status);

@@ -63,6 +63,12 @@ std::string list_of(const std::vector<T>& values, std::string (*show)(const T&))
     return out + "]";
 }
 
+std::string group_toml(const ParameterGroup& group) {
+    return fmt::format("{{match = {}, lr_scale = {}{}}}", list_of<std::string>(group.match, toml_string),
+                       shown(group.lr_scale),
+                       group.weight_decay ? ", weight_decay = " + shown(*group.weight_decay) : "");
+}
+
 // Edit distance (Levenshtein), to name the nearest legal key.
 size_t distance(std::string_view a, std::string_view b) {
     std::vector<size_t> row(b.size() + 1);
@@ -128,6 +134,12 @@ class Reader {
             table.erase("include");
         }
         apply(table, path.string());
+    }
+
+    void read_text(const std::string& text, const std::string& name) {
+        const toml::table table = parse(text, name);
+        if (table.contains("include")) fail_input("{}: names other files (include) where every key must stand", name);
+        apply(table, name);
     }
 
     void read_override(const std::string& text) {
@@ -240,6 +252,30 @@ class Reader {
             fail_input("{}: {} = \"{}\": wanted one of {}", place(node, file), field.path(), brief(value),
                        fmt::join(field.choices, ", "));
     }
+    static void assign(const ConfigField& field, ParameterGroup& group, const toml::node& node,
+                       const std::string& file) {
+        const toml::table* table = node.as_table();
+        if (!table) wrong_type(field, "tables such as {match = [\"wte.weight\"], lr_scale = 0.1}", node, file);
+        double decay = -1;
+        const ConfigField fields[] = {{field.section, "groups.match", "", {}, &group.match},
+                                      {field.section, "groups.lr_scale", "", {}, &group.lr_scale},
+                                      {field.section, "groups.weight_decay", "", {}, &decay}};
+        for (const auto& [key, value] : *table) {
+            const std::vector<std::string> keys{"match", "lr_scale", "weight_decay"};
+            const auto found = std::ranges::find(keys, key.str());
+            if (found == keys.end())
+                fail_input("{}: unknown key '{}' in {}; did you mean '{}'?", place(key, file), brief(key.str()),
+                           field.path(), nearest(key.str(), keys));
+            const ConfigField& part = fields[found - keys.begin()];
+            std::visit([&](auto* to) { assign(part, *to, value, file); }, part.value);
+        }
+        if (group.match.empty())
+            fail_input("{}: a table of {} without match, the names of its parameters", place(node, file), field.path());
+        for (const auto& [key, value] : {std::pair{"lr_scale", group.lr_scale}, {"weight_decay", decay}})
+            if (table->contains(key) && value < 0)
+                fail_input("{}: {}.{} is {}, must be at least 0", place(node, file), field.path(), key, value);
+        if (table->contains("weight_decay")) group.weight_decay = decay;
+    }
     template <class T>
     static void assign(const ConfigField& field, std::vector<T>& values, const toml::node& node,
                        const std::string& file) {
@@ -293,12 +329,11 @@ std::string ConfigField::toml() const {
         Overloaded{[](const bool* v) -> std::string { return *v ? "true" : "false"; },
                    [](const int64_t* v) { return std::to_string(*v); }, [](const double* v) { return shown(*v); },
                    [](const std::string* v) { return toml_string(*v); },
-                   [](const std::vector<std::string>* v) {
-                       return list_of<std::string>(*v, [](const std::string& s) { return toml_string(s); });
-                   },
+                   [](const std::vector<std::string>* v) { return list_of<std::string>(*v, toml_string); },
                    [](const std::vector<int64_t>* v) {
                        return list_of<int64_t>(*v, [](const int64_t& n) { return std::to_string(n); });
-                   }},
+                   },
+                   [](const std::vector<ParameterGroup>* v) { return list_of<ParameterGroup>(*v, group_toml); }},
         value);
 }
 
@@ -313,6 +348,14 @@ void read_config(const ConfigSources& sources, const std::vector<ConfigField>& f
 RunConfig load_config(const ConfigSources& sources) {
     RunConfig config;
     read_config(sources, config_fields(config), config.places, "plimsoll train");
+    return config;
+}
+
+RunConfig parse_config(const std::string& text, const std::string& name) {
+    if (text.size() > kMaxBytes) fail_input("{}: {} bytes, wanted at most {}", name, text.size(), kMaxBytes);
+    RunConfig config;
+    const std::vector<ConfigField> fields = config_fields(config);
+    Reader(fields, config.places, "plimsoll train").read_text(text, name);
     return config;
 }
 
@@ -349,6 +392,10 @@ void RunConfig::check_values() const {
     check_range("train.keep", train.keep, 1, kMany);
     check_range("train.keep_every", train.keep_every, 0, kMany);
     check_range("train.log_every", train.log_every, 1, kMany);
+    check_at_least("train.max_seconds", train.max_seconds, 0);
+    check_range("train.max_restarts", train.max_restarts, 0, kMany);
+    check_range("train.sample_every", train.sample_every, 0, kMany);
+    check_range("train.sample_tokens", train.sample_tokens, 1, 1 << 24);
     check_range("parallel.virtual_ranks", parallel.virtual_ranks, 1, 4096);
     check_range("parallel.stages", parallel.stages, 1, 4096);
     check_range("parallel.chunks", parallel.chunks, 1, 4096);
@@ -363,6 +410,20 @@ void RunConfig::check_values() const {
             parallel.schedule);
     if (cad.mode == "on" && parallel.pipelined() && train.recompute == "block")
         fail_input("cad.mode = \"on\" in a pipeline with train.recompute = \"block\"; wanted \"none\" or \"light\"");
+    if (cad.plans()) {
+        // Planner and dispatch know masks whose keys are the first ones and a window.
+        if (attention.prefix > 1)
+            fail_input(
+                "cad.mode = \"{}\" with attention.prefix = {}: queries there see keys behind them, which are not "
+                "planned for; wanted attention.prefix = 0, or cad.mode = \"off\"",
+                cad.mode, attention.prefix);
+        for (const std::string& pattern : attention.pattern)
+            if (pattern != "causal")
+                fail_input(
+                    "cad.mode = \"{}\" with attention.pattern = \"{}\": planned for are the keys of a window and "
+                    "pinned ones; wanted \"causal\", or cad.mode = \"off\"",
+                    cad.mode, pattern);
+    }
     check_range("health.max_skips", health.max_skips, 0, kMany);
     check_range("health.max_rollbacks", health.max_rollbacks, 0, kMany);
     check_range("health.window", health.window, 2, 1 << 20);
@@ -379,10 +440,14 @@ void RunConfig::check_values() const {
     check_at_least("optimizer.lr", optimizer.lr, 0);
     check_at_least("optimizer.eps", optimizer.eps, 0);
     check_at_least("optimizer.weight_decay", optimizer.weight_decay, 0);
+    // No name depends on the data's vocabulary.
+    if (!optimizer.groups.empty())
+        check_groups(optimizer.groups, ParameterTable({model, attention, loss, 1}, StageRange::whole(model)));
     check_at_least("probes.max_share", probes.max_share, 0);
     for (const auto& [key, value] : {std::pair{"optimizer.beta1", optimizer.beta1},
                                      {"optimizer.beta2", optimizer.beta2},
-                                     {"optimizer.momentum", optimizer.momentum}})
+                                     {"optimizer.momentum", optimizer.momentum},
+                                     {"optimizer.muon_momentum", optimizer.muon_momentum}})
         if (value < 0 || value >= 1) fail_input("{} is {}, must lie in [0, 1)", key, value);
     for (const auto& [key, value] : {std::pair{"schedule.final_fraction", schedule.final_fraction},
                                      {"schedule.decay_fraction", schedule.decay_fraction}})
@@ -408,49 +473,6 @@ int64_t RunConfig::max_steps() const {
 
 std::string RunConfig::directory() const {
     return run.dir.empty() ? fmt::format("runs/{}/{}", run.name, run.variant) : run.dir;
-}
-
-std::string toml_of(const std::vector<ConfigField>& fields) {
-    std::string out, section;
-    for (const ConfigField& field : fields) {
-        if (field.section != section) {
-            out += fmt::format("{}[{}]\n", section.empty() ? "" : "\n", field.section);
-            section = field.section;
-        }
-        out += fmt::format("{} = {}  # {}\n", field.key, field.toml(), field.doc);
-    }
-    return out;
-}
-
-std::string resolved_toml(const RunConfig& config) {
-    RunConfig copy = config;
-    return toml_of(config_fields(copy));
-}
-
-std::string reference_of(const std::vector<ConfigField>& fields) {
-    std::string out, section;
-    for (const ConfigField& field : fields) {
-        if (field.section != section) out += fmt::format("\n[{}]\n", field.section);
-        section = field.section;
-        out += fmt::format("  {} = {}\n      {}\n", field.key, field.toml(), field.doc);
-        if (!field.choices.empty()) out += fmt::format("      one of: {}\n", fmt::join(field.choices, ", "));
-    }
-    return out;
-}
-
-std::string config_reference() {
-    RunConfig defaults;
-    return reference_of(config_fields(defaults));
-}
-
-std::vector<std::string> config_differences(const RunConfig& here, const RunConfig& there) {
-    RunConfig a = here, b = there;
-    const std::vector<ConfigField> left = config_fields(a), right = config_fields(b);
-    std::vector<std::string> out;
-    for (size_t i = 0; i < left.size(); ++i)
-        if (left[i].toml() != right[i].toml())
-            out.push_back(fmt::format("{}: {} here, {} there", left[i].path(), left[i].toml(), right[i].toml()));
-    return out;
 }
 
 }  // namespace plimsoll

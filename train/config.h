@@ -6,10 +6,12 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
 #include "data/config.h"
+#include "data/layout.h"
 #include "model/config.h"
 #include "train/config_fields.h"
 #include "train/schedule.h"
@@ -60,6 +62,11 @@ struct TrainSection {
     bool async_save = true;
     int64_t log_every = 10;
     int64_t shared_placeholders = 0;
+    double max_seconds = 0;
+    int64_t max_restarts = 5;
+    int64_t sample_every = 0;
+    std::string sample_prompt = "\n";
+    int64_t sample_tokens = 128;
 
     template <class Self, class Visitor>
     static void visit(Self& self, Visitor&& v) {
@@ -83,6 +90,17 @@ struct TrainSection {
         v.field("log_every", self.log_every, "steps between lines on a screen that is no terminal; log.txt has all");
         v.field("shared_placeholders", self.shared_placeholders,
                 "largest attention.placeholders among the runs to compare: all are scored on the targets they share");
+        v.field("max_seconds", self.max_seconds,
+                "seconds from its start until a process of the run has saved and ended (status 85); 0 = until the end "
+                "of its SLURM job, where SLURM_JOB_END_TIME says that, else any");
+        v.field("max_restarts", self.max_restarts,
+                "starts in a row that may end without a newer checkpoint than they found; the next is refused (status "
+                "70). 0 = any number");
+        v.field("sample_every", self.sample_every,
+                "steps between texts that the model writes, to the log and samples.jsonl; 0 = none. Never changes "
+                "results");
+        v.field("sample_prompt", self.sample_prompt, "what they go on from");
+        v.field("sample_tokens", self.sample_tokens, "their length, within model.context");
     }
 };
 
@@ -95,6 +113,7 @@ struct ParallelSection {
     bool zero1 = true;
     int64_t virtual_ranks = 1;
     double timeout_seconds = 300;
+    bool share_devices = false;
 
     bool pipelined() const { return stages * chunks > 1; }
 
@@ -118,6 +137,9 @@ struct ParallelSection {
         v.field("timeout_seconds", self.timeout_seconds,
                 "seconds a rank waits for others before it ends the run, saying for whom; rank 0 may take thirty "
                 "minutes to evaluate and probe");
+        v.field("share_devices", self.share_devices,
+                "ranks of one machine may use one GPU; else that is an error, as it is a launcher's slip more often "
+                "than a wish");
     }
 };
 
@@ -187,11 +209,17 @@ struct OptimizerSection {
     double weight_decay = 0.1;
     std::string decay = "matrices";
     double momentum = 0.9;
+    double muon_momentum = 0.95;
+    std::string muon_scale = "rms";
+    std::vector<ParameterGroup> groups;
     std::string rounding = "nearest";
 
     template <class Self, class Visitor>
     static void visit(Self& self, Visitor&& v) {
-        v.choice("kind", self.kind, {"adamw", "sgd"}, "AdamW, or SGD with momentum");
+        v.choice(
+            "kind", self.kind, {"adamw", "sgd", "muon", "orthoadam"},
+            "AdamW; SGD with momentum; Muon for the linear weights of blocks, AdamW for embeddings, head, gates and "
+            "vectors; or OrthoAdam: matrices by Adam in a random orthogonal basis, vectors by AdamW");
         v.field("lr", self.lr, "peak learning rate");
         v.field("beta1", self.beta1, "AdamW: decay of the first moment");
         v.field("beta2", self.beta2, "AdamW: decay of the second moment");
@@ -200,6 +228,14 @@ struct OptimizerSection {
         v.choice("decay", self.decay, {"matrices", "all"},
                  "what decays: linear weights and embeddings, or everything but sink logits");
         v.field("momentum", self.momentum, "SGD: momentum");
+        v.field("muon_momentum", self.muon_momentum, "Muon: momentum (Nesterov's)");
+        v.choice(
+            "muon_scale", self.muon_scale, {"rms", "spectral"},
+            "Muon: what the learning rate of a matrix (out, in) is multiplied by: rms, 0.2 sqrt(max(out, in)), so "
+            "that AdamW's rate and decay fit; spectral, sqrt(max(1, out / in)), whose rate is some 50 times AdamW's");
+        v.list("groups", self.groups,
+               "parameters with their own rate or decay: tables of match (patterns of names with * and ?), lr_scale "
+               "and weight_decay; the first that matches counts");
         v.choice("rounding", self.rounding, {"nearest", "stochastic"},
                  "of the bf16 copy of the parameters that products read; stochastic: by chance, right on average");
     }
@@ -254,9 +290,10 @@ struct RunConfig {
     int64_t micro_batches() const { return batch_tokens() / tokens_per_micro_batch(); }
     // Micro batches computed in turns.
     int lanes() const { return cad.ping_pong ? 2 : 1; }
-    // Positions of a row that carry targets in every run compared.
-    int64_t scored_tokens() const {
-        return model.context - std::max(attention.placeholders, train.shared_placeholders);
+    // Real tokens of a row that carry targets, in every run compared; of a prefix-LM those behind its prefix.
+    ScoredTokens scored_tokens() const {
+        return {.begin = std::max<int64_t>(0, attention.prefix - 1 - attention.placeholders),
+                .end = model.context - std::max(attention.placeholders, train.shared_placeholders)};
     }
     int64_t max_steps() const;
     std::string directory() const;
@@ -268,11 +305,18 @@ struct RunConfig {
 // See read_config.
 RunConfig load_config(const ConfigSources& sources);
 
+// The configuration of a text that resolved_toml() wrote; `name` opens messages. Throws Error (78) as read_config does,
+// and for an include.
+RunConfig parse_config(const std::string& text, const std::string& name);
+
 // The whole configuration as TOML, every key with its meaning.
 std::string resolved_toml(const RunConfig& config);
 
 // For --help: every key with meaning and default.
 std::string config_reference();
+
+// The keys whose values differ, with both. The pointers lead into the configurations.
+std::vector<std::pair<ConfigField, ConfigField>> differing_fields(RunConfig& here, RunConfig& there);
 
 // The keys whose values differ, as "model.layers: 2 here, 4 there".
 std::vector<std::string> config_differences(const RunConfig& here, const RunConfig& there);

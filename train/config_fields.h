@@ -15,6 +15,8 @@
 #include <variant>
 #include <vector>
 
+#include "train/parameter_groups.h"
+
 namespace plimsoll {
 
 // One key of a configuration, with where its value lies.
@@ -22,7 +24,9 @@ struct ConfigField {
     std::string section, key;
     std::string doc;
     std::vector<std::string> choices;  // legal values; empty = any
-    std::variant<bool*, int64_t*, double*, std::string*, std::vector<std::string>*, std::vector<int64_t>*> value;
+    std::variant<bool*, int64_t*, double*, std::string*, std::vector<std::string>*, std::vector<int64_t>*,
+                 std::vector<ParameterGroup>*>
+        value;
 
     std::string path() const { return section + "." + key; }
     std::string toml() const;  // the value as TOML

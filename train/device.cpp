@@ -14,6 +14,10 @@ std::string RunDevice::describe() const {
     return gpu_ ? describe_gpu(*gpu_) : "";
 }
 
+std::string RunDevice::address() const {
+    return gpu_ ? gpu_address(*gpu_) : "";
+}
+
 DeviceIds::DeviceIds(std::span<const int32_t> values, const Exec& exec) : count_(values.size()) {
     const Shape shape{static_cast<int64_t>(count_)};
     memory_ = allocate_memory(exec.device, shape[0] * size_of(DType::kI32), "ids");

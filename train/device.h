@@ -13,12 +13,14 @@ namespace plimsoll {
 class RunDevice {
   public:
     // "cpu"; "cuda", or Error (78) why there is none; "auto": a GPU where build and machine have one. With several GPUs
-    // process `index` of the machine takes that one; they share where there are more processes than GPUs.
+    // process `index` of the machine takes that one, counting around: find_shared_devices says who shares one.
     RunDevice(const std::string& choice, int threads, int index = 0);
     const Exec& exec() const { return exec_; }
     bool is_gpu() const { return exec_.device == Device::kCuda; }
     // "NVIDIA H200, sm_90, 132 multiprocessors"; empty on the CPU.
     std::string describe() const;
+    // "0000:65:00.0", where it is plugged in; empty on the CPU.
+    std::string address() const;
 
   private:
     std::shared_ptr<cuda::Context> gpu_;

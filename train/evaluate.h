@@ -1,6 +1,7 @@
 // Loss on the validation split, and for the Bigram-Backcopy task the risks against its exact oracle.
 #pragma once
 
+#include <functional>
 #include <optional>
 
 #include "data/loader.h"
@@ -17,10 +18,13 @@ struct Evaluation {
     std::optional<double> bigram_risk, copy_risk;
 };
 
+// Told of every batch of an evaluation, with the model that has just computed it.
+using BatchObserver = std::function<void(const Batch&, Transformer&)>;
+
 // Evaluates on validation rows 0 .. samples - 1 (0 = the whole split), `rows` at a time.
-// `scored_tokens`: positions of a row that carry targets in every run compared (T less the placeholders), for the
-// floor.
-Evaluation evaluate(Transformer& model, CoreAttention& core, const Loader& validation, int64_t samples, int64_t rows,
-                    int64_t scored_tokens, const Exec& exec);
+// `scored_tokens`: of a row, for the floor.
+Evaluation evaluate(
+    Transformer& model, CoreAttention& core, const Loader& validation, int64_t samples, int64_t rows,
+    ScoredTokens scored_tokens, const Exec& exec, const BatchObserver& observe = [](const Batch&, Transformer&) {});
 
 }  // namespace plimsoll

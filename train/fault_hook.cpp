@@ -1,8 +1,10 @@
 #include "train/fault_hook.h"
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
+#include <thread>
 
 #include "kernels/error.h"
 
@@ -19,8 +21,9 @@ FaultHook FaultHook::from_environment() {
     if (std::sscanf(text, "%31[a-z_]:%lld:%lf%n", kind, &step, &hook.value_, &used) == 3 &&
         static_cast<size_t>(used) == seen.size())
         hook.kind_ = kind, hook.step_ = step;
-    if (hook.kind_ != "nan_gradient" && hook.kind_ != "scale_gradient" && hook.kind_ != "flip_parameter")
-        fail_input("PLIMSOLL_FAULT is '{}'; wanted nan_gradient, scale_gradient or flip_parameter :STEP:VALUE",
+    if (hook.kind_ != "nan_gradient" && hook.kind_ != "scale_gradient" && hook.kind_ != "flip_parameter" &&
+        hook.kind_ != "sleep")
+        fail_input("PLIMSOLL_FAULT is '{}'; wanted nan_gradient, scale_gradient, flip_parameter or sleep :STEP:VALUE",
                    brief(seen));
     return hook;
 }
@@ -33,6 +36,7 @@ bool FaultHook::fires(const char* kind, int64_t step, int rank) {
 }
 
 void FaultHook::parameters(Tensor parameters, int64_t step, int rank) {
+    if (kind_ == "sleep" && step >= step_) std::this_thread::sleep_for(std::chrono::duration<double>(value_));
     if (!fires("flip_parameter", step, rank)) return;
     check(parameters.device == Device::kCpu, "PLIMSOLL_FAULT: only in host memory");
     static_cast<unsigned char*>(parameters.data)[parameters.bytes() / 2] ^= 0x10;

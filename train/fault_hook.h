@@ -12,14 +12,15 @@ namespace plimsoll {
 //   nan_gradient:12:1      NaN in the gradients that rank 1 updates with, in step 12
 //   scale_gradient:12:1e4  gradients of step 12 times 1e4, on all ranks
 //   flip_parameter:12:1    one bit of a parameter of rank 1 flipped before step 12
-// Once per process, and only in host memory.
+//   sleep:12:0.1           every step from the 12th takes 0.1 s longer, on all ranks
+// But for the last, once per process, and only in host memory.
 class FaultHook {
   public:
     // Throws Error (78) for a value of another form.
     static FaultHook from_environment();
     bool is_armed() const { return !kind_.empty(); }
 
-    // Before a step computes; `step` counts from 1.
+    // Before a step computes; `step` counts from 1. Sleeps, if that is the fault.
     void parameters(Tensor parameters, int64_t step, int rank);
     // Once the gradients that this rank updates with, from `first` on, are complete.
     void gradients(Tensor gradients, int64_t first, int64_t step, int rank);

@@ -9,93 +9,108 @@
 namespace plimsoll {
 namespace {
 
-constexpr double kSinkThreshold = 0.3;   // epsilon of the sink rate; Gu et al., arXiv:2410.10781
-constexpr double kRowEpsilon = 1e-8;     // added to a row's sum before dividing by it; the same source
-constexpr double kDormantMass = 0.5;     // M7
+constexpr double kSinkThreshold = 0.3;                          // epsilon of the sink rate; Gu et al., arXiv:2410.10781
+constexpr double kDormantMass = 0.5, kDeeplyDormantMass = 0.9;  // M7
 constexpr int64_t kFirstLogitQuery = 8;  // M6 on text: queries from here on, when there are keys to compare with
 
-double element(Tensor t, int64_t index) {
-    switch (t.dtype) {
-        case DType::kF64:
-            return t.ptr<double>()[index];
-        case DType::kBF16:
-            return static_cast<float>(t.ptr<bf16>()[index]);
-        default:
-            return t.ptr<float>()[index];
-    }
+// A gate's value for one element of core attention's output.
+double gate_at(const OutputGate& gate, int64_t token, int64_t head, int64_t channel) {
+    const Shape& shape = gate.z.shape;
+    const int heads = shape.rank() - 2, channels = heads + 1;
+    int64_t at = heads ? token : 0;
+    at = at * shape[heads] + (shape[heads] > 1 ? head : 0);
+    at = at * shape[channels] + (shape[channels] > 1 ? channel : 0);
+    return gate_value(gate.spec.function, element(gate.z, at));
+}
+// How many values it has for a head.
+int64_t per_head(const OutputGate& gate) {
+    return gate.z.shape[gate.z.shape.rank() - 1];
+}
+bool multiplies(const OutputGate& gate) {
+    return gate && gate.spec.combination == GateCombination::kMultiply;
 }
 
-// Head `head` of (N, H, HS) for tokens begin .. begin + n - 1, as (n, HS).
-Tensor head_rows(Tensor t, int64_t head, int64_t begin, int64_t n) {
-    const int64_t HS = t.shape[2];
-    Tensor rows(static_cast<char*>(t.data) + (begin * t.row_stride + head * HS) * size_of(t.dtype), t.dtype, {n, HS},
-                t.device);
-    rows.row_stride = t.row_stride;
-    return rows;
-}
-
-double row_norm(Tensor t, int64_t row) {
-    double sum = 0;
-    for (int64_t c = 0; c < t.shape[1]; ++c) sum += std::pow(element(t, row * t.row_stride + c), 2);
-    return std::sqrt(sum);
-}
-
-double row_dot(Tensor a, int64_t i, Tensor b, int64_t j) {
-    double sum = 0;
-    for (int64_t c = 0; c < a.shape[1]; ++c) sum += element(a, i * a.row_stride + c) * element(b, j * b.row_stride + c);
-    return sum;
-}
-
-// A mean that knows when nothing was added.
-struct Mean {
-    double sum = 0;
-    int64_t count = 0;
-    void add(double value) { sum += value, ++count; }
-    double value() const { return count ? sum / static_cast<double>(count) : std::nan(""); }
+// Where a head of the model (with differential attention a score map) is found.
+struct HeadPlace {
+    int64_t query, key;  // among the heads of core attention
+    int64_t output;      // among those that the output projection reads
 };
+HeadPlace place_of(const NetworkConfig& network, int64_t head) {
+    const int64_t group = network.model.heads / network.model.key_heads(), key = head / group;
+    if (network.attention.differential == "v2") return {head, key, head / 2};
+    if (network.attention.differential != "v1") return {head, key, head};
+    const int64_t half = head % 2;  // of the pair's values: one for either map
+    return {(2 * key + half) * group + head % group, 2 * key + half, head};
+}
 
 }  // namespace
 
-HeadWeights::HeadWeights(const Block& block, int64_t layer, const NetworkConfig& network, int64_t head, int64_t begin,
-                         int64_t n)
-    : n_(n), weights_(static_cast<size_t>(n * n)), scores_(static_cast<size_t>(n * n)) {
-    const AttentionTensors core = block.core_tensors();
-    const int64_t NH = network.model.heads, group = NH / network.model.key_heads();
-    const double sink_logit = core.sink_logit ? element(core.sink_logit, head) : 0;
+double head_gate(const AttentionTensors& core, int64_t token, int64_t head) {
+    return core.gate ? 1 / (1 + std::exp(-element(core.gate, token * core.gate.row_stride + head))) : 1;
+}
+
+HeadWeights::HeadWeights(const AttentionTensors& core, const AttentionSpec& spec, int64_t head, int64_t begin,
+                         int64_t n, Tensor column_scores)
+    : n_(n), prefix_(spec.prefix), weights_(static_cast<size_t>(n * n)), scores_(static_cast<size_t>(n * n)) {
+    const int64_t NH = core.q.shape[1], group = NH / core.k.shape[1];
+    const Tensor learned = core.sink_logit ? core.sink_logit : core.score_bias;
     attention_weights(weights_, scores_, head_rows(core.q, head, begin, n), head_rows(core.k, head / group, begin, n),
-                      sink_logit, head, NH, network.attention.spec(layer, network.model));
+                      learned ? element(learned, head) : 0, head, NH, spec);
+    if (column_scores)
+        for (int64_t i = 0; i < n; ++i) take_column(i, element(column_scores, (begin + i) * NH + head));
+}
+
+HeadWeights::HeadWeights(const Block& block, const NetworkConfig& network, int64_t head, int64_t begin, int64_t n)
+    : HeadWeights(block.core_tensors(), block.spec(), place_of(network, head).query, begin, n, block.column_scores()) {}
+
+double HeadWeights::row_sum(int64_t i) const {
+    double sum = 0;
+    for (int64_t j = 0; j < keys_end(i); ++j) sum += weight(i, j);
+    return sum;
+}
+
+// Row i with a virtual column of logit e beside its keys: p_j = exp(s_j) / (exp(e) + sum exp(s)), and was without e.
+void HeadWeights::take_column(int64_t i, double e) {
+    double sum = 0;  // of exp(s - e)
+    for (int64_t j = 0; j < n_; ++j) sum += std::exp(score(i, j) - e);
+    const double share = std::isinf(sum) ? 1 : sum / (1 + sum);
+    for (int64_t j = 0; j < n_; ++j) weights_[static_cast<size_t>(i * n_ + j)] *= share;
 }
 
 LayerProbe::LayerProbe(const Block& block, Transformer& model, int64_t layer, const std::vector<bool>& is_trigger,
                        const ModelInput& input, const Exec& exec)
-    : block_(block), network_(model.config()), layer_(layer), is_trigger_(is_trigger), input_(input) {
+    : block_(block), network_(model.config()), is_trigger_(is_trigger), input_(input) {
     const int64_t NH = network_.model.heads, HS = network_.model.head_channels(), C = network_.model.channels;
-    const int64_t group = NH / network_.model.key_heads(), N = static_cast<int64_t>(input.tokens.size());
+    const int64_t N = static_cast<int64_t>(input.tokens.size());
     const AttentionTensors core = block.core_tensors();
     const Tensor out =
         model.table().view(model.parameters(), model.table().find(fmt::format("blocks.{}.attn.out.weight", layer)));
     std::vector<float> values(static_cast<size_t>(N * HS)), weight(static_cast<size_t>(C * HS)),
         product(static_cast<size_t>(N * C));
     for (int64_t head = 0; head < NH; ++head) {
-        const Tensor v = head_rows(core.v, head / group, 0, N), y = head_rows(core.out, head, 0, N);
+        const HeadPlace place = place_of(network_, head);
+        const Tensor v = head_rows(core.v, place.key, 0, N), y = head_rows(core.out, place.query, 0, N);
         for (int64_t t = 0; t < N; ++t)
             for (int64_t c = 0; c < HS; ++c)
                 values[static_cast<size_t>(t * HS + c)] = static_cast<float>(element(v, t * v.row_stride + c));
         for (int64_t o = 0; o < C; ++o)
             for (int64_t c = 0; c < HS; ++c)
-                weight[static_cast<size_t>(o * HS + c)] = static_cast<float>(element(out, o * NH * HS + head * HS + c));
+                weight[static_cast<size_t>(o * HS + c)] =
+                    static_cast<float>(element(out, o * out.row_stride + place.output * HS + c));
         const Tensor result(product.data(), DType::kF32, {N, C});
         matmul_forward(result, Tensor(values.data(), DType::kF32, {N, HS}), Tensor(weight.data(), DType::kF32, {C, HS}),
                        {}, exec);
         for (int64_t t = 0; t < N; ++t) wo_value_norm_.push_back(row_norm(result, t));
-        const Tensor z = block.activations().gate;
-        const bool per_element = z && z.shape.rank() == 3;
+        const OutputGate gate = block.output_gate();
         for (int64_t t = 0; t < N; ++t) {
             double sum = 0;
             for (int64_t c = 0; c < HS; ++c) {
-                const int64_t at = (t * NH + head) * HS + c;
-                const double g = per_element ? 1 / (1 + std::exp(-element(z, at))) : 1;  // one per head is in y
-                sum += std::pow(g * element(y, t * y.row_stride + c), 2);
+                double value = element(y, t * y.row_stride + c);
+                if (gate && !gate.inside) {
+                    const double g = gate_at(gate, t, head, c);
+                    value = multiplies(gate) ? g * value : value + g;
+                }
+                sum += std::pow(value, 2);
             }
             output_norm_.push_back(std::sqrt(sum));
         }
@@ -103,17 +118,16 @@ LayerProbe::LayerProbe(const Block& block, Transformer& model, int64_t layer, co
 }
 
 bool LayerProbe::counted(int64_t token) const {
-    return is_trigger_.empty() || !is_trigger_[static_cast<size_t>(input_.tokens[static_cast<size_t>(token)])];
+    return is_trigger_.empty() || !is_trigger_[static_cast<size_t>(token)];
 }
 
-// Mean gate of a query over the head's channels; 1 without a gate.
+// What the head's weights are multiplied by for a query: the mean over its channels; 1 without a gate.
 double LayerProbe::gate(int64_t token, int64_t head) const {
-    const Tensor z = block_.activations().gate;
-    if (!z) return 1;
-    const int64_t NH = network_.model.heads, per_head = z.shape.rank() == 3 ? z.shape[2] : 1;
+    const OutputGate gate = block_.output_gate();
+    if (!multiplies(gate)) return 1;
     double sum = 0;
-    for (int64_t c = 0; c < per_head; ++c) sum += 1 / (1 + std::exp(-element(z, (token * NH + head) * per_head + c)));
-    return sum / static_cast<double>(per_head);
+    for (int64_t c = 0; c < per_head(gate); ++c) sum += gate_at(gate, token, head, c);
+    return sum / static_cast<double>(per_head(gate));
 }
 
 void LayerProbe::add_masses(NamedValues& out, const HeadWeights& weights, int64_t head, int64_t begin,
@@ -124,7 +138,8 @@ void LayerProbe::add_masses(NamedValues& out, const HeadWeights& weights, int64_
     for (int64_t i = 0; i < n; ++i) {
         double row = 0, placeholders = 0;
         int64_t visible = 0;
-        for (int64_t j = 0; j <= i; ++j) {
+        const int64_t end = weights.keys_end(i);
+        for (int64_t j = 0; j < end; ++j) {
             row += weights.weight(i, j);
             if (j < k) placeholders += weights.weight(i, j);
             visible += weights.visible(i, j);
@@ -140,12 +155,13 @@ void LayerProbe::add_masses(NamedValues& out, const HeadWeights& weights, int64_
         placeholder_effective.add(g * placeholders);
         row_mass.add(row);
         double bits = 0;
-        for (int64_t j = 0; j <= i; ++j) {
+        for (int64_t j = 0; j < end; ++j) {
             const double share_j = weights.weight(i, j) / (row + kRowEpsilon);
             if (share_j > 0) bits -= share_j * std::log(share_j);
         }
         entropy.add(bits / std::log(static_cast<double>(visible)));
     }
+    const Mean& first = k ? placeholder_raw : raw;
     out.insert(out.end(), {{"sink_rate", 100.0 * (sink.value() > kSinkThreshold)},
                            {"first_mass_raw", raw.value()},
                            {"first_mass_normalized", normalized.value()},
@@ -153,7 +169,8 @@ void LayerProbe::add_masses(NamedValues& out, const HeadWeights& weights, int64_
                            {"row_mass", row_mass.value()},
                            {"entropy", entropy.value()},
                            {"dead_rows", dead.value()},
-                           {"dormant", static_cast<double>((k ? placeholder_raw : raw).value() > kDormantMass)}});
+                           {"dormant", static_cast<double>(first.value() > kDormantMass)},
+                           {"dormant_0p9", static_cast<double>(first.value() > kDeeplyDormantMass)}});
     if (k)
         out.insert(out.end(), {{"placeholder_mass_raw", placeholder_raw.value()},
                                {"placeholder_mass_normalized", placeholder_normalized.value()},
@@ -161,11 +178,11 @@ void LayerProbe::add_masses(NamedValues& out, const HeadWeights& weights, int64_
 }
 
 void LayerProbe::add_values(NamedValues& out, int64_t head, int64_t begin, int64_t n) const {
-    const int64_t N = static_cast<int64_t>(input_.tokens.size()),
-                  group = network_.model.heads / network_.model.key_heads();
+    const int64_t N = static_cast<int64_t>(input_.tokens.size());
+    const HeadPlace place = place_of(network_, head);
     const AttentionTensors core = block_.core_tensors();
-    const Tensor q = head_rows(core.q, head, begin, n), k = head_rows(core.k, head / group, begin, n);
-    const Tensor v = head_rows(core.v, head / group, begin, n);
+    const Tensor q = head_rows(core.q, place.query, begin, n), k = head_rows(core.k, place.key, begin, n);
+    const Tensor v = head_rows(core.v, place.key, begin, n);
     const auto pushed = [&](int64_t t) { return wo_value_norm_[static_cast<size_t>(head * N + begin + t)]; };
     Mean pushed_rest, value_rest, key_rest, cosine, output, layer_output;
     for (int64_t t = 1; t < n; ++t)
@@ -192,10 +209,10 @@ void LayerProbe::add_logits(NamedValues& out, const HeadWeights& weights, int64_
     double largest = -std::numeric_limits<double>::infinity();
     for (int64_t i = 0; i < n; ++i) {
         Mean others;
-        for (int64_t j = 0; j <= i; ++j) {
+        for (int64_t j = 0; j < weights.keys_end(i); ++j) {
             if (!weights.visible(i, j)) continue;
             largest = std::max(largest, weights.score(i, j));
-            if (j >= 1 && j < i) others.add(weights.score(i, j));
+            if (j >= 1 && j != i) others.add(weights.score(i, j));
         }
         if (!others.count || !weights.visible(i, 0) || !counted(begin + i)) continue;
         const double delta = weights.score(i, 0) - others.value();
@@ -213,14 +230,13 @@ void LayerProbe::add_logits(NamedValues& out, const HeadWeights& weights, int64_
 }
 
 void LayerProbe::add_gates(NamedValues& out, int64_t head, int64_t begin, int64_t n) const {
-    const Tensor z = block_.activations().gate;
-    if (!z) return;
-    const int64_t NH = network_.model.heads, per_head = z.shape.rank() == 3 ? z.shape[2] : 1;
+    const OutputGate gate = block_.output_gate();
+    if (!multiplies(gate)) return;
     Mean mean, closed;
     for (int64_t t = 1; t < n; ++t) {
         if (!counted(begin + t)) continue;
-        for (int64_t c = 0; c < per_head; ++c) {
-            const double g = 1 / (1 + std::exp(-element(z, ((begin + t) * NH + head) * per_head + c)));
+        for (int64_t c = 0; c < per_head(gate); ++c) {
+            const double g = gate_at(gate, begin + t, head, c);
             mean.add(g), closed.add(g < 0.1);
         }
     }
@@ -229,7 +245,7 @@ void LayerProbe::add_gates(NamedValues& out, int64_t head, int64_t begin, int64_
 
 NamedValues LayerProbe::measure_head(int64_t head, int64_t begin, int64_t n) const {
     NamedValues out;
-    const HeadWeights weights(block_, layer_, network_, head, begin, n);
+    const HeadWeights weights(block_, network_, head, begin, n);
     add_masses(out, weights, head, begin, n);
     add_values(out, head, begin, n);
     add_logits(out, weights, begin, n);

@@ -36,7 +36,8 @@ std::string state_text(const Manifest& m) {
     std::string text = fmt::format("step {}, {} tokens, next sample {}, {:.1f} s of training\n", s.step, s.tokens,
                                    s.samples, s.seconds);
     if (s.best_step >= 0) text += fmt::format("best validation loss {:.6f} at step {}\n", s.best_loss, s.best_step);
-    text += fmt::format("data {}, configuration {:016x}, build {}, other state {}\n", s.data_hash,
+    text += fmt::format("data {}, tokenizer {}, configuration {:016x}, build {}, other state {}\n", s.data_hash,
+                        s.tokenizer_hash.empty() ? "unknown" : s.tokenizer_hash,
                         hash_content(std::as_bytes(std::span(s.config))), m.build, s.extra);
     return text + fmt::format("{} ranks, {:.2f} MiB in chunks of at most {} bytes\n", m.files.size(),
                               mib(total_bytes(m)), m.chunk_bytes);

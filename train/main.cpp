@@ -8,9 +8,9 @@
 #include <exception>
 #include <thread>
 
-#include "dist/transport.h"
 #include "kernels/error.h"
 #include "train/commands.h"
+#include "train/launch.h"
 #include "train/machine.h"
 #include "train/signals.h"
 

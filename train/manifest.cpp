@@ -1,12 +1,12 @@
 #include "train/manifest.h"
 
 #include <algorithm>
-#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "data/file.h"
 #include "kernels/error.h"
 #include "train/crc32c.h"
+#include "train/json_reader.h"
 
 namespace plimsoll {
 namespace {
@@ -14,7 +14,6 @@ namespace {
 using nlohmann::json;
 
 constexpr int kFormat = 2;
-constexpr int kDepth = 64;  // of nested JSON: nlohmann's dump() recurses
 constexpr size_t kLastLine = std::string_view("crc32c 01234567\n").size();
 
 std::vector<int64_t> dims_of(const Shape& shape) {
@@ -53,59 +52,14 @@ std::string dumped(const json& value) {
     return value.dump(1, ' ', false, json::error_handler_t::replace) + "\n";
 }
 
-// Reads JSON that may say anything.
-class Parser {
+// Reads what a manifest has beyond plain JSON.
+class Parser : public JsonReader {
   public:
-    explicit Parser(const std::string& path) : path_(path) {}
-
-    json parse(std::string_view text) const {
-        const auto not_too_deep = [&](int depth, json::parse_event_t, json&) {
-            if (depth > kDepth) fail_input("{}: lists nested more than {} deep", path_, kDepth);
-            return true;
-        };
-        try {
-            return json::parse(text, not_too_deep);
-        } catch (const json::exception& error) {
-            fail_input("{}: not JSON: {}", path_, error.what());
-        }
-    }
-
-    const json& member(const json& object, const char* key) const {
-        const auto found = object.is_object() ? object.find(key) : object.end();
-        if (found == object.end()) fail_input("{}: no '{}' where there must be one", path_, key);
-        return *found;
-    }
-    int64_t integer(const json& object, const char* key, int64_t low, int64_t high = INT64_MAX) const {
-        return integer_value(member(object, key), key, low, high);
-    }
-    int64_t integer_value(const json& value, const char* key, int64_t low, int64_t high) const {
-        if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<uint64_t>() > uint64_t{INT64_MAX}))
-            fail_input("{}: '{}' is no integer that fits", path_, key);
-        const auto number = value.get<int64_t>();
-        if (number < low || number > high)
-            fail_input("{}: '{}' is {}, must lie in {} .. {}", path_, key, number, low, high);
-        return number;
-    }
-    double number(const json& object, const char* key) const {
-        const json& value = member(object, key);
-        if (!value.is_number() || !std::isfinite(value.get<double>()))
-            fail_input("{}: '{}' is no finite number", path_, key);
-        return value.get<double>();
-    }
-    const std::string& string(const json& object, const char* key) const {
-        const json& value = member(object, key);
-        if (!value.is_string()) fail_input("{}: '{}' is no string", path_, key);
-        return value.get_ref<const std::string&>();
-    }
-    const json& list(const json& object, const char* key) const {
-        const json& value = member(object, key);
-        if (!value.is_array()) fail_input("{}: '{}' is no list", path_, key);
-        return value;
-    }
+    using JsonReader::JsonReader;
 
     StoredFile file(const json& value, size_t rank) const {
         const std::string &name = string(value, "name"), wanted = data_file_name(static_cast<int64_t>(rank));
-        if (name != wanted) fail_input("{}: file {} is '{}', must be '{}'", path_, rank, name, wanted);
+        if (name != wanted) fail_input("{}: file {} is '{}', must be '{}'", path(), rank, name, wanted);
         return {.bytes = integer(value, "bytes", 0),
                 .crc32c = static_cast<uint32_t>(integer(value, "crc32c", 0, UINT32_MAX))};
     }
@@ -135,12 +89,12 @@ class Parser {
     DType dtype(const std::string& name) const {
         for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF64, DType::kI32})
             if (name == name_of(dtype)) return dtype;
-        fail_input("{}: unknown dtype '{}'", path_, name);
+        fail_input("{}: unknown dtype '{}'", path(), name);
     }
 
     Shape shape(const json& value) const {
         const json& list = this->list(value, "shape");
-        if (list.empty() || list.size() > 4) fail_input("{}: a shape of {} dimensions", path_, list.size());
+        if (list.empty() || list.size() > 4) fail_input("{}: a shape of {} dimensions", path(), list.size());
         std::vector<int64_t> dims;
         int64_t most = INT64_MAX / 8;  // bytes of any dtype can be counted
         for (const json& dim : list) {
@@ -158,8 +112,6 @@ class Parser {
                 return {dims[0], dims[1], dims[2], dims[3]};
         }
     }
-
-    const std::string& path_;
 };
 
 // Every tensor stored once, by pieces that lie in their files.
@@ -250,6 +202,7 @@ std::string manifest_text(const Manifest& m) {
     out["config"] = m.state.config;
     out["config_hash"] = fmt::format("{:016x}", hash_content(std::as_bytes(std::span(m.state.config))));
     out["data_hash"] = m.state.data_hash;
+    out["tokenizer_hash"] = m.state.tokenizer_hash;
     out["extra"] = json::parse(m.state.extra, nullptr, false);
     std::string text = dumped(out);
     return text + fmt::format("crc32c {:08x}\n", crc32c(text.data(), text.size()));
@@ -270,6 +223,8 @@ Manifest parse_manifest(std::string_view text, const std::string& path) {
         fail_input("{}: format {}, this build reads {}", path, format, kFormat);
     const json& extra = parser.member(m, "extra");
     if (!extra.is_object()) fail_input("{}: 'extra' is no object", path);
+    // Checkpoints from before it was kept have none.
+    const std::string tokenizer_hash = m.contains("tokenizer_hash") ? parser.string(m, "tokenizer_hash") : "";
     Manifest manifest{.state = {.step = parser.integer(m, "step", 0),
                                 .samples = parser.integer(m, "samples", 0),
                                 .tokens = parser.integer(m, "tokens", 0),
@@ -278,6 +233,7 @@ Manifest parse_manifest(std::string_view text, const std::string& path) {
                                 .best_step = parser.integer(m, "best_step", -1),
                                 .config = parser.string(m, "config"),
                                 .data_hash = parser.string(m, "data_hash"),
+                                .tokenizer_hash = tokenizer_hash,
                                 .extra = extra.dump()},
                       .build = parser.string(m, "build")};
     parser.lists(m, manifest);

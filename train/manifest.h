@@ -25,7 +25,8 @@ struct TrainingState {
     int64_t best_step = -1;
     std::string config;  // the resolved configuration (TOML)
     std::string data_hash;
-    std::string extra = "{}";  // a JSON object: what else must be as it was, by the name of who keeps it
+    std::string tokenizer_hash;  // of the data's tokenizer; empty = none, or saved before it was kept
+    std::string extra = "{}";    // a JSON object: what else must be as it was, by the name of who keeps it
 };
 
 // Largest run of bytes with one checksum.

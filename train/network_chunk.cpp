@@ -8,9 +8,10 @@
 namespace plimsoll {
 namespace {
 
-ShardLayout layout_of(const ParameterTable& table, int ranks) {
+ShardLayout layout_of(const ParameterTable& table, const OptimizerSection& optimizer, int ranks) {
     std::vector<LayerPart> parts;
-    for (const Parameter& p : table.entries()) parts.push_back({{p.offset, p.offset + p.shape.elements()}, p.layer});
+    for (const Parameter& p : table.entries())
+        parts.push_back({{p.offset, p.offset + p.shape.elements()}, p.layer, Optimizer::unit(optimizer, p)});
     return ShardLayout(parts, table.buffer_elements(), ranks);
 }
 
@@ -25,7 +26,8 @@ std::vector<ElementRange> updated_by(const ShardLayout& layout, const ParallelSe
 NetworkChunk::NetworkChunk(const RunConfig& config, const NetworkConfig& network, StageRange stage, int64_t tokens,
                            Precision precision, const ActivationOptions& activations, const RankPlace& place)
     : model(network, stage, tokens, precision, activations),
-      layout(layout_of(model.table(), place.data_ranks * static_cast<int>(config.parallel.virtual_ranks))),
+      layout(layout_of(model.table(), config.optimizer,
+                       place.data_ranks * static_cast<int>(config.parallel.virtual_ranks))),
       optimizer(config.optimizer, model.table(), precision, updated_by(layout, config.parallel, place.data_rank),
                 static_cast<uint64_t>(config.run.seed)) {
     const DType stream = precision.stream();

@@ -35,7 +35,8 @@ int64_t bytes_of(const Chunks& chunks, int64_t tokens, const RankPlace& place, c
         total += chunk->bytes();
         // The other ranks' parts of the shards that are under way: all of them at the end of a backward.
         if (place.data_ranks > 1)
-            total += chunk->model.plan().gradients.bytes() / place.data_ranks * (place.data_ranks - 1);
+            for (const ElementRange& shard : chunk->layout.owned(place.data_rank))
+                total += shard.size() * size_of(chunk->model.precision().stream()) * (place.data_ranks - 1);
     }
     const bool pipelined = place.stages > 1 || chunks.size() > 1;
     if (pipelined && place.stage == 0 && place.data_rank == 0)
@@ -51,7 +52,7 @@ ScratchSizes scratch_sizes(const Transformer& model, int64_t tokens) {
     const ModelConfig& m = model.config().model;
     const int64_t qkv = (m.heads + 2 * m.key_heads()) * m.head_channels();
     return {.tokens = tokens,
-            .heads = m.heads,
+            .heads = model.config().attention.core_heads(m).query,
             .columns = std::max({m.channels, qkv, 2 * m.hidden()}),
             .parameters = model.table().buffer_elements()};
 }
@@ -126,7 +127,8 @@ int print_plan(const RunConfig& config, int ranks) {
                       {.T = config.model.context,
                        .placeholders = config.attention.placeholders,
                        .shared_placeholders = 0,
-                       .seed = static_cast<uint64_t>(config.run.seed)});
+                       .seed = static_cast<uint64_t>(config.run.seed),
+                       .prefix = config.attention.prefix});
     const NetworkConfig network{config.model, config.attention, config.loss, data.vocab_size()};
     const RunDevice device(config.run.device, threads_of(config.run.threads));
     const Exec& exec = device.exec();

@@ -59,8 +59,8 @@ bool is_probe_step(int64_t step) {
     return std::find(kPerDecade.begin(), kPerDecade.end(), step) != kPerDecade.end();
 }
 
-Probes::Probes(const ProbeSection& config, const NetworkConfig& network, const Loader& validation, int64_t rows_at_once)
-    : config_(config), network_(network) {
+std::vector<ProbeBatch> probe_documents(const ProbeSection& config, const Loader& validation, int64_t rows_at_once) {
+    std::vector<ProbeBatch> groups;
     const int64_t available = validation.samples_available();
     const int64_t samples = available < 0 ? config.samples : std::min(config.samples, available);
     for (int64_t first = 0; first < samples; first += rows_at_once) {
@@ -76,26 +76,30 @@ Probes::Probes(const ProbeSection& config, const NetworkConfig& network, const L
             };
             append(group.tokens, batch.tokens), append(group.targets, batch.targets),
                 append(group.positions, batch.positions);
+            if (const BigramBackcopy* task = validation.bigram_backcopy()) {
+                BackcopyState state;
+                for (int64_t n = begin; n < begin + length; ++n) {
+                    const int32_t token = batch.tokens[static_cast<size_t>(n)];
+                    if (token < task->vocab_size()) state = task->after(state, token);  // else a placeholder before <s>
+                    group.triggers.push_back(task->is_trigger(state));
+                }
+            }
             group.cu_seqlens.push_back(static_cast<int32_t>(group.tokens.size()));
         }
-        groups_.push_back(std::move(group));
+        groups.push_back(std::move(group));
     }
-    if (const BigramBackcopy* task = validation.bigram_backcopy())
-        for (int32_t id = 0; id < network.total_vocab(); ++id)
-            is_trigger_.push_back(id < network.vocab && task->is_trigger(id));
+    return groups;
 }
 
-ModelInput Probes::input_of(size_t group) const {
-    const ProbeBatch& batch = groups_[group];
-    return {batch.tokens, batch.targets, batch.positions, batch.cu_seqlens};
-}
+Probes::Probes(const ProbeSection& config, const NetworkConfig& network, const Loader& validation, int64_t rows_at_once)
+    : config_(config), network_(network), groups_(probe_documents(config, validation, rows_at_once)) {}
 
 json Probes::measure(ProbedModel& probed, CoreAttention& core, const Exec& exec) const {
     const int64_t L = network_.model.layers, NH = network_.model.heads, k = network_.attention.placeholders;
     Means heads(L, NH), layers(L + 1, 1);
     layers.flatten();
     for (size_t group = 0; group < groups_.size(); ++group) {
-        const ModelInput input = input_of(group);
+        const ModelInput input = groups_[group].input();
         Transformer& model = probed.forward(core, input);
         const auto n = static_cast<int64_t>(input.tokens.size());
         for (int64_t layer = -1; layer < L; ++layer)
@@ -109,7 +113,7 @@ json Probes::measure(ProbedModel& probed, CoreAttention& core, const Exec& exec)
             }
         for (int64_t layer = 0; layer < L; ++layer) {
             const Block block = model.block(core, input, layer, exec);
-            const LayerProbe probe(block, model, layer, is_trigger_, input, exec);
+            const LayerProbe probe(block, model, layer, groups_[group].triggers, input, exec);
             for (const HeadMeasurement& m : probe.measure(exec))
                 for (const auto& [name, value] : m.values) heads.add(name, layer, m.head, value);
         }
@@ -119,7 +123,7 @@ json Probes::measure(ProbedModel& probed, CoreAttention& core, const Exec& exec)
 
 json Probes::attention_maps(ProbedModel& probed, CoreAttention& core, const Loader& validation,
                             const Exec& exec) const {
-    const ModelInput input = input_of(0);
+    const ModelInput input = groups_[0].input();
     Transformer& model = probed.forward(core, input);
     const int64_t length = std::min<int64_t>(config_.map_tokens, input.cu_seqlens[1]);
     json labels = json::array(), maps = json::array();
@@ -128,7 +132,7 @@ json Probes::attention_maps(ProbedModel& probed, CoreAttention& core, const Load
         const Block block = model.block(core, input, layer, exec);
         json by_head = json::array();
         for (int64_t head = 0; head < network_.model.heads; ++head) {
-            const HeadWeights weights(block, layer, network_, head, 0, length);
+            const HeadWeights weights(block, network_, head, 0, length);
             json rows = json::array();
             for (int64_t i = 0; i < length; ++i) {
                 json row = json::array();

@@ -17,11 +17,16 @@ namespace plimsoll {
 // Whether a log-spaced probe falls on `step`: 0, 1, 2, 5, 10, 14, 20, 30, 40, 50, 70, 100, 140, ...
 bool is_probe_step(int64_t step);
 
-// The documents that are probed: the first of each of the first `samples` validation rows, cut to `tokens`.
+// Documents that are forwarded together.
 struct ProbeBatch {
     std::vector<int32_t> tokens, targets, positions, cu_seqlens;
+    std::vector<bool> triggers;  // (N) Bigram-Backcopy: positions of triggers; else empty
     int64_t documents() const { return static_cast<int64_t>(cu_seqlens.size()) - 1; }
+    ModelInput input() const { return {tokens, targets, positions, cu_seqlens}; }
 };
+
+// The documents that are probed: the first of each of the first `samples` validation rows, cut to `tokens`.
+std::vector<ProbeBatch> probe_documents(const ProbeSection& config, const Loader& validation, int64_t rows_at_once);
 
 class Probes {
   public:
@@ -36,13 +41,9 @@ class Probes {
                                   const Exec& exec) const;
 
   private:
-    ModelInput input_of(size_t group) const;
-
     ProbeSection config_;
     NetworkConfig network_;
     std::vector<ProbeBatch> groups_;
-    std::vector<bool>
-        is_trigger_;  // (V) Bigram-Backcopy's triggers, whose queries the mass metrics leave out; else empty
 };
 
 }  // namespace plimsoll

@@ -226,7 +226,8 @@ void Replica::inject_before(FaultHook& fault, int64_t step) {
 
 void Replica::inject(FaultHook& fault, int64_t step) {
     for (const auto& chunk : chunks_)
-        fault.gradients(chunk->model.gradients(), chunk->optimizer.owned().front().begin, step, grid_.world.rank());
+        if (!chunk->optimizer.owned().empty())
+            fault.gradients(chunk->model.gradients(), chunk->optimizer.owned().front().begin, step, grid_.world.rank());
 }
 
 Transformer* Replica::whole() {

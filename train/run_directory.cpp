@@ -19,15 +19,16 @@ namespace {
 namespace fs = std::filesystem;
 
 // The JSON-lines files.
-constexpr const char* kLines[] = {"metrics.jsonl", "evals.jsonl", "probes.jsonl", "cad.jsonl"};
+constexpr const char* kLines[] = {"metrics.jsonl", "evals.jsonl", "probes.jsonl", "samples.jsonl", "cad.jsonl"};
 
 // Keys that may change between the parts of one run: none changes what the steps already done would have been, but for
 // the order of sums.
-constexpr std::string_view kFree[] = {"run.dir",          "run.threads",      "run.name",         "train.max_steps",
-                                      "train.max_tokens", "train.eval_every", "train.save_every", "train.keep",
-                                      "train.keep_every", "train.async_save", "train.log_every",  "probes.enabled",
-                                      "probes.max_share", "train.recompute",  "run.graphs",       "run.measure_peak",
-                                      "train.micro_batch"};
+constexpr std::string_view kFree[] = {
+    "run.dir",           "run.threads",       "run.name",           "train.max_steps",     "train.max_tokens",
+    "train.eval_every",  "train.save_every",  "train.keep",         "train.keep_every",    "train.async_save",
+    "train.log_every",   "probes.enabled",    "probes.max_share",   "train.recompute",     "run.graphs",
+    "run.measure_peak",  "train.micro_batch", "train.sample_every", "train.sample_prompt", "train.sample_tokens",
+    "train.max_seconds", "train.max_restarts"};
 
 // What ranks share may change too: another order of sums, the same data.
 bool may_change(const std::string& difference) {
@@ -42,7 +43,8 @@ RunDirectory::RunDirectory(const RunConfig& config, Resume resume) : path_(confi
     try {
         existed_ = fs::exists(file("config.toml"));
         if (existed_ && resume == Resume::kFresh) {
-            for (const char* name : {"config.toml", "run.json", "attention_maps.json", "log.txt", "checkpoints"})
+            for (const char* name : {"config.toml", "run.json", "attention_maps.json", "tokenizer.json", "log.txt",
+                                     "restarts.jsonl", "checkpoints"})
                 fs::remove_all(file(name));
             for (const char* name : kLines) fs::remove_all(file(name));
             existed_ = false;

@@ -17,8 +17,8 @@ enum class Resume : uint8_t {
     kFresh,  // delete what is there and start again
 };
 
-// RUN/config.toml, run.json, metrics.jsonl, evals.jsonl, probes.jsonl, cad.jsonl, attention_maps.json, log.txt,
-// checkpoints/.
+// RUN/config.toml, run.json, tokenizer.json, metrics.jsonl, evals.jsonl, probes.jsonl, samples.jsonl, cad.jsonl,
+// attention_maps.json, log.txt, checkpoints/.
 class RunDirectory {
   public:
     // Makes the directory, or checks that the one there belongs to the same configuration, and tries to write, flush

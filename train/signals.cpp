@@ -12,7 +12,7 @@
 namespace plimsoll {
 namespace {
 
-std::atomic<int> g_signals = 0;
+std::atomic<int> g_first = 0;
 
 sigset_t counted_signals() {
     sigset_t signals;
@@ -37,13 +37,22 @@ void count_signals() {
     std::thread([signals = counted_signals()] {
         while (true) {
             int signal = 0;
-            if (sigwait(&signals, &signal) == 0 && g_signals++ > 0) _exit(static_cast<int>(ExitCode::kInterrupted));
+            if (sigwait(&signals, &signal) != 0) continue;
+            // USR1 asks to save and end, however often: schedulers send it to the ranks and to who hands it on.
+            if (g_first == 0)
+                g_first = signal;
+            else if (signal != SIGUSR1)
+                _exit(static_cast<int>(ExitCode::kInterrupted));
         }
     }).detach();
 }
 
 bool stop_requested() {
-    return g_signals > 0;
+    return g_first != 0;
+}
+
+int stop_signal() {
+    return g_first;
 }
 
 }  // namespace plimsoll

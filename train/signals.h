@@ -1,4 +1,5 @@
-// Ctrl-C and SIGTERM: the first asks the run to save and stop, the second ends the process at once.
+// Ctrl-C, SIGTERM and SIGUSR1: the first asks the run to save and stop, a second SIGINT or SIGTERM ends the process at
+// once.
 #pragma once
 
 namespace plimsoll {
@@ -10,5 +11,7 @@ void hold_signals();
 void count_signals();
 // Whether a signal came.
 bool stop_requested();
+// The first that came; 0 before one.
+int stop_signal();
 
 }  // namespace plimsoll

@@ -2,37 +2,20 @@
 
 #include <fmt/ranges.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <vector>
 
-#include "dist/transport.h"
+#include "train/launch.h"
 
 namespace plimsoll {
-namespace {
 
 namespace fs = std::filesystem;
 
-const char* first_of(std::initializer_list<const char*> names) {
-    for (const char* name : names)
-        if (const char* value = std::getenv(name)) return value;
-    return nullptr;
-}
-
-// A name for the job that all its ranks know, fit for a file.
-std::string job_name() {
-    const char* job = first_of({"PMIX_NAMESPACE", "SLURM_JOB_ID", "OMPI_MCA_ess_base_jobid"});
-    std::string name = job ? job : "job";
-    for (char& c : name)
-        if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
-    return name;
-}
-
-}  // namespace
-
-StartingRanks::StartingRanks(const std::string& run_directory)
-    : folder_(run_directory + "/starting." + job_name()), file_(fmt::format("{}/{}", folder_, rank_of_launch())) {
-    if (const char* ranks = first_of({"OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"})) ranks_ = std::atoi(ranks);
+StartingRanks::StartingRanks(const std::string& run_directory, const Launch& launch)
+    : folder_(run_directory + "/starting." + launch.job),
+      file_(fmt::format("{}/{}", folder_, launch.rank)),
+      ranks_(launch.ranks) {
     std::error_code ignored;
     fs::create_directories(folder_, ignored);
     std::ofstream(file_).put('\n');

@@ -1,17 +1,19 @@
-// Which ranks of an MPI job have started, before MPI can say.
+// Which ranks of a job have started, before they have met.
 #pragma once
 
 #include <string>
-#include <vector>
 
 namespace plimsoll {
 
+struct Launch;
+
 // MPI's start returns on no rank until every rank has called it, and cannot be interrupted. Meanwhile each leaves a
-// file in the run's directory, so that those that did come can name those that did not.
+// file in the run's directory, so that those that did come can name those that did not. Over TCP the
+// files tell a rank that never started from one that does not reach rank 0.
 class StartingRanks {
   public:
     // Leaves this rank's file. What cannot be written is left out: starting must not fail over it.
-    explicit StartingRanks(const std::string& run_directory);
+    StartingRanks(const std::string& run_directory, const Launch& launch);
     ~StartingRanks() { withdraw(); }
     StartingRanks(const StartingRanks&) = delete;
 

@@ -7,6 +7,8 @@
 namespace plimsoll {
 namespace {
 
+constexpr double kTiny = 1e-30;  // of a product of norms: what is zero has cosine 0
+
 double excess_kurtosis(std::span<const double> x) {
     double mean = 0, second = 0, fourth = 0;
     for (const double v : x) mean += v / static_cast<double>(x.size());
@@ -25,15 +27,16 @@ NamedValues stream_metrics(Tensor h) {
     std::vector<double> x(T * C), magnitudes(T * C);
     for (size_t i = 0; i < x.size(); ++i)
         x[i] = h.dtype == DType::kF64 ? h.ptr<double>()[i] : static_cast<double>(h.ptr<float>()[i]);
-    double first_norm = 0, rest_norm = 0, rest_kurtosis = 0, squares = 0;
+    double first_norm = 0, rest_norm = 0, rest_kurtosis = 0, squares = 0, cosine = 0;
     for (size_t t = 0; t < T; ++t) {
-        double square = 0;
-        for (size_t c = 0; c < C; ++c) square += x[t * C + c] * x[t * C + c];
+        double square = 0, dot = 0;
+        for (size_t c = 0; c < C; ++c) square += x[t * C + c] * x[t * C + c], dot += x[t * C + c] * x[c];
         squares += square;
         if (t == 0)
             first_norm = std::sqrt(square);
         else {
             rest_norm += std::sqrt(square) / static_cast<double>(T - 1);
+            cosine += dot / (first_norm * std::sqrt(square) + kTiny) / static_cast<double>(T - 1);
             rest_kurtosis += excess_kurtosis({x.data() + t * C, C}) / static_cast<double>(T - 1);
         }
     }
@@ -56,6 +59,7 @@ NamedValues stream_metrics(Tensor h) {
             {"massive_at_first", at_first ? 1.0 : 0.0},
             {"kurtosis_first", excess_kurtosis({x.data(), C})},
             {"kurtosis_rest", rest_kurtosis},
+            {"cosine_with_first", cosine},
             {"rms", std::sqrt(squares / static_cast<double>(T * C))}};
 }
 

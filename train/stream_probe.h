@@ -17,6 +17,7 @@ using NamedValues = std::vector<std::pair<std::string, double>>;
 //   massive_count = elements above 100 and above 1000 x median             Sun et al., arXiv:2402.17762
 //   massive_at_first = 1 if the largest element sits on p
 //   kurtosis_first, kurtosis_rest = excess kurtosis over channels, of p and averaged over the other tokens
+//   cosine_with_first = mean_{t != p} h_t.h_p / (|h_t| |h_p|)
 //   rms over all elements
 NamedValues stream_metrics(Tensor h);
 

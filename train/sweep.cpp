@@ -7,8 +7,11 @@
 #include <set>
 #include <sstream>
 
+#include <fmt/ranges.h>
+
 #include "kernels/error.h"
 #include "train/config.h"
+#include "train/crc32c.h"
 #include "train/grid.h"
 
 namespace plimsoll {
@@ -102,7 +105,7 @@ void multiply(std::vector<SweepCell>& cells, const std::vector<Alternative>& axi
 }  // namespace
 
 Sweep load_sweep(const std::string& file, const std::vector<std::string>& overrides) {
-    Sweep sweep;
+    Sweep sweep{.config = {}, .file = file, .overrides = overrides, .base = {}, .dir = {}, .cells = {}};
     SweepConfig& config = sweep.config;
     read_config({.file = file, .variant = "", .overrides = overrides}, config_fields(config), config.places, "sweep");
     const SweepSection& s = config.sweep;
@@ -146,6 +149,43 @@ Sweep load_sweep(const std::string& file, const std::vector<std::string>& overri
         cell.steps = run.max_steps();
     }
     return sweep;
+}
+
+std::string Sweep::cells_hash() const {
+    uint32_t hash = 0;
+    for (const SweepCell& cell : cells) {
+        const std::string text = fmt::format("{}\n{}\n{}\n", cell.name, cell.variant, fmt::join(cell.overrides, " "));
+        hash = crc32c(text.data(), text.size(), hash);
+    }
+    return fmt::format("{:08x}", hash);
+}
+
+namespace {
+
+// The cell that a ledger compares this one with: softmax, or the first variant, with all else equal. Null for itself.
+const SweepCell* control_of(const Sweep& sweep, const SweepCell& cell) {
+    const std::vector<std::string>& variants = sweep.config.sweep.variants;
+    if (variants.empty()) return nullptr;
+    const bool has_softmax = std::ranges::find(variants, "softmax") != variants.end();
+    const std::string control = has_softmax ? "softmax" : variants.front();
+    if (cell.variant == control) return nullptr;
+    const auto found = std::ranges::find_if(sweep.cells, [&](const SweepCell& other) {
+        return other.variant == control && other.overrides == cell.overrides;
+    });
+    return found == sweep.cells.end() ? nullptr : &*found;
+}
+
+}  // namespace
+
+std::vector<std::string> train_command(const Sweep& sweep, const SweepCell& cell, int64_t threads) {
+    std::vector<std::string> words{
+        fs::read_symlink("/proc/self/exe").string(), "train", sweep.base, "--resume", "auto", "--run-dir", cell.dir};
+    if (!cell.variant.empty()) words.insert(words.end(), {"--variant", cell.variant});
+    for (const std::string& setting : cell.overrides) words.insert(words.end(), {"--set", setting});
+    if (const SweepCell* control = control_of(sweep, cell); control && fs::exists(fs::path(control->dir) / "run.json"))
+        words.insert(words.end(), {"--parent", control->dir});
+    if (threads > 0) words.insert(words.end(), {"--set", fmt::format("run.threads={}", threads)});
+    return words;
 }
 
 std::string sweep_config_reference() {

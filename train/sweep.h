@@ -42,18 +42,27 @@ struct SweepSection {
 };
 
 struct LaunchSection {
+    std::string with = "local";
     int64_t jobs = 1;
     int64_t threads = 0;
     std::vector<int64_t> gpus;
     std::vector<std::string> command;
+    std::vector<std::string> sbatch;
 
     template <class Self, class Visitor>
     static void visit(Self& self, Visitor&& v) {
-        v.field("jobs", self.jobs, "cells that run at a time, each on cores of its own");
-        v.field("threads", self.threads, "CPU threads, and cores, of a cell; 0 = the machine's divided by jobs");
-        v.field("gpus", self.gpus, "GPUs of this machine, one for each cell under way; empty = run.device decides");
+        v.choice("with", self.with, {"local", "slurm"}, "local: processes of this machine; slurm: one job array");
+        v.field("jobs", self.jobs, "cells that run at a time, on this machine each on cores of its own");
+        v.field("threads", self.threads,
+                "CPU threads, and cores, of a cell, or of each of its ranks; 0 = local: the machine's divided by jobs, "
+                "slurm: what the job has");
+        v.field("gpus", self.gpus,
+                "local: GPUs of this machine, one for each cell under way; empty = run.device decides");
         v.list("command", self.command,
-               "words before the program, such as [\"mpirun\", \"-n\", \"2\"]: a cell may be a job of several ranks");
+               "local: words before the program, such as [\"mpirun\", \"-n\", \"2\"]: a cell may be a job of several "
+               "ranks");
+        v.list("sbatch", self.sbatch,
+               "slurm: options of sbatch, such as [\"--time=2:00:00\", \"--ntasks=2\", \"--gpus-per-task=1\"]");
     }
 };
 
@@ -78,15 +87,24 @@ struct SweepCell {
 
 struct Sweep {
     SweepConfig config;
-    std::string base;  // path
+    std::string file;                    // that it was read from
+    std::vector<std::string> overrides;  // of the file
+    std::string base;                    // path
     std::string dir;
     std::vector<SweepCell> cells;
+
+    // Of what the cells are and their order; 8 hexadecimal digits.
+    std::string cells_hash() const;
 };
 
 // Reads a sweep and every cell's configuration. Throws Error (78) for what no cell could run with, before any starts:
 // unknown keys and values, axes without alternatives, rates for variants that are not swept, cells with one name, more
 // than max_cells.
 Sweep load_sweep(const std::string& file, const std::vector<std::string>& overrides);
+
+// The words of the command that trains a cell, or goes on with it; this program is the first. Its ledger compares it
+// with the softmax cell that is otherwise equal, where that has run. `threads` 0: its own choice.
+std::vector<std::string> train_command(const Sweep& sweep, const SweepCell& cell, int64_t threads);
 
 // For --help.
 std::string sweep_config_reference();

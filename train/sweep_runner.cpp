@@ -1,8 +1,10 @@
 #include "train/sweep_runner.h"
 
 #include <fcntl.h>
+#include <fmt/ranges.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -10,16 +12,13 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
-#include <fstream>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "data/file.h"
-#include "kernels/error.h"
-#include "train/log.h"
 #include "train/machine.h"
 #include "train/signals.h"
+#include "train/subprocess.h"
+#include "train/sweep_progress.h"
 
 namespace plimsoll {
 namespace {
@@ -29,65 +28,85 @@ using nlohmann::json;
 
 constexpr std::chrono::milliseconds kPoll{50};
 
-std::string path_in(const Sweep& sweep, const std::string& name) {
-    return (fs::path(sweep.dir) / name).string();
+template <class... Args>
+void say(fmt::format_string<Args...> format, Args&&... args) {
+    fmt::print("{}\n", fmt::format(format, std::forward<Args>(args)...));
+    std::fflush(stdout);
 }
 
-// The last whole line of a JSON-lines file; null without one.
-json last_line(const std::string& path) {
-    json last;
-    std::ifstream in(path);
-    for (std::string line; std::getline(in, line);)
-        if (json entry = json::parse(line, nullptr, false); entry.is_object()) last = std::move(entry);
-    return last;
-}
-
-// Exit codes of the last tries, by cell, from DIR/sweep.jsonl.
-std::map<std::string, int> last_exit_codes(const Sweep& sweep) {
-    std::map<std::string, int> codes;
-    std::ifstream in(path_in(sweep, "sweep.jsonl"));
-    for (std::string line; std::getline(in, line);) {
-        const json entry = json::parse(line, nullptr, false);
-        if (entry.is_object() && entry.value("event", "") == "end")
-            codes[entry.value("cell", "")] = entry.value("status", 0);
+// While it lives no other process runs or submits cells of the sweep.
+class SweepLock {
+  public:
+    explicit SweepLock(const Sweep& sweep) {
+        fs::create_directories(sweep.dir);
+        const std::string path = path_in(sweep, "sweep.lock");
+        fd_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+        if (fd_ < 0) fail_io("'{}' cannot be opened; sweep.dir names another directory", path);
+        if (flock(fd_, LOCK_EX | LOCK_NB) == 0) return;
+        close(fd_);
+        throw Error(ExitCode::kTransient,
+                    fmt::format("'{}' is held: another plimsoll sweep runs these cells; plimsoll sweep status {} says "
+                                "how far it is",
+                                path, sweep.file));
     }
-    return codes;
-}
+    ~SweepLock() { close(fd_); }
+    SweepLock(const SweepLock&) = delete;
 
-void note(const Sweep& sweep, json entry) {
-    const auto now = std::chrono::system_clock::now().time_since_epoch();
-    entry["time"] = std::chrono::duration_cast<std::chrono::seconds>(now).count();
-    std::ofstream out(path_in(sweep, "sweep.jsonl"), std::ios::app);
-    out << entry.dump() << "\n";
-}
+  private:
+    int fd_ = -1;
+};
 
-CellProgress progress_of(const SweepCell& cell, const std::map<std::string, int>& codes) {
-    CellProgress progress;
-    const json line = last_line((fs::path(cell.dir) / "metrics.jsonl").string());
-    if (line.is_object()) {
-        progress.step = line.value("step", int64_t{0});
-        progress.seconds = line.value("seconds", 0.0);
-        if (line.contains("loss") && line["loss"].is_number()) progress.loss = line["loss"].get<double>();
+// What there is to do.
+struct Todo {
+    std::vector<const SweepCell*> waiting;
+    std::vector<std::string> failed, elsewhere;  // left alone
+    size_t done = 0;
+
+    Todo(const Sweep& sweep, const SweepOptions& options) {
+        const SweepJournal journal(sweep);
+        for (const SweepCell& cell : sweep.cells) switch (journal.progress_of(cell).state) {
+                case CellState::kDone:
+                    ++done;
+                    break;
+                case CellState::kRunning:
+                case CellState::kQueued:
+                    elsewhere.push_back(cell.name);
+                    break;
+                case CellState::kFailed:
+                    if (!options.retry_failed) {
+                        failed.push_back(cell.name);
+                        break;
+                    }
+                    [[fallthrough]];
+                case CellState::kWaiting:
+                case CellState::kInterrupted:
+                    waiting.push_back(&cell);
+            }
+        say("{} cells: {} done, {} to run{}{}", sweep.cells.size(), done, waiting.size(),
+            elsewhere.empty() ? "" : fmt::format(", {} under way or in the queue", elsewhere.size()),
+            failed.empty() ? "" : fmt::format(", {} failed before (--retry-failed runs them again)", failed.size()));
     }
-    json info;
-    if (std::ifstream in((fs::path(cell.dir) / "run.json").string()); in) info = json::parse(in, nullptr, false);
-    const auto code = codes.find(cell.name);
-    if (code != codes.end()) progress.exit_code = code->second;
-    const bool fell = code != codes.end() && code->second != 0 &&
-                      code->second != static_cast<int>(ExitCode::kSavedOnSignal) &&
-                      code->second != static_cast<int>(ExitCode::kTransient);
-    if (info.is_object() && info.value("status", "") == "done" && progress.step >= cell.steps)
-        progress.state = CellState::kDone;
-    else if (fell)
-        progress.state = CellState::kFailed;
-    else if (info.is_object() || progress.step > 0)
-        progress.state = CellState::kInterrupted;
-    return progress;
+};
+
+// Cells of a sweep that was killed have been told to save and end, and may take a moment.
+void wait_for_orphans(const Sweep& sweep) {
+    const auto running = [&] {
+        const SweepJournal journal(sweep);
+        return std::ranges::any_of(sweep.cells, [&](const SweepCell& cell) {
+            return journal.is_running(cell) && journal.progress_of(cell).state == CellState::kRunning;
+        });
+    };
+    if (running()) say("cells of an earlier sweep are saving; waiting for them");
+    for (int i = 0; i < 600 && running() && !stop_requested(); ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));
 }
 
-std::string_view name_of(CellState state) {
-    constexpr std::string_view kNames[] = {"waiting", "interrupted", "failed", "done"};
-    return kNames[static_cast<size_t>(state)];
+// What the sweep holds, so that a report can name cells that never began.
+void note_plan(const Sweep& sweep) {
+    json cells = json::array();
+    for (const SweepCell& cell : sweep.cells)
+        cells.push_back({{"name", cell.name}, {"variant", cell.variant}, {"settings", cell.overrides}});
+    note_event(sweep, {{"event", "plan"}, {"cells", std::move(cells)}});
 }
 
 // Cores this process may use, in equal parts for the jobs.
@@ -106,51 +125,39 @@ std::vector<cpu_set_t> cores_of_jobs(int64_t jobs, int64_t threads) {
     return sets;
 }
 
-class Runner {
+// Processes of this machine.
+class LocalRunner {
   public:
-    Runner(const Sweep& sweep, const SweepOptions& options)
-        : sweep_(sweep), options_(options), jobs_(static_cast<size_t>(sweep.config.launch.jobs)) {
+    LocalRunner(const Sweep& sweep, Todo todo)
+        : sweep_(sweep), todo_(std::move(todo)), jobs_(static_cast<size_t>(sweep.config.launch.jobs)) {
         threads_ = sweep.config.launch.threads ? sweep.config.launch.threads
                                                : std::max<int64_t>(1, usable_threads() / sweep.config.launch.jobs);
-        program_ = fs::read_symlink("/proc/self/exe").string();
         cores_ = cores_of_jobs(sweep.config.launch.jobs, threads_);
-        const std::map<std::string, int> codes = last_exit_codes(sweep);
-        for (const SweepCell& cell : sweep.cells) {
-            const CellState state = progress_of(cell, codes).state;
-            if (state == CellState::kDone)
-                ++done_;
-            else if (state == CellState::kFailed && !options.retry_failed)
-                left_.push_back(cell.name);
-            else
-                waiting_.push_back(&cell);
-        }
+    }
+
+    void print_commands() const {
+        for (const SweepCell* cell : todo_.waiting) say("{}: {}", cell->name, fmt::join(command(*cell), " "));
     }
 
     ExitCode run() {
-        say("{} cells: {} done, {} to run{}", sweep_.cells.size(), done_, waiting_.size(),
-            left_.empty() ? "" : fmt::format(", {} failed before (--retry-failed runs them again)", left_.size()));
-        if (options_.dry_run) {
-            for (const SweepCell* cell : waiting_) say("{}: {}", cell->name, fmt::join(command(*cell), " "));
-            return ExitCode::kOk;
-        }
-        fs::create_directories(sweep_.dir);
         size_t next = 0;
-        while (next < waiting_.size() || is_busy()) {
+        while (next < todo_.waiting.size() || is_busy()) {
             if (stop_requested() && !stopping_) stop_all();
             for (size_t job = 0; job < jobs_.size(); ++job) {
                 if (jobs_[job].pid > 0) collect(job);
-                if (jobs_[job].pid <= 0 && next < waiting_.size() && !stopping_) start(job, *waiting_[next++]);
+                if (jobs_[job].pid <= 0 && next < todo_.waiting.size() && !stopping_)
+                    start(job, *todo_.waiting[next++]);
             }
             if (stopping_ && !is_busy()) break;
             std::this_thread::sleep_for(kPoll);
         }
-        for (const std::string& name : left_) say("failed: {} ({})", name, path_in(sweep_, name + ".txt"));
+        for (const std::string& name : todo_.failed) say("failed: {} ({})", name, path_in(sweep_, name + ".txt"));
         if (stopping_) {
-            say("stopped: {} of {} cells done; the same command goes on", done_, sweep_.cells.size());
+            say("stopped: {} of {} cells done; the same command goes on", todo_.done, sweep_.cells.size());
             return ExitCode::kSavedOnSignal;
         }
-        say("{} of {} cells done", done_, sweep_.cells.size());
-        return left_.empty() ? ExitCode::kOk : ExitCode::kInternal;
+        say("{} of {} cells done", todo_.done, sweep_.cells.size());
+        return todo_.failed.empty() ? ExitCode::kOk : ExitCode::kInternal;
     }
 
   private:
@@ -158,63 +165,48 @@ class Runner {
         pid_t pid = 0;
         const SweepCell* cell = nullptr;
     };
-    template <class... Args>
-    static void say(fmt::format_string<Args...> format, Args&&... args) {
-        fmt::print("{}\n", fmt::format(format, std::forward<Args>(args)...));
-        std::fflush(stdout);
-    }
     bool is_busy() const {
         return std::ranges::any_of(jobs_, [](const Job& job) { return job.pid > 0; });
     }
 
     std::vector<std::string> command(const SweepCell& cell) const {
         std::vector<std::string> words = sweep_.config.launch.command;
-        words.insert(words.end(), {program_, "train", sweep_.base, "--resume", "auto", "--run-dir", cell.dir});
-        if (!cell.variant.empty()) words.insert(words.end(), {"--variant", cell.variant});
-        for (const std::string& setting : cell.overrides) words.insert(words.end(), {"--set", setting});
-        words.insert(words.end(), {"--set", fmt::format("run.threads={}", threads_)});
+        for (std::string& word : train_command(sweep_, cell, threads_)) words.push_back(std::move(word));
         return words;
     }
 
     void start(size_t job, const SweepCell& cell) {
         const std::vector<std::string> words = command(cell);
-        std::vector<char*> arguments;
-        for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
-        arguments.push_back(nullptr);
         const std::string log = path_in(sweep_, cell.name + ".txt");
         const std::vector<int64_t>& gpus = sweep_.config.launch.gpus;
         const std::string gpu = gpus.empty() ? "" : fmt::format("{}", gpus[job % gpus.size()]);
         if (!gpu.empty()) setenv("CUDA_VISIBLE_DEVICES", gpu.c_str(), 1);
         const pid_t parent = getpid(), pid = fork();
-        if (pid < 0) throw Error(ExitCode::kIo, "sweep: no process could be started");
+        if (pid < 0) fail_io("sweep: no process could be started");
         if (pid == 0) {
             // Its cells do not outlive the sweep.
             prctl(PR_SET_PDEATHSIG, SIGTERM);
             if (getppid() != parent) _exit(static_cast<int>(ExitCode::kTransient));
             sched_setaffinity(0, sizeof cores_[job], &cores_[job]);
-            sigset_t none;  // what a launcher in front of the program must hear
-            sigemptyset(&none);
-            sigprocmask(SIG_SETMASK, &none, nullptr);
             const int out = open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
             if (out >= 0) dup2(out, STDOUT_FILENO), dup2(out, STDERR_FILENO);
-            execvp(arguments.front(), arguments.data());
-            _exit(127);
+            become_program(words);
         }
         jobs_[job] = {pid, &cell};
-        note(sweep_, {{"event", "begin"}, {"cell", cell.name}, {"pid", pid}});
+        note_event(sweep_, {{"event", "begin"}, {"cell", cell.name}, {"pid", pid}});
         say("begins: {}", cell.name);
     }
 
     void collect(size_t job) {
         int status = 0;
         if (waitpid(jobs_[job].pid, &status, WNOHANG) != jobs_[job].pid) return;
-        const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+        const int code = exit_status(status);
         const SweepCell& cell = *jobs_[job].cell;
         jobs_[job] = {};
-        note(sweep_, {{"event", "end"}, {"cell", cell.name}, {"status", code}});
-        const CellProgress progress = progress_of(cell, {{cell.name, code}});
-        done_ += progress.state == CellState::kDone;
-        if (progress.state == CellState::kFailed) left_.push_back(cell.name);
+        note_event(sweep_, {{"event", "end"}, {"cell", cell.name}, {"status", code}});
+        const CellProgress progress = SweepJournal(sweep_).progress_of(cell);
+        todo_.done += progress.state == CellState::kDone;
+        if (progress.state == CellState::kFailed) todo_.failed.push_back(cell.name);
         say("{}: {}, step {} of {}{}", progress.state == CellState::kDone ? "done" : fmt::format("ended with {}", code),
             cell.name, progress.step, cell.steps, progress.loss ? fmt::format(", loss {:.4f}", *progress.loss) : "");
     }
@@ -227,51 +219,84 @@ class Runner {
     }
 
     const Sweep& sweep_;
-    const SweepOptions& options_;
+    Todo todo_;
     std::vector<Job> jobs_;
-    std::string program_;  // this one
     int64_t threads_ = 1;
     std::vector<cpu_set_t> cores_;  // [job]
-    std::vector<const SweepCell*> waiting_;
-    std::vector<std::string> left_;  // failed, now or before
-    size_t done_ = 0;
     bool stopping_ = false;
 };
 
+constexpr const char* kBatchFile = "scripts/slurm/sweep.sbatch";
+
+// The job array; its tasks have the numbers of the cells.
+std::vector<std::string> sbatch_command(const Sweep& sweep, const Todo& todo) {
+    const LaunchSection& launch = sweep.config.launch;
+    if (!fs::exists(kBatchFile)) fail_input("there is no '{}' here; start plimsoll sweep in the checkout", kBatchFile);
+    std::vector<size_t> numbers;
+    for (const SweepCell* cell : todo.waiting) numbers.push_back(static_cast<size_t>(cell - sweep.cells.data()));
+    std::vector<std::string> words{"sbatch", "--parsable", "--job-name=" + sweep.config.sweep.name,
+                                   fmt::format("--array={}%{}", fmt::join(numbers, ","), launch.jobs),
+                                   "--output=" + path_in(sweep, "slurm-%A_%a.txt")};
+    if (launch.threads > 0) words.push_back(fmt::format("--cpus-per-task={}", launch.threads));
+    words.insert(words.end(), launch.sbatch.begin(), launch.sbatch.end());
+    words.insert(words.end(),
+                 {kBatchFile, fs::read_symlink("/proc/self/exe").string(), sweep.file, sweep.cells_hash()});
+    for (const std::string& setting : sweep.overrides) words.insert(words.end(), {"--set", setting});
+    return words;
+}
+
+ExitCode submit(const Sweep& sweep, const Todo& todo) {
+    for (const std::string& name : todo.failed) say("failed: {} ({})", name, path_in(sweep, name + ".txt"));
+    if (todo.waiting.empty()) return todo.failed.empty() ? ExitCode::kOk : ExitCode::kInternal;
+    const FinishedProgram sbatch = run_program(sbatch_command(sweep, todo));
+    if (sbatch.status != 0)
+        throw Error(ExitCode::kTransient,
+                    fmt::format("sbatch ended with status {}; nothing was submitted{}", sbatch.status,
+                                sbatch.status == 127 ? " (there is no sbatch in PATH)" : ""));
+    const std::string job = sbatch.output.substr(0, sbatch.output.find_first_of(";\n"));
+    json tasks;
+    for (const SweepCell* cell : todo.waiting) tasks[cell->name] = cell - sweep.cells.data();
+    note_event(sweep, {{"event", "submit"}, {"job", job}, {"tasks", tasks}});
+    say("submitted: job array {}, {} cells, {} at a time; plimsoll sweep status {} says how far it is", job,
+        todo.waiting.size(), sweep.config.launch.jobs, sweep.file);
+    return ExitCode::kOk;
+}
+
+const SweepCell& submitted_cell(const Sweep& sweep, int64_t index, const std::string& cells_hash) {
+    if (cells_hash != sweep.cells_hash())
+        fail_input(
+            "{}: its cells are others ({}) than when the job array was submitted ({}); cancel that and submit again",
+            sweep.file, sweep.cells_hash(), cells_hash);
+    check_range("--index", index, 0, static_cast<int64_t>(sweep.cells.size()) - 1);
+    return sweep.cells[static_cast<size_t>(index)];
+}
+
 }  // namespace
 
-CellProgress progress_of(const Sweep& sweep, const SweepCell& cell) {
-    return progress_of(cell, last_exit_codes(sweep));
-}
-
-int print_sweep_status(const Sweep& sweep) {
-    const std::map<std::string, int> codes = last_exit_codes(sweep);
-    std::map<CellState, int> count;
-    double seconds = 0, steps = 0, rest = 0;
-    size_t width = 4;
-    for (const SweepCell& cell : sweep.cells) width = std::max(width, cell.name.size());
-    fmt::print("{:<{}}  {:<12}{:>16}{:>10}{:>10}\n", "cell", width, "state", "step", "loss", "time");
-    for (const SweepCell& cell : sweep.cells) {
-        const CellProgress p = progress_of(cell, codes);
-        ++count[p.state];
-        seconds += p.seconds, steps += static_cast<double>(p.step);
-        if (p.state != CellState::kDone) rest += static_cast<double>(cell.steps - p.step);
-        fmt::print(
-            "{:<{}}  {:<12}{:>16}{:>10}{:>10}\n", cell.name, width,
-            p.state == CellState::kFailed ? fmt::format("failed {}", p.exit_code) : std::string(name_of(p.state)),
-            fmt::format("{}/{}", p.step, cell.steps), p.loss ? fmt::format("{:.4f}", *p.loss) : "-",
-            p.seconds > 0 ? duration(p.seconds) : "-");
-    }
-    fmt::print("{} cells: {} done, {} interrupted, {} waiting, {} failed", sweep.cells.size(), count[CellState::kDone],
-               count[CellState::kInterrupted], count[CellState::kWaiting], count[CellState::kFailed]);
-    if (rest > 0 && steps > 0)
-        fmt::print("; about {} left", duration(rest * seconds / steps / static_cast<double>(sweep.config.launch.jobs)));
-    fmt::print("\n");
-    return static_cast<int>(ExitCode::kOk);
-}
-
 ExitCode run_sweep(const Sweep& sweep, const SweepOptions& options) {
-    return Runner(sweep, options).run();
+    const bool slurm = sweep.config.launch.with == "slurm";
+    if (options.dry_run) {
+        const Todo todo(sweep, options);
+        if (!slurm) LocalRunner(sweep, todo).print_commands();
+        if (slurm && !todo.waiting.empty()) say("{}", fmt::join(sbatch_command(sweep, todo), " "));
+        return ExitCode::kOk;
+    }
+    const SweepLock lock(sweep);
+    note_plan(sweep);
+    if (!slurm) wait_for_orphans(sweep);
+    Todo todo(sweep, options);
+    return slurm ? submit(sweep, todo) : LocalRunner(sweep, std::move(todo)).run();
+}
+
+void print_cell(const Sweep& sweep, int64_t index, const std::string& cells_hash) {
+    const SweepCell& cell = submitted_cell(sweep, index, cells_hash);
+    fmt::print("{}\n{}\n", path_in(sweep, cell.name + ".txt"),
+               fmt::join(train_command(sweep, cell, sweep.config.launch.threads), "\n"));
+}
+
+void end_cell(const Sweep& sweep, int64_t index, const std::string& cells_hash, int status) {
+    const SweepCell& cell = submitted_cell(sweep, index, cells_hash);
+    note_event(sweep, {{"event", "end"}, {"cell", cell.name}, {"status", status}});
 }
 
 }  // namespace plimsoll

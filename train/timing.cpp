@@ -7,9 +7,18 @@
 #include "kernels/memory.h"
 
 namespace plimsoll {
+namespace {
+
+const double g_process_start = now_seconds();  // before main
+
+}  // namespace
 
 double now_seconds() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double process_start() {
+    return g_process_start;
 }
 
 double best_seconds(const std::function<void()>& work, int repeats, const Exec& exec) {

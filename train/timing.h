@@ -9,6 +9,8 @@ namespace plimsoll {
 
 // Seconds since some fixed moment.
 double now_seconds();
+// now_seconds() when this process started.
+double process_start();
 
 // Seconds of one call of `work`, the best of `repeats` measurements after a warm-up; on a GPU each measurement is ten
 // calls, from an idle device until it is idle again.

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <csignal>
 #include <nlohmann/json.hpp>
 
 #include "data/file.h"
+#include "data/tokenizer.h"
 #include "kernels/gpu.h"
 #include "train/cad_sample.h"
 #include "train/machine.h"
@@ -22,7 +24,8 @@ LoaderOptions training_options(const RunConfig& config) {
     return {.T = config.model.context,
             .placeholders = config.attention.placeholders,
             .shared_placeholders = 0,
-            .seed = static_cast<uint64_t>(config.run.seed)};
+            .seed = static_cast<uint64_t>(config.run.seed),
+            .prefix = config.attention.prefix};
 }
 
 std::unique_ptr<Loader> validation_loader(const RunConfig& config) {
@@ -58,6 +61,19 @@ RunDirectory open_directory(const RunConfig& config, Resume resume, Communicator
     return RunDirectory::follower(config, existed[0] != std::byte{0});
 }
 
+// Within a step ranks answer soon.
+class Patient {
+  public:
+    Patient(Communicator& world, double seconds) : patience_(world.patience()) {
+        patience_ = {stop_requested, seconds};
+    }
+    ~Patient() { patience_ = {}; }
+    Patient(const Patient&) = delete;
+
+  private:
+    Patience& patience_;
+};
+
 }  // namespace
 
 Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communicator world)
@@ -65,8 +81,10 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communica
       options_(options),
       grid_(std::move(world), config),
       max_steps_(config.max_steps()),
-      device_(config.run.device, threads_of(config.run.threads), grid_.world.rank_on_machine()),
+      local_rank_(local_rank_of(grid_.world, options.local_rank)),
+      device_(config.run.device, threads_of(config.run.threads), local_rank_),
       exec_(device_.exec()),
+      ranks_(gather_rank_table(grid_.world, device_, config, local_rank_)),
       precision_{compute_dtype(config.run.precision, exec_.device)},
       data_(config.data, Split::kTrain, training_options(config)),
       validation_(validation_loader(config)),
@@ -78,6 +96,7 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communica
                      .asynchronous = config.train.async_save},
                     grid_.world),
       replica_(config_, network_, precision_, grid_, data_, exec_),
+      limit_(TimeLimit::of(config.train.max_seconds)),
       speed_(exec_) {
     check_memory();
     grid_.bind(exec_);
@@ -94,11 +113,14 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communica
         initialize(chunk->model.parameters(), chunk->model.table(), static_cast<uint64_t>(config_.run.seed), exec_);
     state_.config = resolved_toml(config_);
     state_.data_hash = data_hash(data_);
+    state_.tokenizer_hash = data_.tokenizer_hash();
     resume_from_checkpoint();
+    if (is_root() && data_.tokenizer()) save_tokenizer(*data_.tokenizer(), directory_.file("tokenizer.json"));
     for (const auto& chunk : replica_.chunks()) chunk->model.refresh_working(exec_);
     if (Transformer* whole = replica_.whole()) probed_.emplace(*whole, config_.tokens_per_micro_batch(), exec_);
     if (validation_ && config_.probes.enabled && is_root())
         probes_ = std::make_unique<Probes>(config_.probes, network_, *validation_, config_.train.micro_batch);
+    if (config_.train.sample_every) samples_ = std::make_unique<TrainingSamples>(config_, network_, data_.tokenizer());
 }
 
 Transformer& Trainer::model() {
@@ -128,16 +150,21 @@ LossSums Trainer::compute_step() {
         replica_.inject(fault_, state_.step + 1);
         return own;
     }
-    // Behind the sums every rank's time, without its waiting.
-    std::vector<double> sums(4 + static_cast<size_t>(grid_.world.size()));
-    sums[0] = own.nll, sums[1] = own.z, sums[2] = static_cast<double>(own.scored), sums[3] = stop_requested() ? 1 : 0;
-    sums[4 + static_cast<size_t>(grid_.world.rank())] = now_seconds() - start - (grid_.traffic() - before).wait_seconds;
+    // The loss, how many want to stop and why, and behind that every rank's time, without its waiting.
+    constexpr size_t kTimes = 3 + kStops;
+    std::vector<double> sums(kTimes + static_cast<size_t>(grid_.world.size()));
+    sums[0] = own.nll, sums[1] = own.z, sums[2] = static_cast<double>(own.scored);
+    sums[3 + static_cast<size_t>(wanted_stop())] = 1;
+    sums[kTimes + static_cast<size_t>(grid_.world.rank())] =
+        now_seconds() - start - (grid_.traffic() - before).wait_seconds;
     grid_.world.sum(sums);
-    straggler_ = stragglers_.add(std::span(sums).subspan(4));
+    straggler_ = stragglers_.add(std::span(sums).subspan(kTimes));
     check_plans();
     replica_.finish_gradients();
     replica_.inject(fault_, state_.step + 1);
-    stop_ = sums[3] > 0;
+    stop_ = Stop::kNo;
+    for (size_t why = kStops - 1; why > 0; --why)
+        if (sums[3 + why] > 0) stop_ = static_cast<Stop>(why);
     if (config_.parallel.pipelined()) stage_times_ = grid_.world.gather_each(replica_.stage_times());
     return {.nll = sums[0], .z = sums[1], .scored = static_cast<int64_t>(sums[2])};
 }
@@ -155,12 +182,15 @@ void Trainer::check_plans() {
 }
 
 StepResult Trainer::train_step() {
+    // A rank that was asked to end and waits for others longer than any step took is told of a rank that has died.
+    const Patient patient(grid_.world, slowest_step_ > 0 ? 1.5 + 3 * slowest_step_ : 0);
     const int64_t rows = config_.train.micro_batch, micro_batches = config_.micro_batches();
     StepResult result;
     const RankGrid::Traffic before = grid_.traffic();
     replica_.inject_before(fault_, state_.step + 1);
     check_replicas();
     const LossSums sums = compute_step();
+    check_owner();  // before anything is written: lines of two processes must not mix
     result.tokens = config_.batch_tokens();
     const TraceRange range(exec_, "update");
     const double mean = 1.0 / static_cast<double>(std::max<int64_t>(1, sums.scored));
@@ -200,6 +230,38 @@ void Trainer::wait_for_root() {
     grid_.world.barrier();
 }
 
+Stop Trainer::wanted_stop() const {
+    if (grid_.world.size() > 1 && !checkpointer_.is_owner()) return Stop::kFenced;
+    if (stop_requested()) return stop_signal() == SIGUSR1 ? Stop::kUser1 : Stop::kTerminated;
+    return limit_.is_reached(now_seconds()) ? Stop::kTimeLimit : Stop::kNo;
+}
+
+void Trainer::check_owner() const {
+    if (grid_.world.size() > 1 && stop_ != Stop::kFenced) return;
+    checkpointer_.check_owner();
+    if (!is_root())
+        throw Error(ExitCode::kTransient,
+                    "another process has taken this run over, rank 0 says which; nothing was written");
+}
+
+ExitCode Trainer::stop_early(Stop why) {
+    profile_next_step(false);
+    save_last();
+    stop_ = why;
+    write_run_json("stopped");
+    const std::string by =
+        why != Stop::kTimeLimit
+            ? "by a signal"
+            : fmt::format(
+                  "{:.1f} s after its start, before its time limit ({}): two steps, an evaluation and saves "
+                  "may take {:.1f} s",
+                  now_seconds() - process_start(), limit_.name().empty() ? "of another rank" : limit_.name(),
+                  limit_.needed());
+    log_.line("stopped after step {} {}; the same command with --resume auto goes on", state_.step, by);
+    wait_for_root();
+    return ExitCode::kSavedOnSignal;
+}
+
 double Trainer::elapsed() const {
     return state_.seconds + (now_seconds() - started_);
 }
@@ -224,9 +286,14 @@ bool Trainer::probe_is_due(bool last) const {
            (last || state_.step == 0 || is_probe_step(state_.step));
 }
 
+bool Trainer::sample_is_due(bool last) const {
+    return samples_ && state_.step > 0 && last_sampled_ != state_.step &&
+           (last || state_.step % config_.train.sample_every == 0);
+}
+
 void Trainer::evaluate_and_probe(bool last) {
-    const bool evaluation = evaluation_is_due(last), probes = probe_is_due(last);
-    if (!evaluation && !probes) return;
+    const bool evaluation = evaluation_is_due(last), probes = probe_is_due(last), sample = sample_is_due(last);
+    if (!evaluation && !probes && !sample) return;
     replica_.collect(exec_);
     // Rank 0 may take its time.
     const auto timeout = grid_.world.timeout();
@@ -237,6 +304,10 @@ void Trainer::evaluate_and_probe(bool last) {
         keep_if_best();
     }
     if (probes && is_root()) probe(last);
+    if (sample) {
+        last_sampled_ = state_.step;
+        if (is_root()) sample_now();
+    }
     wait_for_root();
     grid_.world.set_timeout(timeout);
 }
@@ -260,6 +331,15 @@ void Trainer::evaluate_now() {
         state_.best_loss = e.loss;
         state_.best_step = state_.step;
     }
+}
+
+void Trainer::sample_now() {
+    const std::string text = for_terminal(samples_->write(*replica_.whole(), exec_));  // JSON holds UTF-8 only
+    directory_.append("samples.jsonl", {{"step", state_.step},
+                                        {"tokens", state_.tokens},
+                                        {"prompt", for_terminal(config_.train.sample_prompt)},
+                                        {"text", text}});
+    log_.line("sample {}/{}: {}", state_.step, max_steps_, json(text).dump());
 }
 
 void Trainer::probe(bool last) {
@@ -295,22 +375,20 @@ ExitCode Trainer::train() {
     print_settings();
     write_run_json("running");
     // A resume starts after the step it was saved at: what was measured there is on disk.
-    if (state_.step > 0) last_evaluated_ = last_probed_ = state_.step < max_steps_ ? state_.step : -1;
+    if (state_.step > 0) last_evaluated_ = last_probed_ = last_sampled_ = state_.step < max_steps_ ? state_.step : -1;
     while (state_.step < max_steps_) {
+        const double before = now_seconds();
         evaluate_and_probe(false);
+        limit_.took_evaluation(now_seconds() - before);
         save_if_due();
-        if (grid_.world.size() > 1 ? stop_ : stop_requested()) {
-            profile_next_step(false);
-            save_last();
-            write_run_json("stopped");
-            log_.line("stopped by a signal after step {}; the same command with --resume auto goes on", state_.step);
-            wait_for_root();
-            return ExitCode::kSavedOnSignal;
-        }
+        const Stop stop = grid_.world.size() > 1 ? stop_ : wanted_stop();
+        if (stop != Stop::kNo) return stop_early(stop);
         profile_next_step(true);
         const double start = now_seconds();
         const StepResult result = train_step();
         const double seconds = now_seconds() - start;
+        slowest_step_ = std::max(slowest_step_, seconds);
+        limit_.took_step(seconds);
         train_seconds_ += seconds;
         ++steps_here_;
         traffic_.bytes += result.traffic.bytes, traffic_.wait_seconds += result.traffic.wait_seconds;

@@ -12,9 +12,13 @@
 #include "train/log.h"
 #include "train/probes.h"
 #include "train/profile.h"
+#include "train/rank_table.h"
 #include "train/replica.h"
 #include "train/run_directory.h"
+#include "train/run_history.h"
 #include "train/speed.h"
+#include "train/time_limit.h"
+#include "train/training_samples.h"
 
 namespace plimsoll {
 
@@ -23,7 +27,15 @@ struct TrainOptions {
     bool overfit_batch = false;  // every step reads the first batch: the loss must go to 0
     StepRange profile;           // steps whose trace is written to profile.json
     std::string command;         // as typed, for run.json
+    std::string parent = {};     // directory of the run that the ledger compares this one with; empty = the one before
+    std::optional<int> local_rank = {};  // among the ranks of this machine; else counted
+    // Learns of the start; who runs the Trainer tells it of the end (train_run).
+    std::shared_ptr<RunHistory> history = std::make_shared<RunHistory>();
 };
+
+// Why a run saves and ends before its last step; of several reasons, also of several ranks, the first counts.
+enum class Stop : uint8_t { kNo, kFenced, kTerminated, kUser1, kTimeLimit };
+inline constexpr size_t kStops = 5;
 
 // What one optimizer step did.
 struct StepResult {
@@ -43,7 +55,7 @@ class Trainer {
     Trainer(const RunConfig& config, const TrainOptions& options,
             Communicator world = Communicator(single_transport()));
 
-    // Runs to the last step. Returns kOk, or kSavedOnSignal after a signal.
+    // Runs to the last step. Returns kOk, or kSavedOnSignal after a signal or before the time limit.
     ExitCode train();
 
     // One update from the samples after the last; visible for tests.
@@ -63,8 +75,10 @@ class Trainer {
     // What is due after this many steps: all ranks come to the same answer.
     bool evaluation_is_due(bool last) const;
     bool probe_is_due(bool last) const;
+    bool sample_is_due(bool last) const;
     void evaluate_and_probe(bool last);
     void evaluate_now();
+    void sample_now();
     void probe(bool last);
     void profile_next_step(bool there_is_one);
     void wait_for_root();
@@ -74,6 +88,11 @@ class Trainer {
     // Back to the newest checkpoint, on with the data after the bad steps. Throws Error (70) without one.
     void roll_back();
     [[noreturn]] void stop_training(const StepResult& result);
+    // What this rank alone would do; all ranks do what any of them would.
+    Stop wanted_stop() const;
+    ExitCode stop_early(Stop why);
+    // Throws Error (75), on every rank, if another process has taken the run over.
+    void check_owner() const;
     double elapsed() const;
     // trainer_checkpoint.cpp: what is on disk. Every rank calls these at the same point.
     // The parts of the checkpoint's tensors that this rank has to save, or wants loaded, in copies of state_buffers().
@@ -95,15 +114,17 @@ class Trainer {
     void save_last();
 
     bool is_root() const { return grid_.is_root(); }
-    // Forward and backward of the step: its loss over all ranks. They also agree whether a signal stops the run.
+    // Forward and backward of the step: its loss over all ranks. They also agree whether the run stops.
     LossSums compute_step();
 
     RunConfig config_;
     TrainOptions options_;
     RankGrid grid_;
     int64_t max_steps_;
+    int local_rank_;
     RunDevice device_;
     Exec exec_;
+    std::vector<RankInfo> ranks_;
     Precision precision_;
     Loader data_;
     std::unique_ptr<Loader> validation_;
@@ -116,7 +137,8 @@ class Trainer {
     FaultHook fault_ = FaultHook::from_environment();
     Stragglers stragglers_;
     std::string straggler_;                // of the last steps, if there is one
-    bool stop_ = false;                    // agreed on by all ranks
+    TimeLimit limit_;                      // of this rank's clock
+    Stop stop_ = Stop::kNo;                // agreed on by all ranks
     RankGrid::Traffic traffic_;            // of the steps of this process
     CommStats attention_before_;           // what core attention had sent before this step
     std::vector<StageTimes> stage_times_;  // of the last step, by rank of a pipeline
@@ -124,12 +146,14 @@ class Trainer {
     std::unique_ptr<Profile> profile_;
     std::optional<ProbedModel> probed_;  // where the whole network is
     std::unique_ptr<Probes> probes_;
+    std::unique_ptr<TrainingSamples> samples_;
     TrainingState state_;
     bool finished_ = false;        // by an earlier call
     int64_t last_evaluated_ = -1;  // step
-    int64_t last_probed_ = -1, last_saved_ = -1;
+    int64_t last_probed_ = -1, last_sampled_ = -1, last_saved_ = -1;
     double started_ = 0;        // clock when state_.seconds was last taken
     double train_seconds_ = 0;  // in steps, this process
+    double slowest_step_ = 0;   // seconds, of this process
     int64_t steps_here_ = 0;    // of this process
     double probe_seconds_ = 0, last_probe_seconds_ = 0;
 };

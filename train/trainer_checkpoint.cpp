@@ -12,6 +12,8 @@ namespace {
 
 using nlohmann::json;
 
+constexpr double kSlowDisk = 100e6;  // bytes per second that a save is expected to write before one was measured
+
 // Copies of device tensors in host memory, and the tensors there.
 struct HostCopies {
     std::vector<HostCopy> copies;
@@ -52,7 +54,7 @@ std::vector<Tensor> Trainer::state_buffers() const {
     std::vector<Tensor> buffers;
     for (const auto& chunk : replica_.chunks()) {
         buffers.push_back(chunk->model.parameters());
-        for (const auto& [name, buffer] : chunk->optimizer.state()) buffers.push_back(buffer);
+        for (const Optimizer::State& state : chunk->optimizer.state()) buffers.push_back(state.buffer);
     }
     return buffers;
 }
@@ -68,22 +70,35 @@ std::vector<CheckpointPart> Trainer::held_parts(const std::vector<Tensor>& buffe
             shared_out ? chunk->layout.owned(grid_.data_rank) : std::vector<ElementRange>{all};
         const bool with_copies = use == Use::kLoad;
         add_parts(parts, *chunk, "parameters", buffers[next++], {all}, wanted, with_copies);
-        for (const auto& [name, buffer] : chunk->optimizer.state())
-            add_parts(parts, *chunk, name, buffers[next++], chunk->optimizer.owned(), wanted, with_copies);
+        for (const Optimizer::State& state : chunk->optimizer.state())
+            add_parts(parts, *chunk, state.name, buffers[next++], state.ranges, wanted, with_copies);
     }
     return parts;
 }
 
 void Trainer::resume_from_checkpoint() {
     const json info = directory_.read_json("run.json");
+    RunHistory& history = *options_.history;
+    if (is_root()) {
+        const std::vector<int64_t> steps = checkpointer_.store().steps();
+        history.open({.directory = directory_.path(),
+                      .parent = options_.parent,
+                      .newest = steps.empty() ? 0 : steps.back(),
+                      .max_restarts = config_.train.max_restarts,
+                      .ranks = grid_.world.size()});
+    }
     checkpointer_.take_over();
+    if (is_root()) history.begin(checkpointer_.generation());
+    double bytes = 0;
+    for (const Tensor& buffer : state_buffers()) bytes += static_cast<double>(buffer.bytes());
+    limit_.expect_save(bytes / kSlowDisk);
     if (!directory_.existed()) return;
     const bool found = load_newest();
-    if (found) {
-        finished_ = info.is_object() && info.value("status", "") == "done" && state_.step >= max_steps_;
-        if (finished_) return;
-        log_.line("resume: step {} of {}", state_.step, max_steps_);
-    }
+    finished_ = found && info.is_object() && info.value("status", "") == "done" && state_.step >= max_steps_;
+    if (is_root()) finished_ ? history.found_done() : history.resumed(state_.step);
+    if (finished_) return;
+    log_.line("resume: step {} of {}{}, {}", state_.step, max_steps_, found ? "" : " (no checkpoint)",
+              history.describe());
     directory_.truncate_after(found ? state_.step : -1);
 }
 
@@ -95,6 +110,13 @@ bool Trainer::load_newest() {
         checkpointer_.load_newest(held_parts(host.tensors, Use::kLoad),
                                   [&](const std::string& why) { log_.line("resume: passed over {}", why); });
     if (!saved) return false;
+    // Where one is not known there is nothing to compare: ids in shards have their hash below.
+    if (!saved->tokenizer_hash.empty() && !state_.tokenizer_hash.empty() &&
+        saved->tokenizer_hash != state_.tokenizer_hash)
+        fail_input(
+            "step {} was trained with tokenizer {}, the data here has {}: ids would stand for other text; restore the "
+            "tokenizer, or start again with --fresh",
+            saved->step, saved->tokenizer_hash, state_.tokenizer_hash);
     if (saved->data_hash != state_.data_hash)
         fail_input(
             "step {} was trained on data with hash {}, the data here has {}; restore the data, or start again with "
@@ -102,9 +124,10 @@ bool Trainer::load_newest() {
             saved->step, saved->data_hash, state_.data_hash);
     if (device_.is_gpu())
         for (size_t b = 0; b < buffers.size(); ++b) copy_tensor(buffers[b], host.tensors[b], exec_);
-    const std::string config = state_.config;
+    const std::string config = state_.config, tokenizer_hash = state_.tokenizer_hash;
     state_ = *saved;
     state_.config = config;
+    if (!tokenizer_hash.empty()) state_.tokenizer_hash = tokenizer_hash;
     last_saved_ = state_.step;
     if (const json extra = json::parse(state_.extra, nullptr, false); extra.contains("health"))
         health_.restore(extra["health"]);
@@ -121,6 +144,7 @@ void Trainer::keep_if_best() {
 
 void Trainer::report_save(const std::optional<SaveOutcome>& outcome) {
     if (!outcome) return;
+    limit_.took_save(outcome->seconds);
     if (outcome->saved)
         log_.line("saved {} in {:.1f} s", outcome->text, outcome->seconds);
     else

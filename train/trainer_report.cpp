@@ -31,10 +31,26 @@ void Trainer::print_settings() {
                              c.model.name, c.model.layers, c.model.channels, c.model.heads, c.model.key_heads(),
                              c.model.head_channels(), c.model.hidden(), c.model.activation, c.model.norm,
                              c.model.position, c.model.tied ? ", tied" : "", c.model.qk_norm ? ", QK-norm" : ""));
-    row("attention",
-        fmt::format("{}; extra column {}; gate {}; window {}; {} placeholders", fmt::join(c.attention.weighting, ", "),
-                    fmt::join(c.attention.extra_column, ", "), fmt::join(c.attention.gate, ", "),
-                    fmt::join(c.attention.window, ", "), c.attention.placeholders));
+    row("attention", fmt::format("{}; extra column {}; gate {}; {}, window {}; {} placeholders",
+                                 fmt::join(c.attention.weighting, ", "), fmt::join(c.attention.extra_column, ", "),
+                                 fmt::join(c.attention.gate, ", "), fmt::join(c.attention.pattern, ", "),
+                                 fmt::join(c.attention.window, ", "), c.attention.placeholders));
+    if (c.attention.prefix > 1)
+        row("", fmt::format("prefix-LM: the first {} tokens of a document see one another, and are no targets",
+                            c.attention.prefix));
+    const std::pair<const char*, const std::vector<std::string>*> parts[] = {
+        {"gate on values", &c.attention.gate_value},
+        {"gate on keys", &c.attention.gate_key},
+        {"gate on queries", &c.attention.gate_query},
+        {"gate on the projection", &c.attention.gate_projection},
+        {"temperature of queries", &c.attention.query_temperature},
+        {"temperature of values", &c.attention.value_temperature}};
+    for (const auto& [what, kinds] : parts)
+        if (std::ranges::any_of(*kinds, [](const std::string& kind) { return kind != "none"; }))
+            row("", fmt::format("{} {}", what, fmt::join(*kinds, ", ")));
+    if (c.attention.post_norm) row("", "norm on the attention branch");
+    if (c.attention.layer_scale != 0)
+        row("", fmt::format("scale of the attention branch, from {}", c.attention.layer_scale));
     if (c.attention.placeholders) row("", "placeholder positions carry no target; losses are over real targets only");
     row("parameters", fmt::format("{} ({} without embeddings), {:.3g} FLOPs per token", table.count(),
                                   table.count_non_embedding(), flops_per_token(network_)));
@@ -45,6 +61,8 @@ void Trainer::print_settings() {
         row("ranks",
             fmt::format("{}, {} micro batches each{}", grid_.world.size(), c.micro_batches() / grid_.data_ranks,
                         c.parallel.zero1 && grid_.data_ranks > 1 ? ", ZeRO-1" : ""));
+    if (ranks_.size() > 1)
+        for (size_t r = 0; r < ranks_.size(); ++r) row(fmt::format("  rank {}", r).c_str(), line_of(ranks_[r]));
     if (c.parallel.pipelined())
         row("pipeline", fmt::format("{} stages, {} ranges of layers each, {}", c.parallel.stages, c.parallel.chunks,
                                     c.parallel.schedule));
@@ -65,11 +83,16 @@ void Trainer::write_run_json(const char* status) {
     if (network_.total_vocab() <= 512)
         for (int32_t id = 0; id < network_.total_vocab(); ++id) vocab.push_back(data_.label(id));
     json oracle;
-    if (const BigramBackcopy* task = data_.bigram_backcopy())
-        oracle = {{"bigram_risk", task->floors(config_.scored_tokens()).bigram}, {"copy_risk", 0.0}};
+    if (const BigramBackcopy* task = data_.bigram_backcopy()) {
+        const BigramBackcopy::Floors floors = task->floors(config_.scored_tokens().end, config_.scored_tokens().begin);
+        oracle = {{"bigram_risk", floors.bigram},
+                  {"copy_risk", floors.trigger_fraction > 0 ? json(floors.copy) : json()}};
+    }
     const auto number = [](std::optional<double> value) { return value ? json(*value) : json(); };
     const double per_step = steps_here_ ? train_seconds_ / static_cast<double>(steps_here_) : 0;
     const json build = build_info();
+    constexpr const char* kReasons[kStops] = {nullptr, nullptr, "SIGTERM or SIGINT", "SIGUSR1", "time limit"};
+    const json stopped_by = stop_ == Stop::kNo ? json() : json(kReasons[static_cast<size_t>(stop_)]);
     directory_.write_json(
         "run.json", {{"name", config_.run.name},
                      {"variant", config_.run.variant},
@@ -85,6 +108,7 @@ void Trainer::write_run_json(const char* status) {
                      {"precision", name_of(precision_.compute)},
                      {"seed", config_.run.seed},
                      {"data_hash", state_.data_hash},
+                     {"tokenizer_hash", state_.tokenizer_hash},
                      {"data", data_.describe()},
                      {"params", table.count()},
                      {"params_non_embedding", table.count_non_embedding()},
@@ -98,6 +122,7 @@ void Trainer::write_run_json(const char* status) {
                      {"seconds", elapsed()},
                      {"probe_seconds", probe_seconds_},
                      {"status", status},
+                     {"stopped_by", stopped_by},
                      {"oracle", oracle},
                      {"vocab", vocab},
                      {"layers", config_.model.layers},

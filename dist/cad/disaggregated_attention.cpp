@@ -13,8 +13,13 @@ namespace {
 // Parts of the backward's way home, in the order in which they are packed.
 enum BackPart : size_t { kKeyGradient, kValueGradient, kForwardedKeyGradient, kForwardedValueGradient };
 
-bool has_sink_logit(const AttentionSpec& spec) {
-    return spec.extra_column == ExtraColumn::kLearnedLogit;
+bool has_learned_bias(const AttentionSpec& spec) {
+    return spec.bias_kind == ScoreBias::kLearned;
+}
+
+// What homes have learned per head travels with their tasks: sink logits or biases, (NH).
+bool has_learned(const AttentionSpec& spec) {
+    return spec.extra_column == ExtraColumn::kLearnedLogit || has_learned_bias(spec);
 }
 
 // Rows on their way, and where the rank sends rows to itself, at their place.
@@ -31,15 +36,16 @@ CaCosts CaShape::forward_costs(const AttentionSpec& spec) const {
     return {.query_out = query,
             .query_back = query + (is_normalized(spec.weighting) ? per_head : 0),
             .key_out = 2 * NKV * HS * size_of(dtype),
-            .pair_out = has_sink_logit(spec) ? per_head : 0};
+            .pair_out = has_learned(spec) ? per_head : 0};
 }
 
 CaCosts CaShape::backward_costs(const AttentionSpec& spec) const {
     const int64_t query = NH * HS * size_of(dtype), per_head = NH * size_of(accumulator_of(dtype));
     return {.query_out = 2 * query + (is_normalized(spec.weighting) ? 2 * per_head : 0),
-            .query_back = query,
+            .query_back = query + (has_learned_bias(spec) ? per_head : 0),
             .key_out = 2 * NKV * HS * size_of(dtype),
-            .key_back = 2 * NKV * HS * size_of(accumulator_of(dtype))};
+            .key_back = 2 * NKV * HS * size_of(accumulator_of(dtype)),
+            .pair_out = has_learned_bias(spec) ? per_head : 0};
 }
 
 void RankAttention::tasks_forward(const AttentionTensors& t, const CaTasks& tasks, const AttentionSpec& spec,
@@ -80,11 +86,12 @@ void DisaggregatedAttention::size_buffers(Lane& lane, const CaRound& round, cons
     lane.k = lane.k_memory.tensor(keys, dtype, exec);
     lane.v = lane.v_memory.tensor(keys, dtype, exec);
     lane.lse = normalized ? lane.lse_memory.tensor(states, sums, exec) : Tensor{};
-    lane.sinks = has_sink_logit(spec) ? lane.sinks_memory.tensor({round.ranks, NH}, sums, exec) : Tensor{};
+    lane.learned = has_learned(spec) ? lane.learned_memory.tensor({round.ranks, NH}, sums, exec) : Tensor{};
     if (!backward) {
         lane.out = lane.out_memory.tensor(queries, dtype, exec);
         return;
     }
+    lane.dbias = has_learned_bias(spec) ? lane.dbias_memory.tensor(states, sums, exec) : Tensor{};
     lane.delta = normalized ? lane.delta_memory.tensor(states, sums, exec) : Tensor{};
     lane.dout = lane.dout_memory.tensor(queries, dtype, exec);
     lane.dq = lane.dq_memory.tensor(queries, dtype, exec);
@@ -122,9 +129,23 @@ void DisaggregatedAttention::receive(Lane& lane, const CaRound& round, CaStopwat
 
 AttentionTensors DisaggregatedAttention::served_tensors(const Lane& lane, const CaRound& round, size_t group,
                                                         const AttentionSpec& spec) const {
-    Tensor sink;
-    if (has_sink_logit(spec)) sink = lane.sinks.slice_rows(std::max(round.sink_of[group], 0), 1).reshape({shape_.NH});
-    return {.out = lane.out, .lse = lane.lse, .q = lane.q, .k = lane.k, .v = lane.v, .sink_logit = sink, .gate = {}};
+    AttentionTensors t{};
+    t.out = lane.out, t.lse = lane.lse, t.q = lane.q, t.k = lane.k, t.v = lane.v;
+    if (has_learned(spec))
+        (has_learned_bias(spec) ? t.score_bias : t.sink_logit) =
+            lane.learned.slice_rows(std::max(round.sink_of[group], 0), 1).reshape({shape_.NH});
+    return t;
+}
+
+RowPart DisaggregatedAttention::learned_part(const Lane& lane, const CaRound& round, const AttentionCall& call,
+                                             const Exec& exec) const {
+    const Tensor values = has_learned_bias(call.spec) ? call.t.score_bias : call.t.sink_logit;
+    const Tensor own = values ? values.reshape({1, shape_.NH}) : Tensor{};
+    if (own) {
+        const Tensor here = lane.learned.slice_rows(round.rank, 1);  // of spanning documents this rank serves itself
+        copy_rects(std::array{CopyRect{here.data, own.bytes(), own.data, own.bytes(), own.bytes(), 1}}, exec);
+    }
+    return RowPart::rows(round.pairs, own, lane.learned);
 }
 
 void DisaggregatedAttention::begin_forward(const AttentionCall& call, const Exec& exec) {
@@ -134,14 +155,7 @@ void DisaggregatedAttention::begin_forward(const AttentionCall& call, const Exec
     Lane& lane = lane_of(call);
     size_buffers(lane, round, call.spec, false, exec);
     std::vector<RowPart> parts;
-    if (has_sink_logit(call.spec)) {
-        const Tensor own = call.t.sink_logit ? call.t.sink_logit.reshape({1, shape_.NH}) : Tensor{};
-        parts.push_back(RowPart::rows(round.pairs, own, lane.sinks));
-        if (own) {
-            const Tensor here = lane.sinks.slice_rows(round.rank, 1);  // of spanning documents this rank serves itself
-            copy_rects(std::array{CopyRect{here.data, own.bytes(), own.data, own.bytes(), own.bytes(), 1}}, exec);
-        }
-    }
+    if (has_learned(call.spec)) parts.push_back(learned_part(lane, round, call, exec));
     parts.push_back(RowPart::rows(round.queries, call.t.q, lane.q));
     std::ranges::copy(key_parts(lane, round, call), std::back_inserter(parts));
     send(lane.dispatch, parts, round.rank, exec);
@@ -191,16 +205,18 @@ void DisaggregatedAttention::begin_backward(const AttentionCall& call, const Exe
     CaStopwatch watch(timeline_, Pass::kBackward, call);
     Lane& lane = lane_of(call);
     size_buffers(lane, round, call.spec, true, exec);
-    lane.home_delta = {};
+    lane.home_delta = lane.home_dbias = {};
     if (call.t.q) {
         const int64_t N = call.t.q.rows();
         const DType sums = accumulator_of(shape_.dtype);
         lane.home_delta = lane.home_delta_memory.tensor({shape_.NH, N}, sums, exec);
         lane.home_dk = lane.home_dk_memory.tensor({N, shape_.NKV, shape_.HS}, sums, exec);
         lane.home_dv = lane.home_dv_memory.tensor({N, shape_.NKV, shape_.HS}, sums, exec);
+        if (has_learned_bias(call.spec)) lane.home_dbias = lane.home_dbias_memory.tensor({shape_.NH, N}, sums, exec);
         here_->rows_backward(call, lane.home_delta, exec);
     }
     std::vector<RowPart> parts;
+    if (has_learned_bias(call.spec)) parts.push_back(learned_part(lane, round, call, exec));
     if (is_normalized(call.spec.weighting)) {
         parts.push_back(RowPart::columns_of(round.queries, call.t.lse, lane.lse));
         parts.push_back(RowPart::columns_of(round.queries, lane.home_delta, lane.delta));
@@ -225,6 +241,7 @@ void DisaggregatedAttention::compute_backward(const AttentionCall& call, const E
         if (!call.t.q) return;
         AttentionTensors here = call.t, gradients = call.d;
         here.gate = gradients.gate = {};
+        gradients.score_bias = lane.home_dbias;
         if (!round.alone.tasks.empty())
             here_->tasks_backward(gradients, here, lane.home_delta, round.alone, call.spec, exec);
         fill_rows_zero(lane.home_dk, round.summed, exec);
@@ -237,6 +254,7 @@ void DisaggregatedAttention::compute_backward(const AttentionCall& call, const E
         if (round.served[group].tasks.empty()) continue;
         AttentionTensors gradients{};
         gradients.out = lane.dout, gradients.q = lane.dq, gradients.k = lane.dk, gradients.v = lane.dv;
+        gradients.score_bias = lane.dbias;
         here_->tasks_backward(gradients, served_tensors(lane, round, group, call.spec), lane.delta, round.served[group],
                               call.spec, exec);
     }
@@ -247,13 +265,16 @@ void DisaggregatedAttention::compute_backward(const AttentionCall& call, const E
     lane.home_keys = round.keys.reversed(), lane.home_forwarded = round.forwarded.reversed();
     std::vector<RowPart> parts{
         RowPart::by_caller(lane.home_keys, columns, sums), RowPart::by_caller(lane.home_keys, columns, sums),
-        RowPart::by_caller(lane.home_forwarded, columns, sums), RowPart::by_caller(lane.home_forwarded, columns, sums),
-        RowPart::rows(lane.home_queries, lane.dq, call.d.q)};
+        RowPart::by_caller(lane.home_forwarded, columns, sums), RowPart::by_caller(lane.home_forwarded, columns, sums)};
+    const size_t by_query = parts.size();
+    if (has_learned_bias(call.spec))
+        parts.push_back(RowPart::columns_of(lane.home_queries, lane.dbias, lane.home_dbias));
+    parts.push_back(RowPart::rows(lane.home_queries, lane.dq, call.d.q));
     parts[kKeyGradient].from = parts[kForwardedKeyGradient].from = lane.dk;
     parts[kValueGradient].from = parts[kForwardedValueGradient].from = lane.dv;
     lane.back.pack(parts, exec);
     lane.back.begin();
-    copy_own(parts.back(), round.rank, exec);
+    for (size_t part = by_query; part < parts.size(); ++part) copy_own(parts[part], round.rank, exec);
     parts[kKeyGradient].to = lane.home_dk, parts[kValueGradient].to = lane.home_dv;
     copy_own(parts[kKeyGradient], round.rank, exec);
     copy_own(parts[kValueGradient], round.rank, exec);
@@ -269,6 +290,7 @@ void DisaggregatedAttention::end_backward(const AttentionCall& call, const Exec&
     watch.lap(CaPhase::kWaitForResults);
     if (round.two_hops) send_relayed_sums(lane, round, exec);
     if (call.t.q) add_up_keys(lane, round, call, exec);
+    if (call.d.score_bias) score_bias_backward(call.d.score_bias, lane.home_dbias, call.write, exec);
     watch.lap(CaPhase::kAddUp);
 }
 

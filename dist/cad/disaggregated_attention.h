@@ -47,7 +47,7 @@ class RankAttention {
 
 // The ranks of a group compute core attention together. All of them make the same calls in the same order; one without
 // a batch of its own (an idle pipeline stage) makes them with tensors that are absent. A layer's spec is the same on
-// all ranks of a call but for sink_logit's values, which travel.
+// all ranks of a call but for the values of sink_logit and score_bias, which travel.
 //
 // Forward: queries, keys and values to the servers (keys that many need in two hops), out and lse back. Backward:
 // queries, gradients of out, lse, delta, keys and values to the servers, gradients back: of queries as they are, of
@@ -78,11 +78,12 @@ class DisaggregatedAttention final : public CoreAttention {
         explicit Lane(Communicator& group) : dispatch(group), relay(group), back(group), last(group) {}
         RowExchange dispatch, relay, back, last;
         GrowingMemory q_memory, k_memory, v_memory, out_memory, lse_memory, delta_memory, dout_memory, dq_memory;
-        GrowingMemory dk_memory, dv_memory, sinks_memory, home_delta_memory, home_dk_memory, home_dv_memory;
-        GrowingMemory rounded_memory;
-        Tensor q, k, v, out, lse, delta, dout, dq, dk, dv;
-        Tensor sinks;                         // (ranks, NH): of the homes
-        Tensor home_delta, home_dk, home_dv;  // batch rows: delta (NH, N); this rank's parts of dk, dv
+        GrowingMemory dk_memory, dv_memory, dbias_memory, learned_memory;
+        GrowingMemory home_delta_memory, home_dbias_memory, home_dk_memory, home_dv_memory, rounded_memory;
+        Tensor q, k, v, out, lse, delta, dout, dq, dk, dv, dbias;
+        Tensor learned;                 // (ranks, NH): sink logits or biases of the homes
+        Tensor home_delta, home_dbias;  // batch rows: (NH, N); of a learned bias each query's gradient
+        Tensor home_dk, home_dv;        // batch rows: this rank's parts
         // Routes of what goes back.
         RowRoute home_queries{0}, home_keys{0}, home_forwarded{0}, home_relayed{0};
     };
@@ -92,6 +93,7 @@ class DisaggregatedAttention final : public CoreAttention {
     // Waits for what the servers need, on the way computing what lies here.
     template <class Compute>
     void receive(Lane& lane, const CaRound& round, CaStopwatch& watch, const Exec& exec, Compute&& compute_here);
+    RowPart learned_part(const Lane& lane, const CaRound& round, const AttentionCall& call, const Exec& exec) const;
     AttentionTensors served_tensors(const Lane& lane, const CaRound& round, size_t group,
                                     const AttentionSpec& spec) const;
     void send_relayed_sums(Lane& lane, const CaRound& round, const Exec& exec);

@@ -42,6 +42,7 @@ void ServersInTurn::compute_backward(const AttentionCall& call, const Exec& exec
     attention_backward_rows(call.d, delta, call.t, call.cu_seqlens, call.spec, call.write, exec);
     AttentionTensors t = call.t, d = call.d;
     t.gate = d.gate = {};
+    if (t.score_bias) d.score_bias = dbias_.tensor(delta.shape, sums, exec);
     if (!round.alone.tasks.empty()) attention_tasks_backward(d, t, delta, round.alone, call.spec, exec);
     const Tensor dk = dk_.tensor(keys, sums, exec), dv = dv_.tensor(keys, sums, exec);
     const Tensor part_dk = part_dk_.tensor(keys, sums, exec), part_dv = part_dv_.tensor(keys, sums, exec);
@@ -64,6 +65,7 @@ void ServersInTurn::compute_backward(const AttentionCall& call, const Exec& exec
         }
     store_key_gradients(call.d.k, dk, round.summed, rounded_, exec);
     store_key_gradients(call.d.v, dv, round.summed, rounded_, exec);
+    if (t.score_bias) score_bias_backward(call.d.score_bias, d.score_bias, call.write, exec);
 }
 
 }  // namespace plimsoll

@@ -25,7 +25,7 @@ class ServersInTurn final : public CoreAttention {
 
   private:
     CaHomeRounds& rounds_;
-    GrowingMemory delta_, dk_, dv_, part_dk_, part_dv_, others_dk_, others_dv_, rounded_;
+    GrowingMemory delta_, dbias_, dk_, dv_, part_dk_, part_dv_, others_dk_, others_dv_, rounded_;
 };
 
 }  // namespace plimsoll

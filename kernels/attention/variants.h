@@ -3,8 +3,16 @@
 
 #include "kernels/attention.h"
 #include "kernels/attention/variant.h"
+#include "kernels/attention/variants/elu1.h"
+#include "kernels/attention/variants/elu1_normalized.h"
+#include "kernels/attention/variants/kernel_normalized.h"
+#include "kernels/attention/variants/linear.h"
+#include "kernels/attention/variants/linear_normalized.h"
+#include "kernels/attention/variants/relu.h"
 #include "kernels/attention/variants/sigmoid.h"
+#include "kernels/attention/variants/sigmoid_normalized.h"
 #include "kernels/attention/variants/softmax.h"
+#include "kernels/attention/variants/uniform.h"
 
 namespace plimsoll {
 

@@ -37,6 +37,17 @@ class GradientRows {
     }
 };
 
+// dscore_bias from the gradients (NH, N) of each query's bias.
+template <class R>
+void sum_of_queries(Tensor dscore_bias, const R* rows, int64_t N, Write write, const Exec& exec) {
+    const int64_t NH = dscore_bias.elements();
+    R* const to = dscore_bias.ptr<R>();
+#pragma omp parallel for num_threads(exec.threads)
+    for (int64_t head = 0; head < NH; ++head)
+        to[head] = (write == Write::kAccumulate ? to[head] : R(0)) +
+                   lane_sum<R>(N, [&](int64_t i) { return rows[head * N + i]; });
+}
+
 // dsink_logit from the parts (documents, NH) of documents, in their order.
 template <class R>
 void sum_of_documents(Tensor dsink_logit, const R* parts, int64_t documents, Write write) {
@@ -71,18 +82,20 @@ class Backward {
     using R = Accumulator<T>;
 
   public:
-    Tensor dq, dk, dv, dout, lse, q, k, v, delta;
+    const AttentionTensors &d, &t;
+    Tensor delta;
     const GradientRows<T>* local;  // makes what is in `delta` otherwise, and has a gate or not
     R* dsink;                      // (ranges, NH), for a learned extra column, if local
+    R* dbias;                      // (NH, N), each query's part of a learned bias' gradient, or null
     const AttentionSpec& spec;
 
     // One key head of one range: its query heads and the tasks' blocks of queries in ascending order.
     void unit(const KeyRange& range, std::span<const AttentionTask> tasks, R* dsink_of_range, int64_t kv_head) const {
-        const int64_t NH = q.shape[1], group = NH / k.shape[1], HS = q.shape[2], W = round_up(HS, kPanel);
+        const int64_t NH = t.q.shape[1], group = NH / t.k.shape[1], HS = t.q.shape[2], W = round_up(HS, kPanel);
         const int64_t n = range.rows(), padded = round_up(n, kRows);
         const BackwardTile<R> tile(padded, HS, W);
-        pack_rows(tile.keys, HeadRows<T>(k, kv_head, range.row), 0, n, padded, HS, W, R(1));
-        pack_rows(tile.values, HeadRows<T>(v, kv_head, range.row), 0, n, padded, HS, W, R(1));
+        pack_rows(tile.keys, HeadRows<T>(t.k, kv_head, range.row), 0, n, padded, HS, W, R(1));
+        pack_rows(tile.values, HeadRows<T>(t.v, kv_head, range.row), 0, n, padded, HS, W, R(1));
         std::fill_n(tile.dkeys, padded * W, R(0));
         std::fill_n(tile.dvalues, padded * W, R(0));
         for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
@@ -93,53 +106,66 @@ class Backward {
             if (dsink_of_range) dsink_of_range[head] = dsink_sum;
         }
         // Queries were packed with the scale.
-        unpack_gradient(dk, kv_head, range.row, tile.dkeys, n, W);
-        unpack_gradient(dv, kv_head, range.row, tile.dvalues, n, W);
+        unpack_gradient(d.k, kv_head, range.row, tile.dkeys, n, W);
+        unpack_gradient(d.v, kv_head, range.row, tile.dvalues, n, W);
     }
 
   private:
     struct Rows {
-        alignas(64) R lse[kQueries] = {}, bias[kQueries], delta[kQueries] = {};
+        alignas(64) R lse[kQueries] = {}, bias[kQueries], delta[kQueries] = {}, dbias[kQueries] = {};
     };
 
     // Adds one block of queries to dkeys and dvalues, writes its dq. Returns its part of the extra column's gradient.
     R block(const BackwardTile<R>& tile, const KeyRange& range, const QueryBlock& queries, int64_t head,
             int64_t W) const {
-        const int64_t NH = q.shape[1], HS = q.shape[2];
+        const int64_t NH = t.q.shape[1], HS = t.q.shape[2];
         const ScoreRule<R> rule{Mask(spec), static_cast<R>(alibi_slope(spec, head, NH))};
-        pack_rows(tile.query_rows, HeadRows<T>(q, head, queries.row), 0, queries.count, kQueries, HS, W,
+        pack_rows(tile.query_rows, HeadRows<T>(t.q, head, queries.row), 0, queries.count, kQueries, HS, W,
                   static_cast<R>(spec.scale));
-        pack_rows(tile.dout_rows, HeadRows<T>(dout, head, queries.row), 0, queries.count, kQueries, HS, W, R(1));
+        pack_rows(tile.dout_rows, HeadRows<T>(d.out, head, queries.row), 0, queries.count, kQueries, HS, W, R(1));
         transpose_rows(tile.queries, tile.query_rows, HS, W);
         std::fill_n(tile.dqueries, kQueries * W, R(0));
 
         Rows rows;
         for (int64_t i = 0; i < kQueries; ++i)
-            rows.bias[i] = static_cast<R>(score_bias(spec, rule.mask, queries.position + i));
+            rows.bias[i] = static_cast<R>(
+                row_bias<V>(spec, rule.mask, queries.position + i, range.end, of_head<R>(t.score_bias, head)));
         R dsink_part = 0;
-        if (local && (V::kInfo.normalized || local->gate))
+        if (local && (kIsNormalized<V> || local->gate))
             dsink_part = local->block(rows.delta, tile.dout_rows, head, queries.row, queries.count, W);
-        if constexpr (V::kInfo.normalized) {
-            const int64_t first = head * q.shape[0] + queries.row;
-            if (!local) std::copy_n(delta.ptr<R>() + first, queries.count, rows.delta);
-            for (int64_t i = 0; i < queries.count; ++i) {
-                const R saved = lse.ptr<R>()[first + i];  // of a row that saw nothing -inf: its weights are masked
-                rows.lse[i] = saved == -std::numeric_limits<R>::infinity() ? R(0) : saved;
-            }
-        }
+        const int64_t first = head * t.q.shape[0] + queries.row;
+        if (kIsNormalized<V> && !local) std::copy_n(delta.ptr<R>() + first, queries.count, rows.delta);
+        take_statistic(rows, tile.dout_rows, first, queries.count, W);
         transpose_rows(tile.douts, tile.dout_rows, HS, W);
         for_each_tile(range, queries, rule.mask, [&](int64_t j0, int64_t here) {
-            add_keys(tile, rows, rule, queries.position, j0, range.row_of(j0) - range.row, here, HS, W);
+            add_keys(tile, rows, dbias, rule, queries.position, j0, range.row_of(j0) - range.row, here, HS, W);
         });
-        const HeadRows<T> to(dq, head, queries.row);
+        const HeadRows<T> to(d.q, head, queries.row);
         for (int64_t i = 0; i < queries.count; ++i)
             unpack_row(to.row(i), tile.dqueries + i * W, HS, static_cast<R>(spec.scale));
+        if (dbias) std::copy_n(rows.dbias, queries.count, dbias + first);
         return dsink_part;
+    }
+
+    // What forward saved of the rows from `first` on: lse, or the factor of a row's weights, which goes on its dout and
+    // delta instead.
+    void take_statistic(Rows& rows, R* dout, int64_t first, int64_t count, int64_t W) const {
+        const R* const saved = kIsNormalized<V> ? t.lse.ptr<R>() + first : nullptr;
+        for (int64_t i = 0; i < count; ++i) {
+            if constexpr (V::kInfo.normalization == Normalization::kExp)  // -inf of a row whose weights are masked
+                rows.lse[i] = saved[i] == -std::numeric_limits<R>::infinity() ? R(0) : saved[i];
+            if constexpr (kHasFactor<V>) {
+                const R sum = kIsNormalized<V> ? saved[i] : R(0);
+                const R factor = weight_factor<V>(sum, RowState<R>{.lse = 0, .bias = rows.bias[i]});
+                rows.delta[i] *= factor * delta_factor<V>(sum);
+                for (int64_t c = 0; c < W; ++c) dout[i * W + c] *= factor;
+            }
+        }
     }
 
     // One block of queries, from position i0 on, with `here` keys, from position j0 on: those of the range's row
     // `key_row`. Not inlined, so that the products' loops have the registers.
-    [[gnu::noinline]] static void add_keys(const BackwardTile<R>& tile, const Rows& of, const ScoreRule<R>& rule,
+    [[gnu::noinline]] static void add_keys(const BackwardTile<R>& tile, Rows& of, bool biases, const ScoreRule<R>& rule,
                                            int64_t i0, int64_t j0, int64_t key_row, int64_t here, int64_t HS,
                                            int64_t W) {
         const int64_t rows = round_up(here, kRows), at = key_row * W;
@@ -147,20 +173,33 @@ class Backward {
         std::fill_n(tile.dscores, rows * kQueries, R(0));
         tile_gemm(tile.weights, kQueries, tile.keys + at, W, 1, tile.queries, kQueries, rows, kQueries, HS);
         rule.apply(tile.weights, i0, j0, rows);
-        for (int64_t j = 0; j < rows; ++j)
-            weigh_row<V>(tile.weights + j * kQueries, tile.weights + j * kQueries, of.lse, of.bias);
         tile_gemm(tile.dscores, kQueries, tile.values + at, W, 1, tile.douts, kQueries, rows, kQueries, HS);
+        for (int64_t j = 0; j < rows; ++j)
+            weigh(tile.weights + j * kQueries, tile.dscores + j * kQueries, of,
+                  biases && j < here ? of.dbias : nullptr);
         tile_gemm(tile.dvalues + at, W, tile.weights, kQueries, 1, tile.dout_rows, W, rows, W, kQueries);
-        for (int64_t j = 0; j < rows; ++j) {
-            R* ds = tile.dscores + j * kQueries;
-            const R* p = tile.weights + j * kQueries;
-#pragma omp simd
-            for (int64_t i = 0; i < kQueries; ++i)
-                ds[i] = V::dscore(p[i], ds[i], V::kInfo.normalized ? of.delta[i] : R(0),
-                                  RowState<R>{.lse = of.lse[i], .bias = of.bias[i]});
-        }
         tile_gemm(tile.dkeys + at, W, tile.dscores, kQueries, 1, tile.query_rows, W, rows, W, kQueries);
         tile_gemm(tile.dqueries, W, tile.dscores, 1, kQueries, tile.keys + at, W, kQueries, W, here);
+    }
+
+    // One row of S^T and of dP^T: its scores become weights, dL/dp becomes dL/ds, which is added to dbias if that is
+    // wanted. Masked scores have neither.
+    static void weigh(R* scores, R* gradients, const Rows& of, R* dbias) {
+        if (dbias) return weigh_row_of<true>(scores, gradients, of, dbias);
+        weigh_row_of<false>(scores, gradients, of, dbias);
+    }
+    template <bool kBiases>
+    static void weigh_row_of(R* scores, R* gradients, const Rows& of, R* dbias) {
+#pragma omp simd
+        for (int64_t i = 0; i < kQueries; ++i) {
+            const RowState<R> row{.lse = of.lse[i], .bias = of.bias[i]};
+            const R s = scores[i], f = V::weight(s, row);
+            const R ds = score_gradient<V>(s, f, gradients[i], of.delta[i], row);
+            const bool masked = s == -std::numeric_limits<R>::infinity();
+            if constexpr (kBiases) dbias[i] += masked ? R(0) : bias_gradient<V>(f, gradients[i], ds);
+            scores[i] = masked ? R(0) : f;
+            gradients[i] = masked ? R(0) : ds;
+        }
     }
 
     // Rows of keys' gradients in the dtype of the tensor: T, or that of sums.
@@ -176,7 +215,7 @@ class Backward {
 template <class V, class T>
 void run_backward(const Backward<V, T>& backward, const AttentionTasks& tasks, const Exec& exec) {
     const auto ranges = static_cast<int64_t>(tasks.keys.size());
-    const int64_t NH = backward.q.shape[1], NKV = backward.k.shape[1];
+    const int64_t NH = backward.t.q.shape[1], NKV = backward.t.k.shape[1];
     int64_t* const first = workspace<struct FirstTask, int64_t>(ranges + 1);
     for (int64_t range = 0, task = 0; range <= ranges; ++range) {
         first[range] = task;
@@ -203,9 +242,11 @@ void attention_backward(const AttentionTensors& d, const AttentionTensors& t, st
             using R = Accumulator<T>;
             R* dsink = d.sink_logit ? workspace<struct SinkParts, R>(documents * t.q.shape[1]) : nullptr;
             const GradientRows<T> local{d.gate, t.out, t.lse, t.sink_logit, t.gate};
-            run_backward(Backward<V, T>{d.q, d.k, d.v, d.out, t.lse, t.q, t.k, t.v, {}, &local, dsink, spec},
-                         tasks_of(cu_seqlens), exec);
+            const int64_t N = t.q.shape[0];
+            R* const dbias = d.score_bias ? workspace<struct BiasRows, R>(t.q.shape[1] * N) : nullptr;
+            run_backward(Backward<V, T>{d, t, {}, &local, dsink, dbias, spec}, tasks_of(cu_seqlens), exec);
             if (dsink) sum_of_documents(d.sink_logit, dsink, documents, write);
+            if (dbias) sum_of_queries(d.score_bias, dbias, N, write, exec);
         });
     });
 }
@@ -242,10 +283,17 @@ void attention_tasks_backward(const AttentionTensors& d, const AttentionTensors&
                               const AttentionTasks& tasks, const AttentionSpec& spec, const Exec& exec) {
     dispatch_variant(spec.weighting, [&]<class V>() {
         dispatch_float(t.q.dtype, [&]<class T>() {
-            run_backward(Backward<V, T>{d.q, d.k, d.v, d.out, t.lse, t.q, t.k, t.v, delta, nullptr, nullptr, spec},
-                         tasks, exec);
+            auto* const dbias = d.score_bias ? d.score_bias.ptr<Accumulator<T>>() : nullptr;
+            run_backward(Backward<V, T>{d, t, delta, nullptr, nullptr, dbias, spec}, tasks, exec);
         });
     });
+}
+
+void score_bias_backward(Tensor dscore_bias, Tensor rows, Write write, const Exec& exec) {
+    if (rows.dtype == DType::kF64)
+        sum_of_queries(dscore_bias, rows.ptr<double>(), rows.shape[1], write, exec);
+    else
+        sum_of_queries(dscore_bias, rows.ptr<float>(), rows.shape[1], write, exec);
 }
 
 }  // namespace plimsoll::cpu

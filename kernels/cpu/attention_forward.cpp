@@ -22,27 +22,28 @@ class Forward {
     using R = Accumulator<T>;
 
   public:
-    Tensor out, lse, q, k, v, sink_logit, gate;
+    const AttentionTensors& t;
     const AttentionSpec& spec;
 
     // One block of queries of one head, with the keys of its document.
     void block(const QueryBlock& queries, const KeyRange& range, int64_t head) const {
         constexpr R kInfinity = std::numeric_limits<R>::infinity();
-        const int64_t NH = q.shape[1], HS = q.shape[2], W = round_up(HS, kPanel), kv_head = head / (NH / k.shape[1]);
+        const int64_t NH = t.q.shape[1], HS = t.q.shape[2], W = round_up(HS, kPanel),
+                      kv_head = head / (NH / t.k.shape[1]);
         const ForwardTile<R> tile(HS, W);
-        const HeadRows<T> keys(k, kv_head, 0), values(v, kv_head, 0);
+        const HeadRows<T> keys(t.k, kv_head, 0), values(t.v, kv_head, 0);
         const ScoreRule<R> rule{Mask(spec), static_cast<R>(alibi_slope(spec, head, NH))};
-        pack_rows(tile.query_rows, HeadRows<T>(q, head, 0), queries.row, queries.count, kQueries, HS, W,
+        pack_rows(tile.query_rows, HeadRows<T>(t.q, head, 0), queries.row, queries.count, kQueries, HS, W,
                   static_cast<R>(spec.scale));
         transpose_rows(tile.queries, tile.query_rows, HS, W);
         std::fill_n(tile.out, kQueries * W, R(0));
 
         alignas(64) R top[kQueries], sum[kQueries], bias[kQueries], shift[kQueries];
-        const R extra =
-            static_cast<R>(extra_logit(spec, sink_logit ? static_cast<double>(sink_logit.ptr<R>()[head]) : 0));
+        const R extra = static_cast<R>(extra_logit(spec, of_head<R>(t.sink_logit, head)));
         for (int64_t i = 0; i < kQueries; ++i) {
             top[i] = extra, sum[i] = extra == -kInfinity ? R(0) : R(1), shift[i] = 0;
-            bias[i] = static_cast<R>(score_bias(spec, rule.mask, queries.position + i));
+            bias[i] = static_cast<R>(
+                row_bias<V>(spec, rule.mask, queries.position + i, range.end, of_head<R>(t.score_bias, head)));
         }
         for_each_tile(range, queries, rule.mask, [&](int64_t j0, int64_t here) {
             const int64_t padded = round_up(here, kRows), row = range.row_of(j0);
@@ -51,24 +52,30 @@ class Forward {
             std::fill_n(tile.scores, padded * kQueries, R(0));
             tile_gemm(tile.scores, kQueries, tile.keys, W, 1, tile.queries, kQueries, padded, kQueries, HS);
             rule.apply(tile.scores, queries.position, j0, here);
-            if constexpr (V::kInfo.normalized) rescale(tile, top, sum, shift, here, W);
+            if constexpr (V::kInfo.normalization == Normalization::kExp) rescale(tile, top, sum, shift, here, W);
             for (int64_t j = 0; j < here; ++j) {
                 R* row_scores = tile.scores + j * kQueries;
                 weigh_row<V>(row_scores, row_scores, shift, bias);
-                if constexpr (V::kInfo.normalized) {
+                if constexpr (kIsNormalized<V>) {
 #pragma omp simd
                     for (int64_t i = 0; i < kQueries; ++i) sum[i] += row_scores[i];
                 }
             }
             tile_gemm(tile.out, W, tile.scores, 1, kQueries, tile.values, W, kQueries, W, here);
         });
-        const HeadRows<T> to(out, head, queries.row);
+        const HeadRows<T> to(t.out, head, queries.row);
         for (int64_t i = 0; i < queries.count; ++i) {
-            const R scale = !V::kInfo.normalized ? R(1) : sum[i] > 0 ? R(1) / sum[i] : R(0);
+            constexpr bool kExp = V::kInfo.normalization == Normalization::kExp;
+            const bool empty = kExp && !(sum[i] > 0);
+            const R scale = !kExp   ? weight_factor<V>(sum[i], RowState<R>{.lse = 0, .bias = bias[i]})
+                            : empty ? R(0)
+                                    : R(1) / sum[i];
             // First the scale, then the gate: what head_gate_forward makes of an output without a gate.
-            unpack_row(to.row(i), tile.out + i * W, HS, scale, gate_of<T>(gate, queries.row + i, head));
-            if (V::kInfo.normalized)
-                lse.ptr<R>()[head * q.shape[0] + queries.row + i] = sum[i] > 0 ? top[i] + std::log(sum[i]) : -kInfinity;
+            unpack_row(to.row(i), tile.out + i * W, HS, scale, gate_of<T>(t.gate, queries.row + i, head));
+            if constexpr (kIsNormalized<V>)
+                t.lse.ptr<R>()[head * t.q.shape[0] + queries.row + i] = !kExp   ? sum[i]
+                                                                        : empty ? -kInfinity
+                                                                                : top[i] + std::log(sum[i]);
         }
     }
 
@@ -118,7 +125,7 @@ void attention_tasks_forward(const AttentionTensors& t, const AttentionTasks& ta
     const int64_t NH = t.q.shape[1];
     dispatch_variant(spec.weighting, [&]<class V>() {
         dispatch_float(t.q.dtype, [&]<class T>() {
-            const Forward<V, T> forward{t.out, t.lse, t.q, t.k, t.v, t.sink_logit, t.gate, spec};
+            const Forward<V, T> forward{t, spec};
 #pragma omp parallel for num_threads(exec.threads) schedule(dynamic)
             for (int64_t i = 0; i < blocks * NH; ++i) {
                 const Unit& unit = units[i / NH];

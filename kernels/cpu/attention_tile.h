@@ -8,7 +8,7 @@
 #include <array>
 #include <cstring>
 
-#include "kernels/attention/mask.h"
+#include "kernels/attention/row.h"
 #include "kernels/attention/variants.h"
 #include "kernels/attention_tasks.h"
 #include "kernels/cpu/workspace.h"
@@ -84,12 +84,14 @@ inline void for_each_block(const AttentionTask& task, F&& f) {
 }
 
 // Calls f(j0, count) for the tiles of a range's keys that a block of queries sees something of: keys at positions j0 ..
-// j0 + count - 1, in ascending order. None contains the gap between prefix and begin, multiples of kKeyBlock.
+// j0 + count - 1, in ascending order. None contains the gap between the range's prefix and begin, multiples of
+// kKeyBlock.
 template <class F>
 inline void for_each_tile(const KeyRange& keys, const QueryBlock& block, const Mask& mask, F&& f) {
     static_assert(kKeyBlock % kKeys == 0);
     const int64_t i0 = block.position, i1 = i0 + block.count;
-    for (int64_t j0 = keys.prefix > 0 ? 0 : keys.begin; j0 < std::min(keys.end, i1); j0 += kKeys) {
+    const int64_t end = std::min(keys.end, mask.keys_end(i0, i1));
+    for (int64_t j0 = keys.prefix > 0 ? 0 : keys.begin; j0 < end; j0 += kKeys) {
         if (j0 == keys.prefix) j0 = keys.begin;  // all masked: this saves the walk
         const int64_t count = std::min(kKeys, keys.end - j0);
         if (count > 0 && !mask.skips(i0, i1, j0, j0 + count)) f(j0, count);
@@ -124,6 +126,12 @@ template <class T>
 inline Accumulator<T> gate_of(Tensor gate, int64_t token, int64_t head) {
     using R = Accumulator<T>;
     return gate ? sigmoid_fast(static_cast<R>(gate.ptr<T>()[token * gate.shape[1] + head])) : R(1);
+}
+
+// A head's learned value of a tensor (NH), 0 without one.
+template <class R>
+inline double of_head(Tensor t, int64_t head) {
+    return t ? static_cast<double>(t.ptr<R>()[head]) : 0;
 }
 
 // to (rows, width) row-major = from[first .. first + count) * scale, the rest zero.
@@ -173,19 +181,23 @@ struct ScoreRule {
                 R* row = scores + j * kQueries;
                 const R distance = static_cast<R>(i0 - (j0 + j));
 #pragma omp simd
-                for (int64_t i = 0; i < kQueries; ++i) row[i] -= slope * (distance + static_cast<R>(i));
+                for (int64_t i = 0; i < kQueries; ++i) row[i] -= slope * std::abs(distance + static_cast<R>(i));
             }
         if (mask.passes(i0, i0 + kQueries, j0, j0 + count)) return;
         for (int64_t j = 0; j < count; ++j) {
             R* row = scores + j * kQueries;
             const int64_t key = j0 + j;
-            // Queries that see the key: from the diagonal to the end of the window.
-            const int64_t first = std::clamp<int64_t>(key - i0, 0, kQueries);
-            const int64_t last = mask.window == 0 || key < mask.pinned
-                                     ? kQueries
-                                     : std::clamp<int64_t>(key + mask.window - i0, first, kQueries);
+            const QueriesOfKey<int64_t> seen = mask.queries_of(key, Mask::kEndless);
+            const int64_t first = std::clamp<int64_t>(seen.begin - i0, 0, kQueries);
+            const int64_t last = std::clamp<int64_t>(seen.dense - i0, first, kQueries);
+            const int64_t end = std::clamp<int64_t>(seen.end - i0, last, kQueries);
             std::fill(row, row + first, -std::numeric_limits<R>::infinity());
-            std::fill(row + last, row + kQueries, -std::numeric_limits<R>::infinity());
+            for (int64_t i = last; i < end; ++i) {  // but for every step-th
+                const int64_t hidden = (mask.step - (i0 + i - key) % mask.step) % mask.step;
+                std::fill(row + i, row + std::min(end, i + hidden), -std::numeric_limits<R>::infinity());
+                i += hidden;
+            }
+            std::fill(row + end, row + kQueries, -std::numeric_limits<R>::infinity());
         }
     }
 };

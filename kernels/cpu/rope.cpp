@@ -1,46 +1,30 @@
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <vector>
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/rotations.h"
 #include "kernels/cpu/vector_math.h"
 
 namespace plimsoll::cpu {
 namespace {
 
-// Rows of cos (half), sin (half) for positions 0 .. at least `positions` - 1. Kept by the calling thread until it asks
-// with another theta or head size, and grown by doubling: a sine in fp64 costs as much as rotating a hundred pairs, and
-// a model asks for the same table in every layer.
-template <class R>
-const R* rotations(int64_t positions, int64_t half, double theta) {
-    thread_local std::vector<R> table;
-    thread_local int64_t kept_half = 0;
+// The frequencies of a base, kept by the calling thread until it asks for others: a model asks in every layer.
+std::span<const double> frequencies_of(double theta, int64_t HS) {
+    thread_local std::vector<double> kept;
     thread_local double kept_theta = 0;
-    if (half != kept_half || theta != kept_theta) table.clear();
-    kept_half = half, kept_theta = theta;
-    const int64_t have = static_cast<int64_t>(table.size()) / (2 * half);
-    if (positions <= have) return table.data();
-    const auto rows = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(positions, 256))));
-    table.resize(static_cast<size_t>(rows * 2 * half));
-    for (int64_t c = 0; c < half; ++c) {
-        const double frequency = std::pow(theta, -static_cast<double>(c) / static_cast<double>(half));
-        for (int64_t p = have; p < rows; ++p) {
-            const double angle = static_cast<double>(p) * frequency;
-            table[static_cast<size_t>(p * 2 * half + c)] = static_cast<R>(std::cos(angle));
-            table[static_cast<size_t>((p * 2 + 1) * half + c)] = static_cast<R>(std::sin(angle));
-        }
-    }
-    return table.data();
+    if (theta != kept_theta || static_cast<int64_t>(kept.size()) != HS / 2) kept = rope_frequencies(theta, HS);
+    kept_theta = theta;
+    return kept;
 }
 
 // direction is 1 for the forward rotation, -1 for its inverse.
 template <class T>
-void rotate(Tensor x, std::span<const int32_t> positions, double theta, int direction, int threads) {
+void rotate(Tensor x, std::span<const int32_t> positions, std::span<const double> frequencies, int direction,
+            int threads) {
     using R = Accumulator<T>;
     const int64_t N = x.shape[0], H = x.shape[1], HS = x.shape[2], half = HS / 2;
     if (N == 0) return;
-    const R* table = rotations<R>(*std::max_element(positions.begin(), positions.end()) + int64_t{1}, half, theta);
+    const R* table = rotations<R>(*std::max_element(positions.begin(), positions.end()) + int64_t{1}, frequencies);
     T* data = x.ptr<T>();
     const R sign = static_cast<R>(direction);
 #pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(N * H * HS))
@@ -63,11 +47,28 @@ void rotate(Tensor x, std::span<const int32_t> positions, double theta, int dire
 }  // namespace
 
 void rope_forward(Tensor x, std::span<const int32_t> positions, double theta, const Exec& exec) {
-    dispatch_float(x.dtype, [&]<class T>() { rotate<T>(x, positions, theta, 1, exec.threads); });
+    cpu::rope_forward(x, positions, frequencies_of(theta, x.shape[2]), exec);
+}
+
+void rope_forward(Tensor x, std::span<const int32_t> positions, std::span<const double> frequencies, const Exec& exec) {
+    dispatch_float(x.dtype, [&]<class T>() { rotate<T>(x, positions, frequencies, 1, exec.threads); });
 }
 
 void rope_backward(Tensor dx, std::span<const int32_t> positions, double theta, const Exec& exec) {
-    dispatch_float(dx.dtype, [&]<class T>() { rotate<T>(dx, positions, theta, -1, exec.threads); });
+    const std::span<const double> frequencies = frequencies_of(theta, dx.shape[2]);
+    dispatch_float(dx.dtype, [&]<class T>() { rotate<T>(dx, positions, frequencies, -1, exec.threads); });
 }
 
 }  // namespace plimsoll::cpu
+
+namespace plimsoll {
+
+std::vector<double> rope_frequencies(double theta, int64_t HS) {
+    const int64_t half = HS / 2;
+    std::vector<double> frequencies(static_cast<size_t>(half));
+    for (int64_t c = 0; c < half; ++c)
+        frequencies[static_cast<size_t>(c)] = std::pow(theta, -static_cast<double>(c) / static_cast<double>(half));
+    return frequencies;
+}
+
+}  // namespace plimsoll

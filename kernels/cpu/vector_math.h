@@ -58,18 +58,18 @@ inline void fold_lanes(R* lane, Op op) {
     if constexpr (width > 1) fold_lanes<width / 2>(lane, op);
 }
 
-// sum of term(0) .. term(n - 1), each an R.
-template <class R, class Term>
+// sum of term(0) .. term(n - 1), each an R, in `lanes` partial results: a power of two, for short sums a small one.
+template <class R, int64_t lanes = kLanes, class Term>
 inline R lane_sum(int64_t n, Term&& term) {
-    R lane[kLanes] = {};
+    R lane[lanes] = {};
     int64_t c = 0;
-    for (; c + kLanes <= n; c += kLanes) {
+    for (; c + lanes <= n; c += lanes) {
 #pragma omp simd
-        for (int64_t l = 0; l < kLanes; ++l) lane[l] += term(c + l);
+        for (int64_t l = 0; l < lanes; ++l) lane[l] += term(c + l);
     }
     R rest = 0;
     for (; c < n; ++c) rest += term(c);
-    fold_lanes<kLanes / 2>(lane, [](R a, R b) { return a + b; });
+    fold_lanes<lanes / 2>(lane, [](R a, R b) { return a + b; });
     return lane[0] + rest;
 }
 

@@ -44,7 +44,9 @@ struct BackwardArguments {
     HeadView<bf16> dq;
     KeyGradients dk, dv;
     HeadView<const bf16> dout, q, k, v;
+    float* dbias;              // (NH, N), each query's part of a learned bias' gradient, or null
     const float *lse, *delta;  // (NH, N), null for weightings without
+    const float* score_bias;   // (NH) or null
     const bf16* gate;          // (N, NH) before the sigmoid, or null
     int group;                 // query heads of a key head
     int32_t N;                 // rows of q
@@ -74,6 +76,17 @@ __global__ void __launch_bounds__(kTileThreads)
     for (int c = lane; c < HS; c += kWarp) to[c] = static_cast<bf16>(static_cast<float>(d[c]) * open);
 }
 
+// `to` becomes, or is added, the sum of what the block's threads have. sums: kTileWarps floats that they share.
+PLIMSOLL_DEVICE void store_block_sum(float* to, float sum, float* sums, bool accumulate) {
+    sum = warp_sum(sum);
+    if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = sum;
+    __syncthreads();
+    if (threadIdx.x > 0) return;
+    float total = accumulate ? *to : 0.0f;
+    for (int w = 0; w < kTileWarps; ++w) total += sums[w];
+    *to = total;
+}
+
 // dsink_logit_h = -sum_i exp(sink_logit_h - lse_i) delta_i, a block per head.
 __global__ void __launch_bounds__(kTileThreads)
     sink_gradient_kernel(float* dsink_logit, const float* sink_logit, const float* lse, const float* delta, int64_t N,
@@ -83,33 +96,72 @@ __global__ void __launch_bounds__(kTileThreads)
     float sum = 0;
     for (int64_t n = threadIdx.x; n < N; n += kTileThreads)
         sum -= DeviceMath::exp(sink_logit[head] - lse[head * N + n]) * delta[head * N + n];
-    sum = warp_sum(sum);
-    if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = sum;
-    __syncthreads();
-    if (threadIdx.x > 0) return;
-    float total = accumulate ? dsink_logit[head] : 0.0f;
-    for (int w = 0; w < kTileWarps; ++w) total += sums[w];
-    dsink_logit[head] = total;
+    store_block_sum(dsink_logit + head, sum, sums, accumulate);
 }
 
-// p and ds of one score, from its dot product and dp.
+// dscore_bias_h = sum_i rows_hi, a block per head.
+__global__ void __launch_bounds__(kTileThreads)
+    score_bias_kernel(float* dscore_bias, const float* rows, int64_t N, bool accumulate) {
+    PLIMSOLL_SHARED(float, sums, [kTileWarps]);
+    const int64_t head = blockIdx.x;
+    float sum = 0;
+    for (int64_t n = threadIdx.x; n < N; n += kTileThreads) sum += rows[head * N + n];
+    store_block_sum(dscore_bias + head, sum, sums, accumulate);
+}
+
+// What backward knows of a query before it looks at a key; zeros for rows that are not there.
+struct QueryRow {
+    float state;   // lse, or the bias
+    float delta;   // times the factor of the row's weights, as they make it (delta_factor)
+    float factor;  // of the row's weights, times the gate: of dout, in effect
+};
+
 template <class V>
-PLIMSOLL_DEVICE void weigh(float& p, float& dp, bool visible, float score, RowState<float, DeviceMath> state,
-                           float delta) {
-    p = visible ? V::weight(score, state) : 0.0f;
-    dp = visible ? V::dscore(p, dp, delta, state) : 0.0f;
+PLIMSOLL_DEVICE QueryRow query_row(const BackwardArguments& a, int head, int i, int begin, int end) {
+    const int64_t at = static_cast<int64_t>(head) * a.N + i;
+    const float saved = kIsNormalized<V> ? a.lse[at] : 0.0f,
+                bias = bias_of<V>(a.mask, a.score_bias, head, i, begin, end);
+    QueryRow row{V::kInfo.normalization == Normalization::kExp ? saved : bias, kIsNormalized<V> ? a.delta[at] : 0.0f,
+                 gate_of(a.gate, i, a.mask.NH, head)};
+    if constexpr (kHasFactor<V>) {
+        const float factor = weight_factor<V>(saved, RowState<float, DeviceMath>{saved, bias});
+        row.delta *= factor * delta_factor<V>(saved);
+        row.factor *= factor;
+    }
+    return row;
 }
 
-// blockIdx.z is the part of the columns.
+// f and ds of one score, from its dot product and dp, in their places. Returns its part of the bias' gradient.
+template <class V>
+PLIMSOLL_DEVICE float weigh(float& f, float& dp, bool visible, float score, RowState<float, DeviceMath> state,
+                            float delta) {
+    f = visible ? V::weight(score, state) : 0.0f;
+    const float ds = visible ? score_gradient<V>(score, f, dp, delta, state) : 0.0f;
+    const float dbias = visible ? bias_gradient<V>(f, dp, ds) : 0.0f;
+    dp = ds;
+    return dbias;
+}
+
+// Blocks of dkv_kernel that a multiprocessor is to have, 0: ptxas chooses. For these it aims at three, and spills.
 template <class V, int HS>
-__global__ void __launch_bounds__(kTileThreads) dkv_kernel(const __grid_constant__ BackwardArguments a) {
+inline constexpr int kDkvBlocks = (V::kInfo.normalization == Normalization::kSum
+                                       ? HS <= 64
+                                       : !kIsNormalized<V> && V::kInfo.bias == BiasRole::kNone && HS == 32)
+                                      ? 2
+                                      : 0;
+
+// blockIdx.z is the part of the columns. Patterned masks have kernels of their own here: in one with both, the others
+// had up to 72 registers more (softmax, head size 64, sm_90a), and a block less per multiprocessor.
+template <class V, int HS, bool kPatterned>
+__global__ void __launch_bounds__(kTileThreads, kDkvBlocks<V, HS>)
+    dkv_kernel(const __grid_constant__ BackwardArguments a) {
     constexpr int kWidth = BackwardShape<HS>::kWidth, kQueries = BackwardShape<HS>::kQueries;
     PLIMSOLL_DYNAMIC_SHARED(shared);
     const Tile<HS> keys{reinterpret_cast<bf16*>(shared)}, values{keys.at(kTileRows, 0)},
         queries{keys.at(2 * kTileRows, 0)}, grads{queries.at(kQueries, 0)};
-    float* row_state = reinterpret_cast<float*>(grads.at(kQueries, 0));  // lse or bias of each query of the tile
+    float* row_state = reinterpret_cast<float*>(grads.at(kQueries, 0));  // QueryRow of each query of the tile
     float* row_delta = row_state + kQueries;
-    float* row_gate = row_delta + kQueries;
+    float* row_factor = row_delta + kQueries;
 
     const int lane = threadIdx.x % kWarp, warp_row = threadIdx.x / kWarp * kRowsPerWarp;
     const KeyTile here = a.tables.key_tiles[blockIdx.x];
@@ -121,9 +173,12 @@ __global__ void __launch_bounds__(kTileThreads) dkv_kernel(const __grid_constant
     float dk[kWidth / 8][4] = {}, dv[kWidth / 8][4] = {};
     for (int t = here.first_task; t < here.last_task; ++t) {
         const DeviceTask& task = a.tables.tasks[t];
-        const auto begin_of = [&](int i) { return a.tables.first ? a.tables.first[i] : task.row - task.position; };
-        // The keys in rows of q, and for each the queries that see it: from its own on, up to `until`.
-        const int n0 = task.row + here.position - task.position, n1 = n0 + here.end - here.row;
+        const int start = task.row - task.position;
+        const auto begin_of = [&](int i) { return a.tables.first ? a.tables.first[i] : start; };
+        const auto end_of = [&](int i) { return a.tables.end ? a.tables.end[i] : start + here.range_end; };
+        // The keys in rows of q, and for each the queries that see it, without a pattern: from its own up to `until`.
+        const int n0 = start + here.position, n1 = n0 + here.end - here.row;
+        const int first_query = kPatterned ? a.mask.first_query(n0, begin_of(n0)) : n0;
         const int last_query = a.tables.end ? a.tables.end[n1 - 1] : task.row + task.count;
         int key[2], until[2];
         for (int r = 0; r < 2; ++r) {
@@ -134,21 +189,19 @@ __global__ void __launch_bounds__(kTileThreads) dkv_kernel(const __grid_constant
         }
         for (int head = blockIdx.y * a.group; head < static_cast<int>(blockIdx.y + 1) * a.group; ++head) {
             const float slope = a.mask.slope(head);
-            for (int m0 = n0 > task.row ? n0 : task.row; m0 < last_query; m0 += kQueries) {
+            for (int m0 = first_query > task.row ? first_query : task.row; m0 < last_query; m0 += kQueries) {
                 const int count = last_query - m0 < kQueries ? last_query - m0 : kQueries;
-                if (a.mask.window && !a.mask.reaches(m0, begin_of(m0 + count - 1), n0, n0 + kTileRows)) continue;
+                if ((kPatterned || a.mask.window) &&
+                    !a.mask.reaches(m0, m0 + count, begin_of(m0 + count - 1), n0, n0 + kTileRows))
+                    continue;
                 __syncthreads();  // the tiles before are done with
                 queries.template load<kQueries>(a.q.head(head, HS), m0, count);
                 grads.template load<kQueries>(a.dout.head(head, HS), m0, count);
                 device::cp_async_commit();
                 for (int i = threadIdx.x; i < kQueries; i += kTileThreads) {
-                    const bool exists = i < count;
-                    const int64_t at = static_cast<int64_t>(head) * a.N + m0 + i;
-                    row_state[i] = !exists               ? 0.0f
-                                   : V::kInfo.normalized ? a.lse[at]
-                                                         : a.mask.bias(m0 + i, begin_of(m0 + i));
-                    row_delta[i] = exists && V::kInfo.normalized ? a.delta[at] : 0.0f;
-                    row_gate[i] = exists ? gate_of(a.gate, m0 + i, a.mask.NH, head) : 0.0f;
+                    const QueryRow row =
+                        i < count ? query_row<V>(a, head, m0 + i, begin_of(m0 + i), end_of(m0 + i)) : QueryRow{};
+                    row_state[i] = row.state, row_delta[i] = row.delta, row_factor[i] = row.factor;
                 }
                 device::cp_async_wait<0>();
                 __syncthreads();
@@ -156,17 +209,22 @@ __global__ void __launch_bounds__(kTileThreads) dkv_kernel(const __grid_constant
                 float p[kQueries / 8][4] = {}, ds[kQueries / 8][4] = {};
                 multiply_transposed<HS>(p, keys, warp_row, queries, lane);
                 multiply_transposed<HS>(ds, values, warp_row, grads, lane);
+                QueriesOfKey<int32_t> seers[2] = {};  // none of a key that does not exist
+                if constexpr (kPatterned)
+                    for (int r = 0; r < 2; ++r)
+                        if (key[r] < n1) seers[r] = a.mask.queries_of(key[r], begin_of(key[r]), end_of(key[r]));
 #pragma unroll
                 for (int n = 0; n < kQueries / 8; ++n)
 #pragma unroll
                     for (int e = 0; e < 4; ++e) {
-                        const int column = n * 8 + 2 * (lane % 4) + e % 2;
-                        const int i = m0 + column, j = key[e / 2];
-                        const bool visible = j <= i && i < until[e / 2];
-                        ds[n][e] *= row_gate[column];
-                        weigh<V>(p[n][e], ds[n][e], visible, a.mask.score(p[n][e], i, j, slope),
+                        const int column = n * 8 + 2 * (lane % 4) + e % 2, i = m0 + column;
+                        const int j = key[e / 2];
+                        const bool visible = kPatterned ? a.mask.sees(seers[e / 2], i, j) : j <= i && i < until[e / 2];
+                        const int distance = kPatterned && i < j ? j - i : i - j;
+                        ds[n][e] *= row_factor[column];
+                        weigh<V>(p[n][e], ds[n][e], visible, a.mask.score(p[n][e], distance, slope),
                                  {row_state[column], row_state[column]}, row_delta[column]);
-                        p[n][e] *= row_gate[column];  // of the gradient that is added to dV
+                        p[n][e] *= row_factor[column];  // of the gradient that is added to dV
                     }
                 multiply_rounded<HS, kWidth>(dv, p, grads, first_column, lane);
                 multiply_rounded<HS, kWidth>(dk, ds, queries, first_column, lane);
@@ -194,41 +252,60 @@ __global__ void __launch_bounds__(kTileThreads, HS == 32 ? 3 : 2)
     grads.template load<kTileRows>(a.dout.head(head, HS), m0, m1 - m0);
 
     int row[2], begin[2];
-    float state[2], delta[2], gate[2];
+    QueryRow query[2];
+    float dbias[2] = {};
+    const auto end_of = [&](int n) { return a.tables.end ? a.tables.end[n < m1 ? n : m0] : here.document_end; };
     for (int r = 0; r < 2; ++r) {
         row[r] = m0 + warp_row + lane / 4 + 8 * r;
         const bool exists = row[r] < m1;
-        const int64_t at = static_cast<int64_t>(head) * a.N + row[r];
         begin[r] = here.first == here.last ? here.first : a.tables.first[exists ? row[r] : m0];
-        state[r] = !exists ? 0.0f : V::kInfo.normalized ? a.lse[at] : a.mask.bias(row[r], begin[r]);
-        delta[r] = exists && V::kInfo.normalized ? a.delta[at] : 0.0f;
-        gate[r] = exists ? gate_of(a.gate, row[r], a.mask.NH, head) : 0.0f;
+        query[r] = exists ? query_row<V>(a, head, row[r], begin[r], end_of(row[r])) : QueryRow{};
     }
     float dq[HS / 8][4] = {};
-    for (int n0 = here.skip_gap(here.first); n0 < m1; n0 = here.skip_gap(n0 + kKeys)) {
-        if (!a.mask.reaches(m0, here.last, n0, n0 + kKeys)) continue;
+    const int n1 = a.mask.keys_end(m0, m1, here.last, here.document_end);
+    for (int n0 = here.skip_gap(here.first); n0 < n1; n0 = here.skip_gap(n0 + kKeys)) {
+        if (!a.mask.reaches(m0, m1, here.last, n0, n0 + kKeys)) continue;
         __syncthreads();  // the tiles before are done with
-        keys.template load<kKeys>(k, here.row_of_key(n0), m1 - n0);
-        values.template load<kKeys>(v, here.row_of_key(n0), m1 - n0);
+        keys.template load<kKeys>(k, here.row_of_key(n0), n1 - n0);
+        values.template load<kKeys>(v, here.row_of_key(n0), n1 - n0);
         device::cp_async_commit();
         device::cp_async_wait<0>();
         __syncthreads();
         float p[kKeys / 8][4] = {}, ds[kKeys / 8][4] = {};
         multiply_transposed<HS>(p, queries, warp_row, keys, lane);
         multiply_transposed<HS>(ds, grads, warp_row, values, lane);
+        const auto weigh_tile = [&](auto first, auto second) {
 #pragma unroll
-        for (int n = 0; n < kKeys / 8; ++n)
+            for (int n = 0; n < kKeys / 8; ++n)
 #pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                const int i = row[e / 2], j = n0 + n * 8 + 2 * (lane % 4) + e % 2;
-                ds[n][e] *= gate[e / 2];
-                const bool visible = j <= i && j >= begin[e / 2] && a.mask.sees(i, j, begin[e / 2]);
-                weigh<V>(p[n][e], ds[n][e], visible, a.mask.score(p[n][e], i, j, slope), {state[e / 2], state[e / 2]},
-                         delta[e / 2]);
-            }
+                for (int e = 0; e < 4; ++e) {
+                    const int j = n0 + n * 8 + 2 * (lane % 4) + e % 2;
+                    const bool visible = e < 2 ? first.sees(j) : second.sees(j);
+                    const int distance = e < 2 ? first.distance(j) : second.distance(j);
+                    const QueryRow& of = query[e / 2];
+                    ds[n][e] *= of.factor;
+                    const float part = weigh<V>(p[n][e], ds[n][e], visible, a.mask.score(p[n][e], distance, slope),
+                                                {of.state, of.state}, of.delta);
+                    if constexpr (V::kInfo.bias != BiasRole::kNone) dbias[e / 2] += part;
+                }
+        };
+        const auto patterned = [&](int r) {
+            return PatternedRow{a.mask, a.mask.keys_of(row[r], begin[r], end_of(row[r])), row[r], begin[r]};
+        };
+        if (a.mask.patterned)
+            weigh_tile(patterned(0), patterned(1));
+        else
+            weigh_tile(CausalRow{a.mask, row[0], begin[0]}, CausalRow{a.mask, row[1], begin[1]});
         multiply_rounded<HS, HS>(dq, ds, keys, 0, lane);
     }
     device::cp_async_wait<0>();
+    if constexpr (V::kInfo.bias != BiasRole::kNone) {
+        for (int r = 0; a.dbias && r < 2; ++r) {
+            dbias[r] += __shfl_xor_sync(kAllLanes, dbias[r], 1);
+            dbias[r] += __shfl_xor_sync(kAllLanes, dbias[r], 2);
+            if (lane % 4 == 0 && row[r] < m1) a.dbias[static_cast<int64_t>(head) * a.N + row[r]] = dbias[r];
+        }
+    }
     const float scale[2] = {a.mask.scale, a.mask.scale};
     store_rows(a.dq.head(head, HS), dq, m0 + warp_row, m1, 0, scale, lane);
 }
@@ -248,8 +325,8 @@ HeadView<const bf16> rows_of(const Tensor& t, const char* name) {
     return {t.ptr<bf16>(), t.row_stride};
 }
 
-// d.q, d.k and d.v from lse and `delta`.
-void run_backward(const AttentionTensors& d, const AttentionTensors& t, const float* delta,
+// d.q, d.k and d.v from lse and `delta`, and each query's part of a learned bias' gradient into `dbias`, unless null.
+void run_backward(const AttentionTensors& d, const AttentionTensors& t, const float* delta, float* dbias,
                   const AttentionTables& tables, const AttentionSpec& spec, const Exec& exec) {
     const int64_t N = t.q.shape[0], NH = t.q.shape[1], NKV = t.k.shape[1], HS = t.q.shape[2];
     check_attention_layout(d.q, "dq");
@@ -261,8 +338,10 @@ void run_backward(const AttentionTensors& d, const AttentionTensors& t, const fl
                                       .q = rows_of(t.q, "q"),
                                       .k = rows_of(t.k, "k"),
                                       .v = rows_of(t.v, "v"),
+                                      .dbias = dbias,
                                       .lse = normalized ? t.lse.ptr<float>() : nullptr,
                                       .delta = delta,
+                                      .score_bias = optional<float>(t.score_bias),
                                       .gate = optional<bf16>(t.gate),
                                       .group = static_cast<int>(NH / NKV),
                                       .N = static_cast<int32_t>(N),
@@ -271,13 +350,16 @@ void run_backward(const AttentionTensors& d, const AttentionTensors& t, const fl
     const cudaStream_t stream = exec.cuda->stream();
     dispatch_attention(spec.weighting, HS, [&]<class V, int kHS>() {
         using Shape = BackwardShape<kHS>;
-        allow_shared(dkv_kernel<V, kHS>, Shape::kDkvBytes);
         allow_shared(dq_kernel<V, kHS>, Shape::kDqBytes);
-        if (tables.key_tile_count > 0)
-            PLIMSOLL_LAUNCH(
-                (dkv_kernel<V, kHS>),
-                dim3(static_cast<unsigned>(tables.key_tile_count), static_cast<unsigned>(NKV), Shape::kParts),
-                dim3(kTileThreads), Shape::kDkvBytes, stream, arguments);
+        const auto run_dkv = [&](auto* kernel) {
+            allow_shared(kernel, Shape::kDkvBytes);
+            if (tables.key_tile_count > 0)
+                PLIMSOLL_LAUNCH(
+                    kernel,
+                    dim3(static_cast<unsigned>(tables.key_tile_count), static_cast<unsigned>(NKV), Shape::kParts),
+                    dim3(kTileThreads), Shape::kDkvBytes, stream, arguments);
+        };
+        arguments.mask.patterned ? run_dkv(dkv_kernel<V, kHS, true>) : run_dkv(dkv_kernel<V, kHS, false>);
         if (tables.query_tile_count > 0)
             PLIMSOLL_LAUNCH((dq_kernel<V, kHS>),
                             dim3(static_cast<unsigned>(tables.query_tile_count), static_cast<unsigned>(NH)),
@@ -301,17 +383,29 @@ void run_rows(const AttentionTensors& d, float* delta, HeadView<bf16> gated, con
     launch_check("attention_backward_rows");
 }
 
+void run_score_bias(const Tensor& dscore_bias, const float* rows, int64_t N, Write write, const Exec& exec) {
+    PLIMSOLL_LAUNCH(score_bias_kernel, dim3(static_cast<unsigned>(dscore_bias.elements())), dim3(kTileThreads), 0,
+                    exec.cuda->stream(), dscore_bias.ptr<float>(), rows, N, write == Write::kAccumulate);
+    launch_check("score_bias_backward");
+}
+
 }  // namespace
 
 void attention_backward(const AttentionTensors& d, const AttentionTensors& t, std::span<const int32_t> cu_seqlens,
                         const AttentionSpec& spec, Write write, const Exec& exec) {
     const int64_t N = t.q.shape[0], NH = t.q.shape[1];
     if (N == 0) return;
-    int32_t* const memory = exec.cuda->workspace<int32_t>(table_words(N) + NH * N);
+    int32_t* const memory = exec.cuda->workspace<int32_t>(table_words(N) + (t.score_bias ? 2 : 1) * NH * N);
     auto* const delta = reinterpret_cast<float*>(memory + table_words(N));
     const bool normalized = is_normalized(spec.weighting);
     if (normalized || t.gate) run_rows(d, delta, {}, t, write, exec);
-    run_backward(d, t, normalized ? delta : nullptr, make_tables(memory, cu_seqlens, N, exec), spec, exec);
+    float* const dbias = t.score_bias ? delta + NH * N : nullptr;
+    run_backward(d, t, normalized ? delta : nullptr, dbias, make_tables(memory, cu_seqlens, N, exec), spec, exec);
+    if (dbias) run_score_bias(d.score_bias, dbias, N, write, exec);
+}
+
+void score_bias_backward(Tensor dscore_bias, Tensor rows, Write write, const Exec& exec) {
+    run_score_bias(dscore_bias, rows.ptr<float>(), rows.shape[1], write, exec);
 }
 
 void attention_backward_rows(const AttentionTensors& d, Tensor delta, const AttentionTensors& t,
@@ -323,7 +417,7 @@ void attention_backward_rows(const AttentionTensors& d, Tensor delta, const Atte
 void attention_tasks_backward(const AttentionTensors& d, const AttentionTensors& t, Tensor delta,
                               const AttentionTasks& tasks, const AttentionSpec& spec, const Exec& exec) {
     int32_t* const memory = exec.cuda->workspace<int32_t>(table_words(tasks));
-    run_backward(d, t, is_normalized(spec.weighting) ? delta.ptr<float>() : nullptr,
+    run_backward(d, t, is_normalized(spec.weighting) ? delta.ptr<float>() : nullptr, optional<float>(d.score_bias),
                  make_tables(memory, tasks, t.q.shape[0], exec), spec, exec);
 }
 

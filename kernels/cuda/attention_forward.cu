@@ -13,9 +13,10 @@ struct ForwardShape {
 
 struct ForwardArguments {
     HeadView<bf16> out;
-    float* lse;  // (NH, N), null for weightings without
+    float* lse;  // (NH, N), the rows' statistic, null for weightings without
     HeadView<const bf16> q, k, v;
     const float* sink_logit;  // (NH) or null
+    const float* score_bias;  // (NH) or null
     float extra_logit;        // of a constant extra column, -inf without one
     const bf16* gate;         // (N, NH) before the sigmoid, or null
     int group;                // query heads of a key head
@@ -27,6 +28,7 @@ struct ForwardArguments {
 template <class V, int HS>
 __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(const __grid_constant__ ForwardArguments a) {
     constexpr int kKeys = ForwardShape<HS>::kKeys;
+    constexpr bool kExp = V::kInfo.normalization == Normalization::kExp;
     PLIMSOLL_DYNAMIC_SHARED(shared);
     auto* memory = reinterpret_cast<bf16*>(shared);
     const Tile<HS> queries{memory};
@@ -44,23 +46,25 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(const _
     int row[2], begin[2];
     RowState<float, DeviceMath> state[2];
     float sum[2];
+    const auto end_of = [&](int n) { return a.tables.end ? a.tables.end[n < m1 ? n : m0] : here.document_end; };
     for (int r = 0; r < 2; ++r) {
         row[r] = m0 + warp_row + lane / 4 + 8 * r;
         begin[r] = here.first == here.last ? here.first : a.tables.first[row[r] < m1 ? row[r] : m0];
-        state[r] = {extra, V::kInfo.normalized ? 0.0f : a.mask.bias(row[r], begin[r])};
+        state[r] = {extra, bias_of<V>(a.mask, a.score_bias, head, row[r], begin[r], end_of(row[r]))};
         sum[r] = lane % 4 == 0 && extra > kLowest ? 1.0f : 0.0f;
     }
 
+    const int n1 = a.mask.keys_end(m0, m1, here.last, here.document_end);
     // The first tile from row n0 on with a key that is seen.
     const auto next_tile = [&](int n0) {
         n0 = here.skip_gap(n0);
-        while (n0 < m1 && !a.mask.reaches(m0, here.last, n0, n0 + kKeys)) n0 = here.skip_gap(n0 + kKeys);
+        while (n0 < n1 && !a.mask.reaches(m0, m1, here.last, n0, n0 + kKeys)) n0 = here.skip_gap(n0 + kKeys);
         return n0;
     };
     const auto load = [&](int n0, int stage) {
-        if (n0 < m1) {
-            keys(stage).template load<kKeys>(k, here.row_of_key(n0), m1 - n0);
-            values(stage).template load<kKeys>(v, here.row_of_key(n0), m1 - n0);
+        if (n0 < n1) {
+            keys(stage).template load<kKeys>(k, here.row_of_key(n0), n1 - n0);
+            values(stage).template load<kKeys>(v, here.row_of_key(n0), n1 - n0);
         }
         device::cp_async_commit();
     };
@@ -69,7 +73,7 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(const _
     load(next, 0);
 
     float out[HS / 8][4] = {};
-    for (int stage = 0; next < m1; stage ^= 1) {
+    for (int stage = 0; next < n1; stage ^= 1) {
         const int n0 = next;
         next = next_tile(n0 + kKeys);
         load(next, stage ^ 1);
@@ -80,16 +84,21 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(const _
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
             float top = state[r].lse;
+            const auto score = [&](const auto& query) {
 #pragma unroll
-            for (int n = 0; n < kKeys / 8; ++n)
+                for (int n = 0; n < kKeys / 8; ++n)
 #pragma unroll
-                for (int e = 2 * r; e < 2 * r + 2; ++e) {
-                    const int j = n0 + n * 8 + 2 * (lane % 4) + e % 2;
-                    const bool visible = j <= row[r] && j >= begin[r] && a.mask.sees(row[r], j, begin[r]);
-                    p[n][e] = visible ? a.mask.score(p[n][e], row[r], j, slope) : kLowest;
-                    if constexpr (V::kInfo.normalized) top = fmaxf(top, p[n][e]);
-                }
-            if constexpr (V::kInfo.normalized) {
+                    for (int e = 2 * r; e < 2 * r + 2; ++e) {
+                        const int j = n0 + n * 8 + 2 * (lane % 4) + e % 2;
+                        p[n][e] = query.sees(j) ? a.mask.score(p[n][e], query.distance(j), slope) : kLowest;
+                        if constexpr (kExp) top = fmaxf(top, p[n][e]);
+                    }
+            };
+            if (a.mask.patterned)
+                score(PatternedRow{a.mask, a.mask.keys_of(row[r], begin[r], end_of(row[r])), row[r], begin[r]});
+            else
+                score(CausalRow{a.mask, row[r], begin[r]});
+            if constexpr (kExp) {
                 top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
                 top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
                 const float factor = state[r].lse == top ? 1.0f : DeviceMath::exp(state[r].lse - top);
@@ -103,7 +112,7 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(const _
 #pragma unroll
                 for (int e = 2 * r; e < 2 * r + 2; ++e) {
                     p[n][e] = p[n][e] == kLowest ? 0.0f : V::weight(p[n][e], state[r]);
-                    if constexpr (V::kInfo.normalized) sum[r] += p[n][e];
+                    if constexpr (kIsNormalized<V>) sum[r] += p[n][e];
                 }
         }
         multiply_rounded<HS, HS>(out, p, values(stage), 0, lane);
@@ -111,24 +120,23 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(const _
     }
     device::cp_async_wait<0>();
 
-    float factor[2] = {1.0f, 1.0f};
-    if constexpr (V::kInfo.normalized) {
-        for (int r = 0; r < 2; ++r) {
+    float factor[2];
+    for (int r = 0; r < 2; ++r) {
+        if constexpr (kIsNormalized<V>) {
             sum[r] += __shfl_xor_sync(kAllLanes, sum[r], 1);
             sum[r] += __shfl_xor_sync(kAllLanes, sum[r], 2);
-            factor[r] = sum[r] > 0 ? 1.0f / sum[r] : 0.0f;
             if (lane % 4 == 0 && row[r] < m1)
-                a.lse[static_cast<int64_t>(head) * a.N + row[r]] = state[r].lse + logf(sum[r]);
+                a.lse[static_cast<int64_t>(head) * a.N + row[r]] = kExp ? state[r].lse + logf(sum[r]) : sum[r];
         }
-    }
-    for (int r = 0; r < 2; ++r)
+        factor[r] = !kExp ? weight_factor<V>(sum[r], state[r]) : sum[r] > 0 ? 1.0f / sum[r] : 0.0f;
         if (row[r] < m1) factor[r] *= gate_of(a.gate, row[r], a.mask.NH, head);
+    }
     store_rows(a.out.head(head, HS), out, m0 + warp_row, m1, 0, factor, lane);
 }
 
 void run_forward(const AttentionTensors& t, const AttentionTables& tables, const AttentionSpec& spec,
                  const Exec& exec) {
-    const auto& [out, lse, q, k, v, sink_logit, gate] = t;
+    const auto& [out, lse, q, k, v, sink_logit, gate, score_bias] = t;
     const int64_t N = q.shape[0], NH = q.shape[1], HS = q.shape[2];
     for (const auto& [tensor, name] : {std::pair{&q, "q"}, {&k, "k"}, {&v, "v"}, {&out, "out"}})
         check_attention_layout(*tensor, name);
@@ -139,6 +147,7 @@ void run_forward(const AttentionTensors& t, const AttentionTables& tables, const
         .k = {k.ptr<bf16>(), k.row_stride},
         .v = {v.ptr<bf16>(), v.row_stride},
         .sink_logit = spec.extra_column == ExtraColumn::kLearnedLogit ? sink_logit.ptr<float>() : nullptr,
+        .score_bias = optional<float>(score_bias),
         .extra_logit = spec.extra_column == ExtraColumn::kConstant ? static_cast<float>(spec.extra_logit) : kLowest,
         .gate = optional<bf16>(gate),
         .group = static_cast<int>(NH / k.shape[1]),

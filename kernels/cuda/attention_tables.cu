@@ -48,8 +48,9 @@ __global__ void __launch_bounds__(kThreads)
     first[n] = cu_seqlens[document], end[n] = cu_seqlens[document + 1];
     if (n % kTileRows) return;
     const int behind = lesser(n + kTileRows, N), begin = cu_seqlens[document];
-    query_tiles[n / kTileRows] = {n, behind, begin, cu_seqlens[document_of(behind - 1)], 0, 0, 0, 0};
-    key_tiles[n / kTileRows] = {n, behind, n, 0, 1, {}};
+    const int last = document_of(behind - 1);
+    query_tiles[n / kTileRows] = {n, behind, begin, cu_seqlens[last], 0, 0, 0, cu_seqlens[last + 1]};
+    key_tiles[n / kTileRows] = {n, behind, n, 0, 1, 0, {}};
     if (n == 0) *all = {0, N, 0, 0, 0};
 }
 
@@ -69,7 +70,7 @@ __global__ void __launch_bounds__(kThreads)
                              keys.row - first,
                              first + keys.prefix,
                              keys.begin - keys.prefix,
-                             0};
+                             first + keys.end};
         return;
     }
     tile -= query_tile_count;
@@ -81,6 +82,7 @@ __global__ void __launch_bounds__(kThreads)
                        offset < keys.prefix ? offset : offset - keys.prefix + keys.begin,
                        keys.first_task,
                        keys.last_task,
+                       keys.end,
                        {}};
 }
 
@@ -199,8 +201,13 @@ AttentionTables make_tables(int32_t* memory, const AttentionTasks& tasks, int64_
 }
 
 DeviceMask make_mask(const AttentionSpec& spec, int64_t NH) {
-    return {.window = static_cast<int>(std::min(spec.window, kMostRows)),
-            .pinned = static_cast<int>(std::min(spec.pinned, kMostRows)),
+    static_assert(MaskRule<int32_t>::kEndless >= kMostRows - 1);
+    const MaskRule<int32_t> rule(spec);
+    return {.rule = rule,
+            .step_inverse = std::numeric_limits<uint64_t>::max() / static_cast<uint64_t>(rule.step) + 1,
+            .patterned = rule.patterned(),
+            .window = rule.near < MaskRule<int32_t>::kEndless ? rule.near : 0,
+            .pinned = rule.pinned,
             .scale = static_cast<float>(spec.scale),
             .score_bias = static_cast<float>(spec.score_bias),
             .bias_per_row = spec.bias_kind == ScoreBias::kPerRow,

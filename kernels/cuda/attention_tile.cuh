@@ -8,6 +8,8 @@
 // the key's row; for tasks, tables say where in k it lies, and a row may be negative. The tables are in the workspace.
 #pragma once
 
+#include "kernels/attention/mask.h"
+#include "kernels/attention/row.h"
 #include "kernels/attention/variants.h"
 #include "kernels/cuda/common.cuh"
 
@@ -30,11 +32,11 @@ struct HeadView {
 // Up to kTileRows queries, and their keys. Of one task, or (where tokens simply lie one after the other) of several
 // documents: then `first` and `last` differ, and the others are as if there was no gap.
 struct QueryTile {
-    int32_t row, end;     // of q
-    int32_t first, last;  // where the documents of the first and the last query begin
-    int32_t shift;        // to a key's row in k, from its row as a query
-    int32_t gap_at, gap;  // rows of keys that are not there
-    int32_t unused;
+    int32_t row, end;      // of q
+    int32_t first, last;   // where the documents of the first and the last query begin
+    int32_t shift;         // to a key's row in k, from its row as a query
+    int32_t gap_at, gap;   // rows of keys that are not there
+    int32_t document_end;  // of the last query, in rows of q; of a task, where its keys end
 
     // A row of keys, or the one behind the gap if the gap begins there: the gap is masked, this saves the walk.
     PLIMSOLL_DEVICE int skip_gap(int n) const { return n == gap_at ? n + gap : n; }
@@ -46,7 +48,8 @@ struct KeyTile {
     int32_t row, end;  // of k
     int32_t position;  // of the first key
     int32_t first_task, last_task;
-    int32_t unused[3];
+    int32_t range_end;  // position
+    int32_t unused[2];
 };
 
 struct DeviceTask {
@@ -71,40 +74,100 @@ AttentionTables make_tables(int32_t* memory, const AttentionTasks& tasks, int64_
 
 // The mask and the biases of a spec. i: row of a query; j: row of a key; begin: that of its document's first key.
 struct DeviceMask {
-    int window, pinned;  // window 0: all
+    MaskRule<int32_t> rule;
+    uint64_t step_inverse;  // 2^64 / rule.step, rounded up
+    bool patterned;         // rule.patterned(): then not only window and pinned count
+    int window, pinned;     // window 0: all
     float scale, score_bias;
     bool bias_per_row, alibi;
     int32_t NH;
 
-    // Whether a query sees a key of its document that is not behind it.
+    // Without a pattern: whether a query sees a key of its document that is not behind it.
     PLIMSOLL_DEVICE bool sees(int i, int j, int begin) const {
         return window == 0 || i - j < window || j < begin + pinned;
     }
-    // Where the queries end that see a key, in a document that ends at `end`.
+    // Without a pattern: where the queries end that see a key, in a document that ends at `end`.
     PLIMSOLL_DEVICE int until(int j, int begin, int end) const {
         return window == 0 || j < begin + pinned || end - j < window ? end : j + window;
     }
-    // Whether some query from m0 on, of documents that begin at `last` at the latest, sees some key in [n0, n1).
-    PLIMSOLL_DEVICE bool reaches(int m0, int last, int n0, int n1) const {
-        return window == 0 || n1 > m0 - window + 1 || (pinned > 0 && n0 < last + pinned);
+    // Keys of a query, and queries of a key, of a document in rows [begin, end).
+    PLIMSOLL_DEVICE KeysOfQuery<int32_t> keys_of(int i, int begin, int end) const {
+        const KeysOfQuery<int32_t> keys = rule.keys_of(i - begin, end - begin);
+        return {begin + keys.pinned, begin + keys.sparse, begin + keys.dense, begin + keys.end};
     }
-    // b of a query for a weighting without normalisation.
-    PLIMSOLL_DEVICE float bias(int i, int begin) const {
-        if (!bias_per_row) return score_bias;
-        const int before = i - begin + 1;
-        const int outside = window && before > window ? before - window : 0;
-        return -logf(static_cast<float>(before - outside + (pinned < outside ? pinned : outside)));
+    PLIMSOLL_DEVICE QueriesOfKey<int32_t> queries_of(int j, int begin, int end) const {
+        const QueriesOfKey<int32_t> queries = rule.queries_of(j - begin, end - begin);
+        return {begin + queries.begin, begin + queries.dense, begin + queries.end};
+    }
+    // Whether a distance is a multiple of the step.                        Lemire, Kaser, Kurz, arXiv:1902.01961,
+    // sec. 3.2
+    PLIMSOLL_DEVICE bool on_step(int distance) const {
+        return static_cast<uint32_t>(distance) * step_inverse < step_inverse;
+    }
+    PLIMSOLL_DEVICE bool sees(const QueriesOfKey<int32_t>& queries, int i, int j) const {
+        if (i < queries.dense) return i >= queries.begin;
+        return i < queries.end && on_step(i - j);
+    }
+    // Whether some query in [m0, m1), of documents that begin at `last` at the latest, sees some key in [n0, n1). May
+    // be true all the same.
+    PLIMSOLL_DEVICE bool reaches(int m0, int m1, int last, int n0, int n1) const {
+        if (!patterned) return window == 0 || n1 > m0 - window + 1 || (pinned > 0 && n0 < last + pinned);
+        if (rule.prefix > 0 && m0 < last + rule.prefix && n0 < last + rule.prefix) return true;
+        if (n0 >= m1) return false;
+        if (pinned > 0 && n0 < last + pinned) return true;
+        const int nearest = m0 < n1 ? 0 : m0 - n1 + 1, furthest = m1 - 1 - n0;
+        if (nearest < (rule.block ? rule.block : rule.near)) return true;
+        const int multiple = (nearest + rule.step - 1) / rule.step * rule.step;
+        return multiple <= furthest && multiple < rule.far;
+    }
+    // Where the keys end that queries [m0, m1) see, the last of which lies in the document [last, end).
+    PLIMSOLL_DEVICE int keys_end(int m0, int m1, int last, int end) const {
+        if (rule.prefix == 0 || m0 >= last + rule.prefix) return m1;
+        const int prefix_end = end - last < rule.prefix ? end : last + rule.prefix;
+        return m1 < prefix_end ? prefix_end : m1;
+    }
+    // The first query that sees the key at j, in a document from row `begin` on.
+    PLIMSOLL_DEVICE int first_query(int j, int begin) const { return j - begin < rule.prefix ? begin : j; }
+    // b of a query for a weighting without normalisation, of a document in rows [begin, end).
+    PLIMSOLL_DEVICE float bias(int i, int begin, int end) const {
+        return bias_per_row ? -logf(static_cast<float>(rule.visible_keys(i - begin, end - begin))) : score_bias;
     }
     // m_h = 2^(-8 (h + 1) / NH), 0 without ALiBi.
     PLIMSOLL_DEVICE float slope(int head) const {
         return alibi ? exp2f(-8.0f * static_cast<float>(head + 1) / static_cast<float>(NH)) : 0.0f;
     }
-    // The score of a query and a key from their dot product.
-    PLIMSOLL_DEVICE float score(float dot, int i, int j, float slope) const {
-        return dot * scale - slope * static_cast<float>(i - j);
+    // The score of a query and a key at a distance, from their dot product.
+    PLIMSOLL_DEVICE float score(float dot, int distance, float slope) const {
+        return dot * scale - slope * static_cast<float>(distance);
     }
 };
+
+// Which keys one query sees, and how far they are: under a window and pinned keys, and under any mask. Two types, so
+// that the former costs what it did before there were others.
+struct CausalRow {
+    const DeviceMask& mask;
+    int row, begin;
+    PLIMSOLL_DEVICE bool sees(int j) const { return j <= row && j >= begin && mask.sees(row, j, begin); }
+    PLIMSOLL_DEVICE int distance(int j) const { return row - j; }
+};
+struct PatternedRow {
+    const DeviceMask& mask;
+    KeysOfQuery<int32_t> keys;
+    int row, begin;
+    PLIMSOLL_DEVICE bool sees(int j) const {
+        if (j >= keys.dense) return j < keys.end;
+        return j >= begin && (j < keys.pinned || (j >= keys.sparse && mask.on_step(row - j)));
+    }
+    PLIMSOLL_DEVICE int distance(int j) const { return j < row ? row - j : j - row; }
+};
 DeviceMask make_mask(const AttentionSpec& spec, int64_t NH);
+
+// b of a query (row_bias); learned: the heads' (NH), or null.
+template <class V>
+PLIMSOLL_DEVICE float bias_of(const DeviceMask& mask, const float* learned, int head, int i, int begin, int end) {
+    if constexpr (V::kInfo.bias == BiasRole::kNone) return 0.0f;
+    return learned ? learned[head] : mask.bias(i, begin, end);
+}
 
 // 64 or fewer rows of a head in shared memory. Rows are 16 bytes longer than they need be: eight rows that ldmatrix
 // reads at once then lie in different banks.

@@ -2,6 +2,7 @@
 #include "kernels/global_norm.h"
 
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/square_sum.h"
 
 namespace plimsoll::cuda {
 namespace {
@@ -41,18 +42,21 @@ __global__ void __launch_bounds__(kThreads) total_kernel(double* out, const doub
 
 }  // namespace
 
-double sum_of_squares(Tensor x, const Exec& exec) {
-    const int64_t count = x.elements();
-    if (count == 0) return 0;
+const double* square_sum_on_device(const float* x, int64_t count, const Exec& exec) {
     const unsigned blocks = blocks_for(count, kNormBlock);
     double* partial = exec.cuda->workspace<double>(blocks + 1);
-    PLIMSOLL_LAUNCH(square_sums_kernel, dim3(blocks), dim3(kThreads), 0, exec.cuda->stream(), partial + 1,
-                    x.ptr<float>(), count);
+    PLIMSOLL_LAUNCH(square_sums_kernel, dim3(blocks), dim3(kThreads), 0, exec.cuda->stream(), partial + 1, x, count);
     PLIMSOLL_LAUNCH(total_kernel, dim3(1), dim3(kThreads), 0, exec.cuda->stream(), partial, partial + 1,
                     static_cast<int64_t>(blocks));
     launch_check("sum_of_squares");
+    return partial;
+}
+
+double sum_of_squares(Tensor x, const Exec& exec) {
+    if (x.elements() == 0) return 0;
+    const double* sum = square_sum_on_device(x.ptr<float>(), x.elements(), exec);
     double total = 0;
-    check_cuda(cudaMemcpyAsync(&total, partial, sizeof total, cudaMemcpyDeviceToHost, exec.cuda->stream()),
+    check_cuda(cudaMemcpyAsync(&total, sum, sizeof total, cudaMemcpyDeviceToHost, exec.cuda->stream()),
                "sum_of_squares");
     exec.cuda->synchronize();
     return total;

@@ -7,9 +7,10 @@ namespace plimsoll::cuda {
 
 inline constexpr int kRowSumColumns = 32, kRowSumRows = 8;  // of a block
 
-// partial[range][c] = sum of term(n, c) over the range's rows: 8 interleaved sums, folded in order.
+// partial[range][c] = sum of term(n, c) over the range's rows: 8 interleaved sums, folded in order. With four blocks
+// per multiprocessor; ptxas, left alone, aims at eight, and spills where a term divides to find its element.
 template <class Term>
-__global__ void __launch_bounds__(kRowSumColumns* kRowSumRows)
+__global__ void __launch_bounds__(kRowSumColumns* kRowSumRows, 4)
     row_range_sums_kernel(float* partial, Term term, int64_t N, int64_t C) {
     PLIMSOLL_SHARED(float, sums, [kRowSumRows][kRowSumColumns]);
     const int64_t c = static_cast<int64_t>(blockIdx.x) * kRowSumColumns + threadIdx.x;

@@ -34,11 +34,11 @@ endif()
 # What nvcc can check without a GPU; skipped where there is no nvcc.
 function(plimsoll_add_cuda_checks python)
     add_test(NAME cuda_checks COMMAND ${python} scripts/cuda_checks.py)
-    set_tests_properties(cuda_checks PROPERTIES LABELS cuda TIMEOUT 300 SKIP_RETURN_CODE 77 RUN_SERIAL ON
+    set_tests_properties(cuda_checks PROPERTIES LABELS cuda TIMEOUT 420 SKIP_RETURN_CODE 77 RUN_SERIAL ON
         WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
     # Which of their lines the emulated tests run.
     add_test(NAME cuda_coverage COMMAND ${python} scripts/cuda_coverage.py --build-dir ${PROJECT_BINARY_DIR}/coverage)
-    set_tests_properties(cuda_coverage PROPERTIES LABELS cuda TIMEOUT 540 RUN_SERIAL ON
+    set_tests_properties(cuda_coverage PROPERTIES LABELS cuda TIMEOUT 1200 RUN_SERIAL ON
         WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
 endfunction()
 

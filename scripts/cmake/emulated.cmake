@@ -57,7 +57,7 @@ endif()
 
 function(plimsoll_emulated_test name program filter)
     add_test(NAME ${name} COMMAND ${program} --gtest_filter=${filter} --gtest_brief=1)
-    set_tests_properties(${name} PROPERTIES LABELS emulated TIMEOUT 240 ENVIRONMENT OMP_WAIT_POLICY=passive)
+    set_tests_properties(${name} PROPERTIES LABELS emulated TIMEOUT 360 ENVIRONMENT OMP_WAIT_POLICY=passive)
 endfunction()
 plimsoll_emulated_test(emulator simt_test "*")
 # Two halves, for two cores.

@@ -53,9 +53,12 @@ function(plimsoll_fuzz_program name sanitizers)
 endfunction()
 
 set(parsers "")
-foreach(source data/config.cpp data/document_index.cpp data/file.cpp data/shard_writer.cpp data/token_shards.cpp
-        data/token_stream.cpp data/tokenizer.cpp kernels/attention.cpp kernels/tensor.cpp model/config.cpp
-        train/checkpoint_file.cpp train/config.cpp train/toml_scan.cpp train/crc32c.cpp train/manifest.cpp)
+foreach(source data/bpe.cpp data/bpe_file.cpp data/config.cpp data/document_index.cpp data/file.cpp
+        data/pretokenizer.cpp data/shard_writer.cpp data/token_shards.cpp data/token_stream.cpp data/tokenizer.cpp
+        data/unicode_classes.cpp data/utf8.cpp kernels/attention.cpp kernels/tensor.cpp model/config.cpp
+        train/checkpoint_file.cpp train/config.cpp train/toml_scan.cpp train/crc32c.cpp train/json_reader.cpp
+        train/manifest.cpp train/export/gguf_file.cpp train/export/hf_config.cpp train/export/safetensors_file.cpp
+        train/export/tensor_types.cpp)
     plimsoll_fuzz_object(${source} parsers)
 endforeach()
 add_custom_command(OUTPUT ${fuzz_folder}/libparsers.a DEPENDS ${parsers}
@@ -74,7 +77,9 @@ set(arguments_tokenizer -dict=${fuzz_tests}/json.dict)
 set(arguments_manifest -dict=${fuzz_tests}/json.dict)
 set(arguments_checkpoint -dict=${fuzz_tests}/json.dict)
 set(programs "")
-foreach(target config shard document_index tokenizer manifest checkpoint)
+set(arguments_safetensors -dict=${fuzz_tests}/json.dict)
+set(arguments_hf_config -dict=${fuzz_tests}/json.dict)
+foreach(target config shard document_index tokenizer prompt manifest checkpoint gguf safetensors hf_config)
     plimsoll_fuzz_program(${target}_fuzz fuzzer,${fuzz_sanitizers})
     list(APPEND programs ${fuzz_folder}/${target}_fuzz)
     add_test(NAME fuzz_${target} COMMAND ${PLIMSOLL_PYTHON} ${fuzz_tests}/run_fuzzer.py ${fuzz_folder}/${target}_fuzz

@@ -48,6 +48,16 @@ endif()
 set(plimsoll_device_tests tests/dist/device_test.cpp tests/dist/nccl_test.cpp tests/dist/cad_device_test.cpp)
 set(plimsoll_nccl_tests tests/dist/nccl_gpu_test.cpp)
 
+# Ranks over TCP: the communicator's cases, faults, whole runs.
+function(plimsoll_add_tcp_tests)
+    add_executable(dist_tcp_test tests/dist/tcp_main.cpp tests/dist/process_cases.cpp)
+    target_include_directories(dist_tcp_test PRIVATE tests)
+    target_link_libraries(dist_tcp_test PRIVATE plimsoll_dist GTest::gtest)
+    add_test(NAME dist_tcp COMMAND ${PLIMSOLL_PYTHON} tests/python/tcp_check.py $<TARGET_FILE:plimsoll>
+        $<TARGET_FILE:dist_tcp_test> WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+    set_tests_properties(dist_tcp PROPERTIES LABELS dist TIMEOUT 180 ENVIRONMENT "OMP_WAIT_POLICY=passive")
+endfunction()
+
 # The communicator's cases under mpirun. Only this driver sets what a machine with few cores, or root, needs.
 function(plimsoll_add_mpi_tests)
     if(nccl_enabled)
@@ -60,7 +70,7 @@ function(plimsoll_add_mpi_tests)
     if(NOT MPI_CXX_FOUND OR NOT PLIMSOLL_MPIRUN)
         return()
     endif()
-    add_executable(dist_mpi_test tests/dist/mpi_main.cpp)
+    add_executable(dist_mpi_test tests/dist/mpi_main.cpp tests/dist/process_cases.cpp)
     target_include_directories(dist_mpi_test PRIVATE tests)
     target_link_libraries(dist_mpi_test PRIVATE plimsoll_dist GTest::gtest_main)
     foreach(ranks 1 2 3 4)
@@ -89,13 +99,14 @@ function(plimsoll_add_tsan_target name)
         Threads::Threads)
 endfunction()
 
-# The threads communicator with what stands on it, and the loader.
+# The threads communicator with what stands on it, ranks over TCP as threads, and the loader.
 function(plimsoll_add_tsan_test)
+    file(GLOB tcp_sources CONFIGURE_DEPENDS dist/tcp_*.cpp)
     plimsoll_add_tsan_target(dist dist/communicator.cpp dist/gradient_sync.cpp dist/flight_record.cpp
-        dist/shard_layout.cpp dist/thread_transport.cpp dist/single_transport.cpp dist/staged_transport.cpp
-        dist/nccl_transport_none.cpp kernels/tensor.cpp kernels/dispatch_memory.cpp kernels/dispatch_rank_sum.cpp
+        dist/shard_layout.cpp dist/thread_transport.cpp dist/machine_name.cpp dist/single_transport.cpp dist/staged_transport.cpp
+        dist/nccl_transport_none.cpp ${tcp_sources} kernels/tensor.cpp kernels/dispatch_memory.cpp kernels/dispatch_rank_sum.cpp
         kernels/dispatch_trace.cpp kernels/cpu/rank_sum.cpp tests/dist/communicator_test.cpp
-        tests/dist/gradient_sync_test.cpp tests/dist/flight_record_test.cpp)
+        tests/dist/gradient_sync_test.cpp tests/dist/flight_record_test.cpp tests/dist/tcp_test.cpp)
     file(GLOB loader_sources CONFIGURE_DEPENDS data/*.cpp)
     plimsoll_add_tsan_target(data ${loader_sources} tests/data/loader_test.cpp tests/data/permutation_test.cpp)
     foreach(part dist data)

@@ -1,13 +1,15 @@
-"""Run directories in, report directory out."""
+"""Run directories, or a sweep's directory, in; report directory out."""
 
 import json
 import math
 from html import escape
 from pathlib import Path
 
-from . import disaggregation, expectations, figures, page, panels, summary
-from .groups import group_runs
+from . import (comparison, disaggregation, expectations, figures, page, panels, stability, summary, sweep, sweep_figures,
+               sweep_page)
+from .groups import group_runs, variant_colors
 from .runs import UnusableRun, read_run
+from .sweep_cells import DONE, read_sweep
 
 
 def build(paths, out, title=None):
@@ -28,6 +30,24 @@ def build(paths, out, title=None):
             continue
         runs.append(run)
         messages += run.messages
+    return _build(runs, messages, unusable, out, title)
+
+
+def build_sweep(path, out, title=None):
+    """As build(), of the cells of a sweep; what is not done counts as unusable. Throws UnusableRun if there is none."""
+    directory = read_sweep(path)
+    finished = [cell.run for cell in directory.cells if cell.state == DONE]
+    lacking = [f"{cell.name} ({cell.state})" for cell in directory.cells if cell.state != DONE]
+    messages = list(directory.messages)
+    if lacking:
+        messages.append(f"{len(lacking)} of {len(directory.cells)} cells are not done: {', '.join(lacking)}")
+    if not finished:  # then at least what there is
+        finished = [cell.run for cell in directory.cells if cell.run]
+    return _build(finished, messages, len(lacking), Path(out), title or f"Sweep: {directory.path.resolve().name}",
+                  sweep.analyze(directory))
+
+
+def _build(runs, messages, unusable, out, title, analysis=None):
     if not runs:
         return messages, 0, unusable
     groups = group_runs(runs)
@@ -35,22 +55,34 @@ def build(paths, out, title=None):
     rows = [summary.summarize_group(group, [by_run[id(run)] for run in group.runs]) for group in groups]
     verdicts = [_verdict(row, group) for row, group in zip(rows, groups)]
     messages += _mismatches(groups)
+    steadiness = {id(run): stability.of_run(run) for run in runs}
+    for run in runs:
+        by_run[id(run)]["stability"] = steadiness[id(run)]
+    steady = stability.table(groups, steadiness)
 
     out.mkdir(parents=True, exist_ok=True)
     document = {"runs": [by_run[id(run)] for group in groups for run in group.runs], "variants": rows,
                 "verdicts": verdicts, "control": expectations.control_statement(rows), "messages": messages}
+    compared = comparison.compare(*runs) if len(runs) == 2 and not analysis else None
+    if analysis:
+        document["sweep"] = analysis
+    if compared:
+        document["comparison"] = compared
     _write(out / "summary.json", json.dumps(_finite(document), indent=1) + "\n")
-    _write(out / "summary.md", summary.markdown(rows))
+    _write(out / "summary.md", summary.markdown(rows) + (sweep_page.markdown(analysis) if analysis else "")
+           + (comparison.markdown(compared) if compared else ""))
     drawn = _figures(groups, rows)
-    for file in out.glob("cad_*.png"):
-        file.unlink()  # of an earlier report in this directory
+    drawn.update(sweep_figures.figures_of(analysis, variant_colors(groups)) if analysis else {})
+    for pattern in ("cad_*.png", "sweep_*.png"):
+        for file in out.glob(pattern):
+            file.unlink()  # of an earlier report in this directory
     for name, figure in drawn.items():
         file = out / f"{name}.png"
         if figure:
             file.write_bytes(figure.png)
         else:
             file.unlink(missing_ok=True)  # of an earlier report in this directory
-    _write(out / "report.html", _page(title, groups, rows, verdicts, drawn, messages))
+    _write(out / "report.html", _page(title, groups, rows, verdicts, drawn, messages, analysis, compared, steady))
     return messages, len(runs), unusable
 
 
@@ -78,8 +110,13 @@ def _mismatches(groups):
     """Runs side by side should have seen the same data for the same number of steps."""
     found = []
     runs = [run for group in groups for run in group.runs]
-    for key, text in (("data_hash", "different data"), ("commit", "different commits"),
-                      ("precision", "different precisions")):
+    by_seed = {}
+    for run in runs:  # a generator's data, and their order, belong to the seed
+        if run.info.get("data_hash") is not None:
+            by_seed.setdefault(run.info.get("seed"), set()).add(run.info["data_hash"])
+    found += [f"the runs of seed {seed} come from different data: {', '.join(sorted(values))[:200]}"
+              for seed, values in by_seed.items() if len(values) > 1]
+    for key, text in (("commit", "different commits"), ("precision", "different precisions")):
         values = {run.info.get(key) for run in runs if run.info.get(key) is not None}
         if len(values) > 1:
             found.append(f"the runs come from {text}: " + ", ".join(sorted(map(str, values)))[:200])
@@ -101,11 +138,15 @@ def _figures(groups, rows):
     }
 
 
-def _page(title, groups, rows, verdicts, drawn, messages):
+def _page(title, groups, rows, verdicts, drawn, messages, analysis, compared, steady):
     labels = [group.label for group in groups]
     names = ", ".join(labels) if len(labels) <= 5 else f"{len(labels)} variants"
     html = page.Page(title or f"Attention sinks: {names}")
     control = expectations.control_statement(rows)
+    for heading, section in sweep_page.sections(analysis, drawn) if analysis else ():
+        html.add(heading, section)
+    if compared:
+        html.add("A and B", comparison.html(compared))
     html.add("Final numbers", page.headline_tables(rows, groups))
     html.add("Verdicts", (f"<p>{escape(control)}</p>" if control else "") + page.verdict_cards(verdicts, groups))
     for key in ("published", "sink", "attention_maps", "heads", "drain", "loss", "risk", "mechanism", "residual",
@@ -115,6 +156,8 @@ def _page(title, groups, rows, verdicts, drawn, messages):
     for key, figure in drawn.items():
         if key.startswith("cad_"):
             html.add_figure(figure)
+    if steady:
+        html.add("Training stability", steady.html() + f'<p class="note">{escape(stability.NOTE)}</p>')
     html.add("Where the numbers come from", page.provenance(groups))
     return html.render(_subtitle(groups), _opening(rows) + page.messages_html(messages))
 

@@ -23,16 +23,16 @@ class Threshold:
             return None
         value = row["mean"].get(self.key)
         limit = self.limit + floor
-        wanted, title = f"{_SIGN[self.compare]} " + (f"{limit:.4f}" if self.above else f"{limit:g}"), self.title
+        wanted, title = f"{_SIGN[self.compare]} " + (f"{limit:.4f}" if floor else f"{limit:g}"), self.title
         if floor:
             title += f" (floor {floor:.4f} + {self.limit:g})"
         return {"key": self.key, "title": title, "wanted": wanted, "limit": limit, "value": value,
-                "digits": 4 if self.above or self.key == "loss" else 3,
+                "digits": 4 if floor or self.key == "loss" else 3,
                 "pass": None if value is None else bool(self.compare(value, limit))}
 
 
 _LEARNED = (
-    Threshold("copy_risk", le, 0.05, "back-copy risk"),
+    Threshold("copy_risk", le, 0.05, "back-copy risk", above="copy_risk"),
     Threshold("bigram_risk", le, 0.06, "bigram risk", above="bigram_risk"),
 )
 # One-layer Bigram-Backcopy after 1,000 steps, by variant.
@@ -65,7 +65,8 @@ def is_paper_setting(group):
 
 
 def thresholds(row, group):
-    one_layer_task = row["oracle"] and row["layers"] == 1
+    another_task = "(task " in (group.info.get("data") or "")  # where nobody has said what a head should do
+    one_layer_task = row["oracle"] and row["layers"] == 1 and not another_task
     if is_paper_setting(group):
         judged = [Threshold("bigram_risk", le, 2.26, "bigram risk").judge(row),
                   Threshold("copy_risk", le, 0.05, "back-copy risk").judge(row)]
@@ -98,27 +99,88 @@ def _paper_curve(group):
     return judged
 
 
+def has_sink(row):
+    """Whether a softmax control sinks, by its effective mass or its sink rate; either may be unmeasured."""
+    return _sinks(row["mean"]["first_mass_effective"], row["mean"]["sink_rate"])
+
+
+def _sink_numbers(row):
+    mass, rate = row["mean"]["first_mass_effective"], row["mean"]["sink_rate"]
+    return f"mass {number(mass, 2)}, sink rate {number(rate, 1)}%"
+
+
+def sink_verdict(row, control):
+    """-> (headline, sentence): a variant is called sink-free only beside a softmax control that has a sink.
+
+    Both are settings of a sweep: means over seeds, and the seeds' values.
+    """
+    final = row["mean"]
+    if final["first_mass_effective"] is None:
+        return "not measured", "No probes, so nothing can be said about its sink."
+    if row["variant"] == "softmax":
+        if has_sink(row):
+            return "sinks, as a control should", f"The control has a sink ({_sink_numbers(row)})."
+        return "no sink: no evidence about any variant", (
+            f"The control has no sink ({_sink_numbers(row)}; wanted a mass above {CONTROL_MASS:g} or a sink rate above "
+            f"{CONTROL_RATE:g}%), so the absence of a sink elsewhere shows nothing. Train longer or at a larger rate.")
+    headline, text = _sink_words(row)
+    if headline != "no sink":
+        return headline, text
+    free = _seeds(row, lambda mass, rate: mass is not None and mass <= CONTROL_MASS)
+    if control is None:
+        return "not judged", f"{text} No softmax control finished beside it, so this is not called sink-free."
+    if control["mean"]["first_mass_effective"] is None:
+        return "not judged", f"{text} The softmax control holds no probes, so this is not called sink-free."
+    if not has_sink(control):
+        return "not judged", (f"{text} The softmax control does not sink either ({_sink_numbers(control)}), so this is "
+                              "not called sink-free.")
+    rate = final["sink_rate"]
+    if rate is not None and rate > CONTROL_RATE:
+        text += f" Rows scaled to sum 1 still give a sink rate of {number(rate, 1)}%."
+    sunk = _seeds(control, _sinks)
+    text += f" The softmax control sinks ({_sink_numbers(control)}; in {sunk[0]} of {sunk[1]} seeds)."
+    if free[0] < free[1]:
+        return f"sink-free in {free[0]} of {free[1]} seeds", text
+    return "sink-free" if sunk[0] == sunk[1] else f"sink-free where {sunk[0]} of {sunk[1]} controls sink", text
+
+
+def _sinks(mass, rate):
+    return (mass or 0.0) > CONTROL_MASS or (rate or 0.0) > CONTROL_RATE
+
+
+def _seeds(row, holds):
+    """-> (seeds for which it holds, seeds) of a sweep's setting."""
+    values = list(zip(row["values"]["first_mass_effective"], row["values"]["sink_rate"]))
+    return sum(bool(holds(*pair)) for pair in values), len(values)
+
+
+def _sink_words(row):
+    """-> (headline, sentences) from the masses alone."""
+    final = row["mean"]
+    if row["variant"] == "placeholder" or final["placeholder_mass_effective"] is not None:
+        return _placeholder_words(final)
+    effective, normalized = final["first_mass_effective"], final["first_mass_normalized"]
+    headline = "sink on the first token" if effective >= 0.3 else \
+        "weak sink on the first token" if effective > CONTROL_MASS else "no sink"
+    text = (f"{_percent(effective)} of a query's weight effectively goes to the first token"
+            + (" (mean over layers and heads)" if (row["layers"] or 0) * (row["heads"] or 0) > 1 else "")
+            + (f", {_percent(normalized)} of its row once normalised"
+               if normalized is not None and abs(normalized - effective) > 0.02 else "") + ".")
+    if normalized is not None and normalized - effective > 0.1:
+        text += " " + _why_ineffective(final)
+    return headline, text
+
+
 def verdict(row, group, judged):
     """-> (headline, sentences): what the numbers of one group say, in words."""
     final = row["mean"]
     sentences = []
-    effective, normalized = final["first_mass_effective"], final["first_mass_normalized"]
-    if effective is None:
+    if final["first_mass_effective"] is None:
         headline = "no probes"
         sentences.append("This run holds no probes, so nothing can be said about its sink.")
-    elif row["variant"] == "placeholder" or final["placeholder_mass_effective"] is not None:
-        headline, text = _placeholder_words(final)
-        sentences.append(text)
     else:
-        strong = effective >= 0.3
-        headline = "sink on the first token" if strong else \
-            "weak sink on the first token" if effective > CONTROL_MASS else "no sink"
-        sentences.append(f"{_percent(effective)} of a query's weight effectively goes to the first token"
-                         + (" (mean over layers and heads)" if (row["layers"] or 0) * (row["heads"] or 0) > 1 else "")
-                         + (f", {_percent(normalized)} of its row once normalised"
-                            if normalized is not None and abs(normalized - effective) > 0.02 else "") + ".")
-        if normalized is not None and normalized - effective > 0.1:
-            sentences.append(_why_ineffective(final))
+        headline, text = _sink_words(row)
+        sentences.append(text)
     if (row["layers"] or 0) * (row["heads"] or 0) > 1:
         sentences += _strongest_words(group)
     drain = final["drain_ratio"]
@@ -135,7 +197,7 @@ def verdict(row, group, judged):
     floor = (row["oracle"] or {}).get("bigram_risk")
     if floor is not None and final["bigram_risk"] is not None and final["copy_risk"] is not None:
         sentences.append(f"The task: bigram risk {number(final['bigram_risk'] - floor, 3)} nats above its floor, "
-                         f"back-copy risk {number(final['copy_risk'], 3)}.")
+                         f"back-copy risk {number(final['copy_risk'] - (row['oracle'].get('copy_risk') or 0), 3)}.")
     short = [item for item in judged if item["pass"] is False]
     unknown = [item for item in judged if item["pass"] is None]
     if judged and not short and not unknown:
@@ -208,9 +270,9 @@ def control_statement(rows):
             lines.append(f"No softmax control of the same shape and task stands beside {', '.join(others)}: the "
                          "absence of a sink there is not evidence.")
             continue
-        mass = max((row["mean"]["first_mass_effective"] or 0.0) for row in controls)
-        rate = max((row["mean"]["sink_rate"] or 0.0) for row in controls)
-        if mass <= CONTROL_MASS and rate <= CONTROL_RATE:
+        if not any(map(has_sink, controls)):
+            mass = max((row["mean"]["first_mass_effective"] or 0.0) for row in controls)
+            rate = max((row["mean"]["sink_rate"] or 0.0) for row in controls)
             lines.append(f"The softmax control has no sink itself (mass {number(mass, 2)}, sink rate "
                          f"{number(rate, 1)}%): its absence in {', '.join(others)} is not evidence. Train longer.")
     return " ".join(lines) or ("The softmax control has a sink, so its absence elsewhere is an observation about the "

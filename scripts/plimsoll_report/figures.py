@@ -216,7 +216,9 @@ def risks(groups):
                            color="#333", ha="right", va="top", xytext=(0, -2), textcoords="offset points")
     panels[1].axhline(0.06, color="#888", linewidth=0.9, linestyle=(0, (2, 2)))
     panels[2].axhline(0.05, color="#888", linewidth=0.9, linestyle=(0, (2, 2)))
-    for axes, text, label in zip(panels, ("Bigram risk", "Bigram risk above its floor", "Back-copy risk (floor 0)"),
+    copying = all(not (run.oracle or {}).get("copy_risk") for group in shown for run in group.runs)
+    copy_title = "Back-copy risk (floor 0)" if copying else "Back-copy risk"
+    for axes, text, label in zip(panels, ("Bigram risk", "Bigram risk above its floor", copy_title),
                                  ("nats", "nats, log", "nats, log")):
         steps_axis(axes, _last(groups))
         axes.set_title(text)
@@ -237,7 +239,7 @@ def sink_curves(groups):
     return metric_curves(
         "sink", "Sink metrics against the step",
         ("first_mass_effective", "first_mass_normalized", "first_mass_raw", "placeholder_mass_effective",
-         "placeholder_mass_normalized", "placeholder_mass_raw", "row_mass", "sink_rate", "dormant"), groups,
+         "placeholder_mass_normalized", "placeholder_mass_raw", "row_mass", "sink_rate", "dormant", "dormant_0p9"), groups,
         "Means over layers and heads; read the first three together with the row mass: a normalised share can call a "
         "sigmoid row of total mass 0.004, or a closed gate, a sink. In a placeholder run the first token is the token "
         "after the placeholder.")
@@ -294,7 +296,7 @@ def _profiles(name, title, keys, groups, caption):
 
 def residual_profiles(groups):
     return _profiles("residual", "Residual-state peaks by layer",
-                     ("residual_peak_ratio", "residual_peak", "residual_norm"), groups,
+                     ("residual_peak_ratio", "residual_peak", "residual_norm", "cosine_with_first"), groups,
                      "State of the residual stream at the last probe, p = the placeholder where there is one, else "
                      "token 0; norms are averaged over sequences. With one layer the last state feeds only the final "
                      "norm, so read the peak in runs of several layers (Guo et al.).")

@@ -131,6 +131,10 @@ def _label(groups):
                 group.label = f"{variant} ({group.runs[0].path.parent.name}/{group.runs[0].path.name})"
 
 
+def variant_colors(groups):
+    return {group.variant: group.color for group in groups}
+
+
 def _difference(group, same):
     """What sets this group apart from the others of its variant, in at most two settings; else its name."""
     infos = {key: {str(other.info.get(key)) for other in same} for key in ("layers", "heads", "precision", "qk_norm")}

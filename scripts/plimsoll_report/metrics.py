@@ -73,6 +73,8 @@ PER_HEAD = _table(
     Metric("dead_rows", "Dead rows", "share of rows whose weights are all zero", GUO, "share", "unit"),
     Metric("dormant", "Dormant heads", "share of heads whose mean first-token weight exceeds 0.5", GUO, "share",
            "unit"),
+    Metric("dormant_0p9", "Dormant heads, 0.9", "share of heads whose mean first-token weight exceeds 0.9", GUO, "share",
+           "unit"),
     Metric("head_output_ratio", "Head output ratio", "mean norm of the head's output over the layer's mean", GUO,
            "ratio", "linear", 1.0),
 )
@@ -95,6 +97,7 @@ PER_LAYER = _table(
            "excess kurtosis", "linear", 0.0),
     Metric("kurtosis_rest", "Excess kurtosis, other tokens", "excess kurtosis over the channels of h_t, t != p",
            KAUL, "excess kurtosis", "linear", 0.0),
+    Metric("cosine_with_first", "Cosine with p", "mean over the other tokens of cos(h_t, h_p)", GU, "cosine", "linear", 0.0),
     Metric("rms", "Residual RMS", "root mean square of h", KAUL, "rms", "log"),
 )
 

@@ -67,8 +67,9 @@ footer{color:var(--soft);font-size:13px;margin-top:50px;border-top:1px solid var
 
 
 class Page:
-    def __init__(self, title):
-        self.title = title
+    def __init__(self, title, footer="Written by plimsoll's scripts/report.py. The numbers are in summary.json, the figures "
+                                     "are PNG files in this directory."):
+        self.title, self.footer = title, footer
         self.sections = []  # (anchor, heading, html)
 
     def add(self, heading, html):
@@ -88,8 +89,7 @@ class Page:
                 f'<title>{escape(self.title)}</title><style>{_STYLE}</style></head><body><div class="frame">'
                 f'<nav aria-label="Contents"><b>Contents</b><ol>{links}</ol></nav><main>'
                 f'<h1>{escape(self.title)}</h1><p class="sub">{subtitle}</p>{opening}{body}'
-                f'<footer>Written by plimsoll\'s scripts/report.py. The numbers are in summary.json, the figures are '
-                f'PNG files in this directory.</footer></main></div></body></html>\n')
+                f'<footer>{escape(self.footer)}</footer></main></div></body></html>\n')
 
 
 def figure_html(figure):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from .config_file import parse_config
 from .metrics import PER_HEAD, PER_LAYER
 
 
@@ -22,7 +23,7 @@ _INFO = {
     "seed": (int, True), "data_hash": (str, False), "params": (int, True), "params_non_embedding": (int, False),
     "flops_per_token": (float, False), "qk_norm": (bool, False), "placeholders": (int, False), "steps": (int, True),
     "tokens_per_second": (float, True), "ms_per_step": (float, False), "seconds": (float, True),
-    "status": (str, False), "oracle": (dict, False), "vocab": (list, False), "layers": (int, True),
+    "status": (str, False), "oracle": (dict, False), "max_steps": (int, False), "vocab": (list, False), "layers": (int, True),
     "heads": (int, True),
 }
 
@@ -39,7 +40,7 @@ class Run:
     config: dict  # "section.key" -> text of the value
     config_text: str
     metrics: pd.DataFrame  # step, loss, norm, lr, tokens, seconds, cad.before, ... (NaN without plans)
-    evals: pd.DataFrame  # step, tokens, seconds, loss, bigram_risk, copy_risk
+    evals: pd.DataFrame  # step, tokens, seconds, loss, scored, bigram_risk, copy_risk
     heads: pd.DataFrame  # step, metric, layer, head, value
     layers: pd.DataFrame  # step, metric, layer, value
     maps: dict | None
@@ -88,7 +89,7 @@ def read_run(path):
     info = _read_info(path, note)
     metrics = _read_rows(path, "metrics.jsonl", ("step", "loss", "norm", "lr", "tokens", "seconds") + CAD, ("loss",),
                          note)
-    evals = _read_rows(path, "evals.jsonl", ("step", "tokens", "seconds", "loss", "bigram_risk", "copy_risk"),
+    evals = _read_rows(path, "evals.jsonl", ("step", "tokens", "seconds", "loss", "scored", "bigram_risk", "copy_risk"),
                        ("loss",), note)
     heads, layers = _read_probes(path, info, note)
     if not len(metrics) and not len(evals) and not len(heads):
@@ -97,7 +98,7 @@ def read_run(path):
     config, text = _read_config(path, note)
     run = Run(path=path, info=info, config=config, config_text=text, metrics=metrics, evals=evals, heads=heads,
               layers=layers, maps=_read_maps(path, note), cad=_read_cad(path, note), messages=messages)
-    wanted = info.get("steps")
+    wanted = info.get("max_steps") or info.get("steps")
     if info.get("status") not in (None, "done"):
         note(f"status is '{info['status']}' at step {run.last_step} of {wanted if wanted is not None else 'unknown'}; "
              "the figures show what there is")
@@ -266,22 +267,12 @@ def _read_probes(path, info, note):
 
 
 def _read_config(path, note):
-    """config.toml, which plimsoll resolved and wrote itself: sections and one 'key = value' per line."""
     try:
         text = (path / "config.toml").read_text(encoding="utf-8", errors="replace")
     except OSError:
         note("config.toml is missing or cannot be read")
         return {}, ""
-    config, section = {}, ""
-    for line in text.splitlines():
-        line = line.strip()
-        if line.startswith("[") and line.endswith("]"):
-            section = line.strip("[] ")
-        elif "=" in line and not line.startswith("#"):
-            key, value = line.split("=", 1)
-            key = f"{section}.{key.strip()}" if section else key.strip()
-            config[key] = value.split(" #")[0].strip().strip("'\"")
-    return config, text
+    return parse_config(text), text
 
 
 def _read_maps(path, note):

@@ -9,7 +9,7 @@ from .metrics import ALL, PER_HEAD
 PROBE_SCALARS = ("first_mass_raw", "first_mass_normalized", "first_mass_effective", "placeholder_mass_effective",
                  "row_mass", "drain_ratio", "sink_rate")
 EXTRA_SCALARS = tuple(key for key in PER_HEAD if key not in PROBE_SCALARS)
-TRAIN_WINDOW = 50  # steps averaged where a run has no evaluation
+TRAIN_WINDOW = 50  # steps averaged for a training loss
 
 
 def summarize_run(run):
@@ -20,12 +20,12 @@ def summarize_run(run):
         "tokens_per_second": info.get("tokens_per_second"), "seconds": info.get("seconds"),
         "final": final, "oracle": run.oracle,
         "name": run.name, "directory": run.path.name, "status": info.get("status"), "loss_source": source,
-        "steps_planned": info.get("steps"), "probe_step": run.probe_step,
+        "steps_planned": info.get("max_steps") or info.get("steps"), "probe_step": run.probe_step,
         "params_non_embedding": info.get("params_non_embedding"), "flops_per_token": info.get("flops_per_token"),
         "ms_per_step": info.get("ms_per_step"), "precision": info.get("precision"), "threads": info.get("threads"),
         "qk_norm": info.get("qk_norm"), "placeholders": info.get("placeholders"), "layers": info.get("layers"),
         "heads": info.get("heads"), "commit": info.get("commit"), "data_hash": info.get("data_hash"),
-        "per_layer": {key: _matrix(run, key) for key in PER_HEAD if _matrix(run, key) is not None},
+        "per_layer": {key: matrix for key in PER_HEAD if (matrix := _matrix(run, key)) is not None},
         "per_block": {key: row for key, row in _block_rows(run)},
     }
 
@@ -37,13 +37,13 @@ def _final(run):
         rows = run.evals.dropna(subset=[key])
         if len(rows):
             final[key] = float(rows.iloc[-1][key])
+    training = run.metrics.dropna(subset=["loss"]).tail(TRAIN_WINDOW)
+    final["train_loss"] = float(training["loss"].mean()) if len(training) else None
     if final["loss"] is not None:
         source = f"evaluation at step {int(run.evals.dropna(subset=['loss']).iloc[-1]['step'])}"
-    else:
-        rows = run.metrics.dropna(subset=["loss"]).tail(TRAIN_WINDOW)
-        if len(rows):
-            final["loss"] = float(rows["loss"].mean())
-            source = f"training loss, mean of the last {len(rows)} steps"
+    elif len(training):
+        final["loss"] = final["train_loss"]
+        source = f"training loss, mean of the last {len(training)} steps"
     last = _last_probe(run)
     for key in PROBE_SCALARS + EXTRA_SCALARS:
         final[key] = float(last[key].mean()) if key in last else None

@@ -10,51 +10,80 @@
 namespace plimsoll {
 namespace {
 
-// The same cases as on the CPU, in the head sizes there are kernels for. AttentionRun<double> on the rounded inputs is
-// the oracle of the backward, attention_oracle() that of the forward.
+// Whether a weighting before this one in the table has its kind of row: the same code around it.
+bool is_like_another(const VariantInfo& variant) {
+    for (const VariantInfo& other : variants()) {
+        if (other.name == variant.name) return false;
+        if (other.normalization == variant.normalization && other.bias == variant.bias) return true;
+    }
+    return false;
+}
+
+// The same cases as on the CPU, in the head sizes there are kernels for, fewer of weightings like another: the emulator
+// takes its time. AttentionRun<double> on the rounded inputs is the oracle of the backward, attention_oracle() that of
+// the forward.
 std::vector<AttentionCase> cases() {
     std::vector<AttentionCase> all;
     for (const VariantInfo& variant : variants()) {
+        const bool few = variant.name != "softmax" && variant.name != "sigmoid";
+        const bool fewest = is_like_another(variant);
         AttentionCase c;
         c.weighting = variant.name;
         c.bias_value = -1.5;
+        c.positive = variant.name == "kernel_normalized";
         c.HS = 32;
         const auto add = [&](AttentionCase with) { all.push_back(with); };
-        for (const int32_t T : {1, 2, 15, 63, 64, 65, 100, 128, 193, 257}) c.cu_seqlens = {0, T}, add(c);
+        std::vector<int32_t> lengths = {65};
+        if (!few) lengths = {1, 2, 15, 63, 64, 65, 100, 128, 193, 257};
+        for (const int32_t T : lengths) c.cu_seqlens = {0, T}, add(c);
         c.cu_seqlens = {0, 70};
-        for (const int64_t HS : {64, 96, 128, 256}) c.HS = HS, add(c);
-        for (const int64_t HS : {64, 96, 128, 256}) c.HS = HS, c.cu_seqlens = {0, 40, 130}, add(c);
+        for (const int64_t HS : {64, 96, 128, 256})
+            if (c.HS = HS; !fewest || HS == 128) add(c);
+        for (const int64_t HS : {64, 96, 128, 256})
+            if (c.HS = HS, c.cu_seqlens = {0, 40, 130}; !few) add(c);
         c.HS = 32;
         c.NH = 6;
-        for (const int64_t NKV : {1, 2, 6})
-            for (const int32_t T : {31, 64, 96, 129}) c.NKV = NKV, c.cu_seqlens = {0, T}, add(c);
+        for (const int64_t NKV : few ? std::vector<int64_t>{2} : std::vector<int64_t>{1, 2, 6})
+            for (const int32_t T : {129, 31, 64, 96}) {
+                c.NKV = NKV, c.cu_seqlens = {0, T}, add(c);
+                if (few) break;
+            }
         c.NH = 4, c.NKV = 2;
         // Every extra column or bias under every mask, with and without ALiBi, in one document and in several.
         c.extra_logit = 0.7;
-        std::vector<AttentionCase> kinds(3, c);
-        kinds[1].extra = ExtraColumn::kConstant, kinds[2].extra = ExtraColumn::kLearnedLogit;
-        if (!variant.normalized) kinds = {c, c}, kinds[1].bias = ScoreBias::kPerRow;
-        for (AttentionCase with : kinds)
+        for (AttentionCase with : columns_and_biases(c))
             for (const std::vector<int32_t>& documents :
                  {std::vector<int32_t>{0, 140}, std::vector<int32_t>{0, 1, 20, 90, 91, 155}})
-                for (const auto& [window, pinned] :
-                     {std::pair{0, 0}, {1, 0}, {5, 0}, {5, 3}, {64, 0}, {66, 2}, {70, 66}})
+                for (const auto& [window, pinned] : {std::pair{0, 0}, {1, 0}, {5, 3}, {64, 0}, {66, 2}, {70, 66}})
                     for (const bool alibi : {false, true}) {
                         with.window = window, with.pinned = pinned, with.alibi = alibi, with.cu_seqlens = documents;
-                        add(with);
+                        const bool several = documents.size() > 2;
+                        if (few ? several && pinned == 2 && alibi != fewest : alibi == (several == (pinned == 0)))
+                            add(with);
                     }
+        for (size_t i = 0; i < std::size(kPatterns); ++i) {
+            AttentionCase with = kPatterns[i].of(columns_and_biases(c).back());
+            with.gate = i % 3 == 0, with.positive = c.positive;
+            if (few && i % 9 != 3) continue;
+            with.alibi = i % 2 == 0, with.cu_seqlens = {0, 201};
+            if (i % 4 > 1) with.cu_seqlens = {0, 1, 6, 136, 139, 180};
+            if (i % 5 == 0) with.HS = std::array{64, 96, 128, 256}[i / 5];
+            add(with);
+        }
         AttentionCase gated{.weighting = std::string(variant.name), .HS = 32, .cu_seqlens = {0, 70}, .gate = true};
         add(gated);
-        gated.NH = 6, gated.NKV = 2, gated.cu_seqlens = {0, 1, 20, 90, 155}, add(gated);
-        if (variant.normalized) gated.extra = ExtraColumn::kLearnedLogit, add(gated);
-        if (variant.normalized) c.extra = ExtraColumn::kLearnedLogit, c.sink_shift = 100, add(c);
+        gated.positive = c.positive;
+        gated.NH = 6, gated.NKV = 2, gated.cu_seqlens = {0, 1, 20, 90, 155};
+        for (const AttentionCase& with : columns_and_biases(gated))
+            if (!fewest) add(with);
+        if (takes_extra_column(c.spec().weighting)) c.extra = ExtraColumn::kLearnedLogit, c.sink_shift = 100, add(c);
     }
     return all;
 }
 
 struct Results {
     std::vector<bf16> out, dqkv, dgate;
-    std::vector<float> lse, dsink;
+    std::vector<float> lse, dsink, dbias;
 };
 
 // Forward and backward of a run's inputs on the device.
@@ -65,7 +94,7 @@ Results run_on_gpu(const AttentionRun<bf16>& run, Write write) {
     const OnDevice<bf16> qkv(run.qkv), dout(run.dout), out(std::vector<bf16>(run.out.size(), bf16(7.0f))),
         dqkv(std::vector<bf16>(run.qkv.size(), bf16(7.0f)));
     const OnDevice<float> lse(filled<float>(normalized ? run.lse.size() : 0, 7.0f)), sink(run.sink),
-        dsink(filled<float>(run.sink.size(), 0.5f));
+        dsink(filled<float>(run.sink.size(), 0.5f)), bias(run.bias), dbias(filled<float>(run.bias.size(), 0.5f));
     const OnDevice<bf16> gate(run.gate), dgate(filled<bf16>(run.gate.size(), 7.0f));
     const OnDevice<int32_t> documents(c.cu_seqlens);
     const auto part = [&](const OnDevice<bf16>& fused, int64_t first, int64_t count) {
@@ -79,29 +108,46 @@ Results run_on_gpu(const AttentionRun<bf16>& run, Write write) {
                              .k = k,
                              .v = v,
                              .sink_logit = sink.tensor({c.NH}),
-                             .gate = gate.tensor({N, c.NH})};
+                             .gate = gate.tensor({N, c.NH}),
+                             .score_bias = bias.tensor({c.NH})};
     const AttentionTensors d{.out = dout.tensor(wide),
                              .lse = {},
                              .q = part(dqkv, 0, c.NH),
                              .k = part(dqkv, c.NH, c.NKV),
                              .v = part(dqkv, c.NH + c.NKV, c.NKV),
                              .sink_logit = dsink.tensor({c.NH}),
-                             .gate = dgate.tensor({N, c.NH})};
+                             .gate = dgate.tensor({N, c.NH}),
+                             .score_bias = dbias.tensor({c.NH})};
     attention_forward(t, documents.span(), c.spec(), on_gpu());
     attention_backward(d, t, documents.span(), c.spec(), write, on_gpu());
-    return {out.values(), dqkv.values(), dgate.values(), lse.values(), dsink.values()};
+    return {out.values(), dqkv.values(), dgate.values(), lse.values(), dsink.values(), dbias.values()};
 }
 
-// Largest difference, and the size it must be seen against.
-void expect_near(const std::vector<double>& seen, const std::vector<double>& wanted, double tolerance,
-                 const char* name) {
+// Largest difference, and the size it must be seen against: that of the values, and of terms that may cancel in them.
+void expect_near(const std::vector<double>& seen, const std::vector<double>& wanted, double tolerance, const char* name,
+                 double terms = 0) {
     ASSERT_EQ(seen.size(), wanted.size());
-    double difference = 0, size = 0;
+    double difference = 0, size = terms * terms;
     for (size_t i = 0; i < seen.size(); ++i) {
         difference += std::pow(seen[i] - wanted[i], 2), size += std::pow(wanted[i], 2);
         ASSERT_TRUE(std::isfinite(seen[i])) << name << "[" << i << "]";
     }
     EXPECT_LE(std::sqrt(difference), tolerance * (std::sqrt(size) + 1e-6)) << name;
+}
+
+// Size of the terms of dsink_logit_h = -sum_i exp(sink_logit_h - lse_i) sum_c dout_ic out_ic, which have both signs, as
+// if they were independent: what the rounding of each output leaves in the sum is of that order.
+double sink_terms(const AttentionRun<double>& run) {
+    const AttentionCase& c = run.c;
+    double square = 0;
+    for (size_t h = 0; h < run.sink.size(); ++h)
+        for (size_t i = 0; i < static_cast<size_t>(c.N()); ++i)
+            for (size_t x = 0; x < static_cast<size_t>(c.HS); ++x) {
+                const size_t at = (i * run.sink.size() + h) * static_cast<size_t>(c.HS) + x;
+                const double weight = std::exp(run.sink[h] - run.lse[h * static_cast<size_t>(c.N()) + i]);
+                square += std::pow(weight * run.dout[at] * run.out[at], 2);
+            }
+    return std::sqrt(square);
 }
 
 class CudaAttention : public testing::TestWithParam<AttentionCase> {};
@@ -111,9 +157,7 @@ TEST_P(CudaAttention, MatchesTheOracle) {
     AttentionRun<bf16> run(GetParam());
     std::vector<double> out, lse;
     run.oracle(out, lse);
-    AttentionRun<double> exact(GetParam());
-    exact.qkv = widened(run.qkv), exact.dout = widened(run.dout), exact.sink = widened(run.sink);
-    exact.gate = widened(run.gate);
+    AttentionRun<double> exact = run.widened_run();
     exact.forward();
     exact.backward();
     Results first;
@@ -124,7 +168,7 @@ TEST_P(CudaAttention, MatchesTheOracle) {
         if (seed > 1) {
             EXPECT_TRUE(same_bits(first.out, seen.out) && same_bits(first.dqkv, seen.dqkv) &&
                         same_bits(first.dgate, seen.dgate) && same_bits(first.lse, seen.lse) &&
-                        same_bits(first.dsink, seen.dsink))
+                        same_bits(first.dsink, seen.dsink) && same_bits(first.dbias, seen.dbias))
                 << "schedule " << seed;
             continue;
         }
@@ -132,7 +176,8 @@ TEST_P(CudaAttention, MatchesTheOracle) {
         expect_near(widened(seen.out), out, 5e-3, "out");
         if (is_normalized(run.c.spec().weighting)) expect_close(seen.lse, lse, 200, "lse", 4);
         expect_near(widened(seen.dqkv), exact.dqkv, 1e-2, "dqkv");
-        expect_near(widened(seen.dsink), exact.dsink, 1e-2, "dsink");
+        expect_near(widened(seen.dsink), exact.dsink, 1e-2, "dsink", sink_terms(exact));
+        expect_near(widened(seen.dbias), exact.dbias, 1e-2, "dbias");
         expect_near(widened(seen.dgate), exact.dgate, 1e-2, "dgate");
     }
 }
@@ -146,11 +191,41 @@ TEST(CudaAttentionCases, AreAtLeastTwoHundred) {
     EXPECT_GE(cases().size(), 200u);
 }
 
-TEST(CudaAttentionGradient, OfTheSinkIsAddedWhereAsked) {
+TEST(CudaAttentionGradient, OfWhatIsLearnedPerHeadIsAddedWhereAsked) {
     AttentionCase c{.extra = ExtraColumn::kLearnedLogit, .NH = 2, .HS = 32, .cu_seqlens = {0, 40}};
-    const AttentionRun<bf16> run(c);
-    const Results once = run_on_gpu(run, Write::kOverwrite), added = run_on_gpu(run, Write::kAccumulate);
-    for (size_t h = 0; h < once.dsink.size(); ++h) EXPECT_NEAR(added.dsink[h], once.dsink[h] + 0.5f, 1e-6);
+    const auto expect_added = [](const std::vector<float>& once, const std::vector<float>& added) {
+        ASSERT_EQ(once.size(), 2u);
+        for (size_t h = 0; h < once.size(); ++h) EXPECT_NEAR(added[h], once[h] + 0.5f, 1e-6);
+    };
+    const AttentionRun<bf16> sinks(c);
+    expect_added(run_on_gpu(sinks, Write::kOverwrite).dsink, run_on_gpu(sinks, Write::kAccumulate).dsink);
+    c.weighting = "sigmoid", c.extra = ExtraColumn::kNone, c.bias = ScoreBias::kLearned;
+    const AttentionRun<bf16> biases(c);
+    expect_added(run_on_gpu(biases, Write::kOverwrite).dbias, run_on_gpu(biases, Write::kAccumulate).dbias);
+}
+
+// A token changes the outputs of those that see it, within a prefix also those before it, and no bit of any other's.
+TEST(CudaAttentionMask, IsBidirectionalWithinThePrefixOnly) {
+    for (const VariantInfo& variant : variants())
+        for (const PatternCase& pattern : kPatterns) {
+            AttentionRun<bf16> run(
+                pattern.of({.weighting = std::string(variant.name), .HS = 32, .cu_seqlens = {0, 30, 130}}));
+            const std::vector<bf16> before = run_on_gpu(run, Write::kOverwrite).out;
+            constexpr int64_t kToken = 3 * 32, kDocument = 30, kChanged = 66;
+            for (int64_t x = (kDocument + kChanged) * kToken; x < (kDocument + kChanged + 1) * kToken; ++x)
+                run.qkv[static_cast<size_t>(x)] = bf16(3.0f);
+            const std::vector<bf16> after = run_on_gpu(run, Write::kOverwrite).out;
+            int seeing = 0, changed = 0;
+            for (size_t i = 0; i < 130; ++i) {
+                const bool same = same_bits(slice(before, i * 32, 32), slice(after, i * 32, 32));
+                const auto query = static_cast<int64_t>(i) - kDocument;
+                const bool sees = query >= 0 && oracle_visible(run.c, query, kChanged);
+                seeing += sees, changed += !same;
+                ASSERT_TRUE(sees || same) << ::testing::PrintToString(run.c) << " query " << query;
+            }
+            // A key that repels may change no bit of bf16.
+            ASSERT_GE(2 * changed, seeing) << ::testing::PrintToString(run.c);
+        }
 }
 
 // Changing a later token leaves earlier outputs bit-equal, on the device too.

@@ -7,7 +7,9 @@
 #include "kernels/optimizer.h"
 #include "kernels/residual.h"
 #include "kernels/rope.h"
+#include "kernels/temperature.h"
 #include "support/cuda_test.h"
+#include "support/gate_oracle.h"
 
 namespace plimsoll {
 namespace {
@@ -42,22 +44,79 @@ TYPED_TEST(CudaElementwise, ActivationsMatchTheCpuInFp64) {
         }
 }
 
+// One exponential of 2 ulp, a quotient, products of order one, and sums over as many tokens, heads or channels as z is
+// the same for.
 TYPED_TEST(CudaElementwise, GatesMatchTheCpuInFp64) {
     using T = TypeParam;
     constexpr int64_t N = 5, NH = 3;
-    for (const int64_t HS : {7, 64}) {
+    for (const GateCase& c : gate_cases())
+        for (const int64_t HS : {7, 64}) {
+            const bool sigmoid =
+                c.spec.function == GateFunction::kSigmoid && c.spec.combination == GateCombination::kMultiply;
+            if (!sigmoid && (HS != 7 || (c.constant && !(c.heads && c.channels)))) continue;  // of every shape once
+            SCOPED_TRACE(fmt::format("{}, HS {}", c.name(), HS));
+            const Shape wide{N, NH, HS}, around{N, NH + 4, HS}, gate = c.z_shape(N, NH, HS);
+            Input<T> y(around.elements(), "y"), dout(wide.elements(), "dout"), z(gate.elements(), "z", 2);
+            Input<float> constant(gate.elements(), "z", 2);
+            const size_t all = dout.rounded.size(), count = z.rounded.size();
+            std::vector<double> out(all), dy(all), dz(count, 1);
+            const auto of = [](Tensor t) { return t.slice_columns(2, NH); };
+            const Tensor exact_z = c.constant ? constant.cpu(gate) : z.cpu(gate);
+            gate_forward(view(out, wide), of(y.cpu(around)), exact_z, c.spec, {});
+            gate_backward(view(dy, wide), view(dz, gate), dout.cpu(wide), of(y.cpu(around)), exact_z, c.spec,
+                          Write::kAccumulate, {});
+            const OnDevice<T> on_y(y.rounded), on_z(z.rounded);
+            const OnDevice<float> on_constant(constant.rounded);
+            const Tensor device_z = c.constant ? on_constant.tensor(gate) : on_z.tensor(gate);
+            std::vector<float> dconstant;
+            const auto seen = under_every_schedule<T>([&] {
+                const OnDevice<T> to(filled<T>(y.rounded.size(), 3.0f)), grad(dout.rounded), to_z(filled<T>(count, 1));
+                const OnDevice<float> to_constant(filled<float>(count, 1));
+                gate_forward(of(to.tensor(around)), of(on_y.tensor(around)), device_z, c.spec, on_gpu());
+                gate_backward(grad.tensor(wide), c.constant ? to_constant.tensor(gate) : to_z.tensor(gate),
+                              grad.tensor(wide), of(on_y.tensor(around)), device_z, c.spec, Write::kAccumulate,
+                              on_gpu());  // in place
+                std::vector<T> results = to.values();
+                append(results, grad.values());
+                append(results, to_z.values());
+                dconstant = to_constant.values();
+                return results;
+            });
+            const size_t row = static_cast<size_t>((NH + 4) * HS), inner = static_cast<size_t>(NH * HS);
+            std::vector<T> heads, others;
+            for (size_t n = 0; n < N; ++n) {
+                append(heads, slice(seen, n * row + 2 * HS, inner));
+                append(others, slice(seen, n * row, 2 * HS));
+                append(others, slice(seen, n * row + 2 * HS + inner, 2 * HS));
+            }
+            EXPECT_TRUE(same_bits(others, filled<T>(others.size(), 3.0f)));
+            expect_close(heads, out, 60, "out", 4);
+            expect_close(slice(seen, row * N, all), dy, 60, "dy");
+            if (c.constant)
+                expect_close(dconstant, dz, 200, "dz", 100);
+            else
+                expect_close(slice(seen, row * N + all, count), dz, 200, "dz", 30);
+        }
+}
+
+// Without gaps between rows: the launch that has one row of all elements.
+TYPED_TEST(CudaElementwise, GatesWithoutRowStridesMatchTheCpuInFp64) {
+    using T = TypeParam;
+    constexpr int64_t N = 5, NH = 3;
+    for (const int64_t HS : {7, 12, 64}) {
         const Shape wide{N, NH, HS};
-        Input<T> y(N * NH * HS, "y"), z(wide.elements(), "z", 2), dout(N * NH * HS, "dout");
-        const size_t all = y.rounded.size(), count = z.rounded.size();
-        std::vector<double> out(all), dy(all), dz(count);
-        gate_forward(view(out, wide), y.cpu(wide), z.cpu(wide), {});
-        gate_backward(view(dy, wide), view(dz, wide), dout.cpu(wide), y.cpu(wide), z.cpu(wide), {});
+        Input<T> y(wide.elements(), "y"), z(wide.elements(), "z", 2), dout(wide.elements(), "dout");
+        const size_t all = y.rounded.size();
+        std::vector<double> out(all), dy(all), dz(all);
+        gate_forward(view(out, wide), y.cpu(wide), z.cpu(wide), {}, {});
+        gate_backward(view(dy, wide), view(dz, wide), dout.cpu(wide), y.cpu(wide), z.cpu(wide), {}, Write::kOverwrite,
+                      {});
         const OnDevice<T> on_y(y.rounded), on_z(z.rounded);
         const auto seen = under_every_schedule<T>([&] {
-            const OnDevice<T> to(filled<T>(all, 0.0f)), grad(dout.rounded), to_z(filled<T>(count, 0.0f));
-            gate_forward(to.tensor(wide), on_y.tensor(wide), on_z.tensor(wide), on_gpu());
+            const OnDevice<T> to(filled<T>(all)), grad(dout.rounded), to_z(filled<T>(all));
+            gate_forward(to.tensor(wide), on_y.tensor(wide), on_z.tensor(wide), {}, on_gpu());
             gate_backward(grad.tensor(wide), to_z.tensor(wide), grad.tensor(wide), on_y.tensor(wide), on_z.tensor(wide),
-                          on_gpu());  // in place
+                          {}, Write::kOverwrite, on_gpu());  // in place
             std::vector<T> results = to.values();
             append(results, grad.values());
             append(results, to_z.values());
@@ -65,7 +124,32 @@ TYPED_TEST(CudaElementwise, GatesMatchTheCpuInFp64) {
         });
         expect_close(slice(seen, 0, all), out, 60, "out");
         expect_close(slice(seen, all, all), dy, 60, "dy");
-        expect_close(slice(seen, 2 * all, count), dz, 200, "dz", 8);
+        expect_close(slice(seen, 2 * all, all), dz, 200, "dz", 8);
+    }
+}
+
+TYPED_TEST(CudaElementwise, SoftmaxOverHeadsMatchesTheCpuInFp64) {
+    using T = TypeParam;
+    for (const auto& [N, NH] : {std::pair<int64_t, int64_t>{1, 1}, {11, 3}, {9, 70}}) {
+        const Shape shape{N, NH};
+        Input<T> z(N * NH, "z", 2), dout(N * NH, "dout");
+        const size_t all = z.rounded.size();
+        std::vector<double> out(all), dz(all);
+        head_softmax_forward(view(out, shape), z.cpu(shape), {});
+        const OnDevice<T> on_z(z.rounded);
+        const auto seen = under_every_schedule<T>([&] {
+            const OnDevice<T> to(filled<T>(all)), grad(dout.rounded);
+            head_softmax_forward(to.tensor(shape), on_z.tensor(shape), on_gpu());
+            head_softmax_backward(grad.tensor(shape), grad.tensor(shape), to.tensor(shape), on_gpu());  // in place
+            std::vector<T> results = to.values();
+            append(results, grad.values());
+            return results;
+        });
+        expect_close(slice(seen, 0, all), out, 100, "out");
+        // Backward reads the rounded output.
+        std::vector<double> rounded = widened(slice(seen, 0, all));
+        head_softmax_backward(view(dz, shape), dout.cpu(shape), view(rounded, shape), {});
+        expect_close(slice(seen, all, all), dz, 100, "dz", static_cast<double>(NH));
     }
 }
 
@@ -84,6 +168,51 @@ TYPED_TEST(CudaElementwise, GateOfAHeadMatchesTheCpuInFp64) {
         });
         expect_close(seen, out, 60, "out");
     }
+}
+
+// A tanh, an exponential, a logarithm and products; sums over a head's channels or over tokens.
+TYPED_TEST(CudaElementwise, TemperaturesMatchTheCpuInFp64) {
+    using T = TypeParam;
+    constexpr int64_t N = 9, H = 3;
+    const std::vector<int32_t> positions{0, 1, 2, 0, 70'000, 5, 6, 7, 8};
+    const OnDevice<int32_t> on_positions(positions);
+    for (const auto& [token, position] : {std::pair{true, false}, {false, true}, {true, true}})
+        for (const int64_t HS : {7, 64}) {
+            const Shape wide{N, H, HS}, around{N, H + 4, HS}, heads{N, H};
+            Input<T> x(around.elements(), "x"), dout(wide.elements(), "dout"), z(token ? N * H : 0, "z");
+            Input<float> alpha(position ? H : 0, "alpha");
+            const auto of = [](Tensor t) { return t.slice_columns(2, H); };
+            const size_t all = dout.rounded.size(), rows = x.rounded.size();
+            std::vector<double> out(all), dx(all), dz(z.exact.size()), dalpha(alpha.exact.size(), 1),
+                dtau(position ? static_cast<size_t>(N * H) : 0);
+            temperature_forward(view(out, wide), of(x.cpu(around)), z.cpu(heads), alpha.cpu({H}), positions, {});
+            temperature_backward(view(dx, wide), view(dz, heads), view(dalpha, {H}), view(dtau, heads), dout.cpu(wide),
+                                 of(x.cpu(around)), z.cpu(heads), alpha.cpu({H}), positions, Write::kAccumulate, {});
+            const OnDevice<T> on_x(x.rounded), on_z(z.rounded);
+            const OnDevice<float> on_alpha(alpha.rounded);
+            std::vector<float> of_alpha;
+            const auto seen = under_every_schedule<T>([&] {
+                const OnDevice<T> to(filled<T>(all)), grad(dout.rounded), to_z(filled<T>(z.rounded.size()));
+                const OnDevice<float> to_alpha(filled<float>(alpha.rounded.size(), 1)),
+                    taus(filled<float>(dtau.size()));
+                temperature_forward(to.tensor(wide), of(on_x.tensor(around)), on_z.tensor(heads), on_alpha.tensor({H}),
+                                    on_positions.span(), on_gpu());
+                temperature_backward(grad.tensor(wide), to_z.tensor(heads), to_alpha.tensor({H}), taus.tensor(heads),
+                                     grad.tensor(wide), of(on_x.tensor(around)), on_z.tensor(heads),
+                                     on_alpha.tensor({H}), on_positions.span(), Write::kAccumulate,
+                                     on_gpu());  // in place
+                of_alpha = to_alpha.values();
+                std::vector<T> results = to.values();
+                append(results, grad.values());
+                append(results, to_z.values());
+                return results;
+            });
+            EXPECT_GT(rows, all);
+            expect_close(slice(seen, 0, all), out, 60, "out", 4);
+            expect_close(slice(seen, all, all), dx, 60, "dx", 4);
+            expect_close(slice(seen, 2 * all, z.rounded.size()), dz, 200, "dz", 30);
+            expect_close(of_alpha, dalpha, 200, "dalpha", 300);
+        }
 }
 
 TYPED_TEST(CudaElementwise, RopeMatchesTheCpuInFp64AndTurnsBack) {

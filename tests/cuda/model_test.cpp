@@ -19,6 +19,23 @@ NetworkConfig small_network(const std::string& variant) {
     if (variant == "gated_headwise") c.attention.gate = {"headwise"};
     if (variant == "placeholder") c.attention.placeholders = 1;
     if (variant == "learned_sink") c.attention.extra_column = {"learned"}, c.model.qk_norm = false;
+    if (variant == "kv_bias") {
+        c.attention.extra_column = {"key", "key_value"}, c.attention.gate = {"headwise"}, c.attention.value_bias = true;
+        c.attention.window = {0, 20};
+    }
+    if (variant == "differential_v1" || variant == "differential_v2") c.attention.differential = variant.substr(13);
+    if (variant == "map_elu1") c.attention.feature_map = "elu1";
+    if (variant == "map_mlp") c.attention.feature_map = "mlp", c.attention.weighting = {"sigmoid", "softmax"};
+    if (variant == "gates") {
+        c.attention.gate = {"shared", "constant_headwise"}, c.attention.gate_value = {"elementwise", "headwise"};
+        c.attention.gate_key = {"constant_elementwise", "none"}, c.attention.gate_query = {"none", "headwise"};
+        c.attention.gate_projection = {"elementwise", "headwise"}, c.attention.gate_bias = true;
+    }
+    if (variant == "head_mixture") c.attention.gate = {"headwise"}, c.attention.gate_function = "softmax";
+    if (variant == "scales") {
+        c.attention.query_temperature = {"both", "token"}, c.attention.value_temperature = {"position"};
+        c.attention.post_norm = true, c.attention.layer_scale = 0.5;
+    }
     if (variant == "gpt2") {
         c.model.kv_heads = 4, c.model.activation = "gelu", c.model.norm = "layer", c.model.position = "learned";
         c.model.bias = true, c.model.tied = true, c.model.qk_norm = false;
@@ -28,7 +45,9 @@ NetworkConfig small_network(const std::string& variant) {
 
 class CudaModel : public testing::TestWithParam<std::string> {};
 
-// bf16 operands have 2^-9 relative error; through four blocks and back a gradient keeps 2 % in the L2 norm.
+// bf16 operands have 2^-9 relative error; through four blocks and back a gradient keeps 2 % in the L2 norm. Not where a
+// unit of a ReLU on queries and keys flips, or outputs of maps are subtracted: the CPU in bf16 is off by up to 9 %
+// there.
 TEST_P(CudaModel, StepMatchesTheCpuInFp32) {
     const NetworkConfig config = small_network(GetParam());
     TinyBatch batch(config, 1);
@@ -58,6 +77,7 @@ TEST_P(CudaModel, StepMatchesTheCpuInFp32) {
     }
     EXPECT_TRUE(same_bits(first, gradients)) << "another schedule gives other bits";
 
+    const double tolerance = GetParam() == "map_mlp" || GetParam() == "differential_v1" ? 1e-1 : 2e-2;
     const std::span<const float> exact = cpu.model.gradients().span<float>();
     for (const Parameter& p : gpu.table().entries()) {
         double difference = 0, size = 0;
@@ -65,13 +85,19 @@ TEST_P(CudaModel, StepMatchesTheCpuInFp32) {
             const auto at = static_cast<size_t>(i);
             difference += std::pow(gradients[at] - exact[at], 2), size += std::pow(exact[at], 2);
         }
-        EXPECT_LE(std::sqrt(difference), 2e-2 * std::sqrt(size) + 1e-7) << p.name;
+        // Temperatures and one bias for a whole row get sums over tokens, heads and channels that cancel: measured up
+        // to 2.3 % of a weight's gradient and 2e-4 of a few numbers', where gradients are of order 0.1 to 10.
+        const bool cancels = p.name.find("temperature") != std::string::npos || p.shape == Shape{1};
+        EXPECT_LE(std::sqrt(difference),
+                  (cancels ? std::max(4e-2, tolerance) : tolerance) * std::sqrt(size) + (cancels ? 4e-4 : 1e-7))
+            << p.name;
     }
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, CudaModel,
                          testing::Values("softmax", "sigmoid", "gated", "gated_headwise", "placeholder", "learned_sink",
-                                         "gpt2"),
+                                         "kv_bias", "map_elu1", "map_mlp", "gates", "head_mixture", "scales",
+                                         "differential_v1", "differential_v2", "gpt2"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

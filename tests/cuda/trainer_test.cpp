@@ -37,6 +37,22 @@ TEST(CudaTrainer, FollowsTheCpu) {
     EXPECT_LT(gpu.losses.back(), gpu.losses.front());
 }
 
+// Their products in fp32 and their scratch memory: nothing asks for more than was planned.
+TEST(CudaTrainer, OtherOptimizersFollowTheCpu) {
+    const TemporaryFolder dir;
+    for (const std::string kind : {"muon", "orthoadam"}) {
+        const auto run = [&](const std::string& device) {
+            RunConfig config = small_run(dir, kind + device, device);
+            config.optimizer.kind = kind, config.train.max_steps = 3;
+            return train_some(config);
+        };
+        const Trained cpu = run("cpu"), gpu = run("cuda");
+        for (size_t i = 0; i < cpu.losses.size(); ++i) EXPECT_NEAR(gpu.losses[i], cpu.losses[i], 5e-3 * cpu.losses[i]);
+        EXPECT_LT(gpu.losses.back(), gpu.losses.front()) << kind;
+    }
+    for (const std::string& report : device_reports()) ADD_FAILURE() << report;
+}
+
 // From the first line to the last checkpoint: evaluation, probes, a trace, and going on where the run stopped.
 TEST(CudaTrainer, AWholeRunAndItsResume) {
     const TemporaryFolder dir;
@@ -73,7 +89,7 @@ TEST(CudaTrainer, RanksHaveTheBitsOfVirtualRanks) {
     config.model.layers = 1, config.model.context = 16, config.probes.enabled = false;
     config.train.max_steps = 3, config.train.batch_tokens = 128, config.parallel.virtual_ranks = 2;
     const Trained expected = train_some(config);
-    config.parallel.virtual_ranks = 1;
+    config.parallel.virtual_ranks = 1, config.parallel.share_devices = true;
     for (const bool graphs : {true, false}) {
         config.run.graphs = graphs, config.run.dir = dir / (graphs ? "graphs" : "ops");
         as_ranks(2, [&](Communicator& world) {

@@ -148,16 +148,16 @@ TEST(BigramBackcopy, OracleRowsAreTheSamplingDistributions) {
     const BigramCounts counts = tiny_shakespeare_bigrams();
     std::vector<double> row(67);
     const int32_t blank = task.triggers()[0], q = static_cast<int32_t>(counts.characters.find('q'));
-    task.oracle_row(q, blank, row);
+    task.oracle_row({.previous = q, .current = blank}, row);
     EXPECT_EQ(row[static_cast<size_t>(q)], 1.0);
     EXPECT_EQ(std::accumulate(row.begin(), row.end(), 0.0), 1.0);
-    task.oracle_row(-1, q, row);
+    task.oracle_row({.current = q}, row);
     const int64_t total = counts.unigrams[static_cast<size_t>(q)];
     for (int64_t next = 0; next < 65; ++next) {
         EXPECT_DOUBLE_EQ(row[static_cast<size_t>(next)],
                          static_cast<double>(counts.pair(q, next)) / static_cast<double>(total));
     }
-    task.oracle_row(-1, task.bos_token(), row);
+    task.oracle_row({.current = task.bos_token()}, row);
     const double left = 1115394 - 169892 - 94611 - 67009;
     for (const int32_t trigger : task.triggers()) EXPECT_EQ(row[static_cast<size_t>(trigger)], 0.0);
     EXPECT_DOUBLE_EQ(row[static_cast<size_t>(q)], static_cast<double>(total) / left);
@@ -182,35 +182,175 @@ TEST(BigramBackcopy, FloorsMatchThePublishedFigures) {
     EXPECT_NEAR(five.overall, 1.4527, 5e-5);
 }
 
-// The dynamic programme against plain averaging over sequences drawn by sample(): per-sequence means scatter by 0.2 to
-// 0.3 nats, so that of 4,000 sequences by 0.005; five of that are allowed.
+constexpr const char* kTasks[] = {"bb", "backward", "markov", "delimiter"};
+
+// The dynamic programme against plain averaging over sequences drawn by sample(), of the oracle's entropies and of what
+// it gives the token that came. Means of sequences scatter by 0.3 nats at most, so those of 4,000 by 0.005; five of
+// that are allowed, and twice as much for the mean over the quarter of the positions that hold triggers.
 TEST(BigramBackcopy, FloorsMatchTheAverageOverSamples) {
-    for (const bool bos : {true, false}) {
-        const BigramBackcopy task = make_task({.T = 64, .bos = bos, .seed = 9});
-        std::vector<double> row(67);
-        Sample sample;
-        double nats = 0.0, triggers = 0.0;
-        const int64_t sequences = 4000;
-        for (int64_t index = 0; index < sequences; ++index) {
-            task.sample(index, sample);
-            for (size_t n = 0; n < 64; ++n) {
-                triggers += task.is_trigger(sample.tokens[n]) ? 1 : 0;
-                task.oracle_row(n > 0 ? sample.tokens[n - 1] : -1, sample.tokens[n], row);
-                for (const double p : row) nats -= p > 0 ? p * std::log(p) : 0.0;
+    for (const char* name : kTasks)
+        for (const bool bos : {true, false}) {
+            SCOPED_TRACE(fmt::format("{}, bos {}", name, bos));
+            const BigramBackcopy task = make_task({.T = 64, .task = name, .bos = bos, .seed = 9});
+            std::vector<double> row(67);
+            Sample sample;
+            double nats = 0.0, copy_nats = 0.0, surprise = 0.0, triggers = 0.0;
+            const int64_t sequences = 4000;
+            for (int64_t index = 0; index < sequences; ++index) {
+                task.sample(index, sample);
+                BackcopyState state;
+                for (size_t n = 0; n < 64; ++n) {
+                    state = task.after(state, sample.tokens[n]);
+                    triggers += task.is_trigger(state) ? 1 : 0;
+                    task.oracle_row(state, row);
+                    for (const double p : row)
+                        (task.is_trigger(state) ? copy_nats : nats) -= p > 0 ? p * std::log(p) : 0.0;
+                    surprise -= std::log(row[static_cast<size_t>(sample.tokens[n + 1])]);
+                }
             }
+            const auto floors = task.floors(64);
+            const double positions = static_cast<double>(64 * sequences);
+            EXPECT_NEAR(floors.overall, (nats + copy_nats) / positions, 0.025);
+            EXPECT_NEAR(floors.overall, surprise / positions, 0.025);
+            EXPECT_NEAR(floors.trigger_fraction, triggers / positions, 0.005);
+            EXPECT_NEAR(floors.bigram, nats / (positions - triggers), 0.025);
+            EXPECT_NEAR(floors.copy, triggers > 0 ? copy_nats / triggers : 0, 0.05);
         }
-        const auto floors = task.floors(64);
-        const double positions = static_cast<double>(64 * sequences);
-        EXPECT_NEAR(floors.overall, nats / positions, 0.025) << "bos " << bos;
-        EXPECT_NEAR(floors.trigger_fraction, triggers / positions, 0.005) << "bos " << bos;
-        EXPECT_NEAR(floors.bigram, nats / (positions - triggers), 0.025) << "bos " << bos;
+}
+
+// Every sequence of a language of four characters, each with its probability: exact but for roundings.
+TEST(BigramBackcopy, FloorsAreTheSumsOverAllSequences) {
+    constexpr int64_t T = 6;
+    for (const char* name : kTasks)
+        for (const bool bos : {true, false}) {
+            const BigramBackcopy task(count_bigrams("abcabdacbbadcadbaacabdca", "text"),
+                                      {.T = T, .task = name, .triggers = 2, .delimiter = 0.2, .bos = bos});
+            double nats[2] = {0, 0}, positions[2] = {0, 0}, first = 0;  // [trigger]
+            const auto visit = [&](auto&& self, const BackcopyState& state, int64_t length,
+                                   double probability) -> void {
+                std::vector<double> row(6);
+                task.oracle_row(state, row);
+                EXPECT_NEAR(std::accumulate(row.begin(), row.end(), 0.0), 1, 1e-14);
+                if (length > 0) {
+                    double entropy = 0;
+                    for (const double p : row) entropy -= p > 0 ? p * std::log(p) : 0;
+                    nats[task.is_trigger(state)] += probability * entropy;
+                    positions[task.is_trigger(state)] += probability;
+                    if (bos && length == 1) first = entropy;
+                }
+                for (size_t next = 0; length < T && next < row.size(); ++next)
+                    if (row[next] > 0)
+                        self(self, task.after(state, static_cast<int32_t>(next)), length + 1, probability * row[next]);
+            };
+            if (bos)
+                visit(visit, task.after({}, task.bos_token()), 1, 1);
+            else
+                visit(visit, {}, 0, 1);
+            const auto floors = task.floors(T);
+            SCOPED_TRACE(fmt::format("{}, bos {}", name, bos));
+            EXPECT_NEAR(positions[0] + positions[1], T, 1e-12);
+            EXPECT_NEAR(floors.bigram, nats[0] / positions[0], 1e-12);
+            EXPECT_NEAR(floors.bigram_without_bos, (nats[0] - first) / (positions[0] - bos), 1e-12);
+            EXPECT_NEAR(floors.copy, positions[1] > 0 ? nats[1] / positions[1] : 0, 1e-12);
+            EXPECT_NEAR(floors.overall, (nats[0] + nats[1]) / T, 1e-12);
+            EXPECT_NEAR(floors.overall_without_bos, (nats[0] + nats[1] - first) / (T - bos), 1e-12);
+            EXPECT_NEAR(floors.trigger_fraction, positions[1] / T, 1e-12);
+            EXPECT_EQ(floors.copy > 0, std::string(name) == "backward");
+        }
+}
+
+// Without triggers the chain is the text's own, and its bigram floor tends to the text's bigram entropy of 2.4526 nats.
+TEST(BigramBackcopy, MarkovIsTheChainOfTheText) {
+    const BigramBackcopy task = make_task({.T = 256, .task = "markov", .seed = 3});
+    const BigramCounts counts = tiny_shakespeare_bigrams();
+    EXPECT_TRUE(task.triggers().empty());
+    Sample sample;
+    for (int64_t index = 0; index < 50; ++index) {
+        task.sample(index, sample);
+        for (size_t n = 1; n + 1 < sample.tokens.size(); ++n)
+            ASSERT_GT(counts.pair(sample.tokens[n], sample.tokens[n + 1]), 0);
     }
+    const auto floors = task.floors(256);
+    EXPECT_NEAR(floors.overall_without_bos, 2.4526, 0.002);  // the text's last character is followed by nothing
+    EXPECT_EQ(floors.trigger_fraction, 0);
+    EXPECT_EQ(floors.copy, 0);
+}
+
+TEST(BigramBackcopy, BackwardDrawsASuccessorOfTheTokenBeforeATrigger) {
+    const BigramBackcopy task = make_task({.T = 256, .task = "backward", .seed = 3});
+    const BigramCounts counts = tiny_shakespeare_bigrams();
+    Sample sample;
+    int64_t triggers_first = 0, triggers_in_a_row = 0, others = 0;
+    for (int64_t index = 0; index < 200; ++index) {
+        task.sample(index, sample);
+        const auto& s = sample.tokens;
+        triggers_first += task.is_trigger(s[1]);
+        for (size_t n = 2; n + 1 < s.size(); ++n) {
+            const bool trigger = task.is_trigger(s[n]);
+            ASSERT_GT(counts.pair(trigger ? s[n - 1] : s[n], s[n + 1]), 0) << "sample " << index << " position " << n;
+            triggers_in_a_row += trigger && task.is_trigger(s[n - 1]);
+            others += trigger && s[n + 1] != s[n - 1];
+        }
+    }
+    EXPECT_NEAR(static_cast<double>(triggers_first), 200 * (0.1523 + 0.0848 + 0.0601), 30);  // 4.6 standard deviations
+    EXPECT_GT(triggers_in_a_row, 0);
+    EXPECT_GT(others, 0);
+    std::vector<double> row(67), first(67);
+    task.oracle_row({.previous = task.bos_token(), .current = task.triggers()[0]}, row);
+    task.oracle_row({.current = task.bos_token()}, first);
+    EXPECT_EQ(row, first);  // <s> has no successors but the unigrams
+}
+
+// Behind <d> a sequence with every id raised by one follows the rule of the beginning.
+TEST(BigramBackcopy, ADelimiterRenamesTheLanguageOnce) {
+    const BigramBackcopy task = make_task({.T = 256, .task = "delimiter", .delimiter = 0.01, .seed = 3});
+    const BigramCounts counts = tiny_shakespeare_bigrams();
+    Sample sample;
+    int64_t delimiters = 0, non_triggers = 0, copies_behind = 0;
+    for (int64_t index = 0; index < 200; ++index) {
+        task.sample(index, sample);
+        const auto& s = sample.tokens;
+        BackcopyState state;
+        bool behind = false;
+        for (size_t n = 0; n + 1 < s.size(); ++n) {
+            state = task.after(state, s[n]);
+            const auto once = [&](int32_t id) { return behind ? (id + 1) % 65 : id; };
+            if (n == 0 || s[n] == task.delimiter_token()) {
+                delimiters += n > 0, behind = n > 0;
+                ASSERT_FALSE(task.is_trigger(state));
+                ASSERT_FALSE(task.is_trigger(once(s[n + 1])));
+                continue;
+            }
+            ASSERT_EQ(task.is_trigger(state), task.is_trigger(once(s[n])));
+            if (task.is_trigger(once(s[n]))) {
+                ASSERT_EQ(s[n + 1], s[n - 1]);
+                copies_behind += behind;
+                continue;
+            }
+            non_triggers += !behind;
+            if (s[n + 1] == task.delimiter_token())
+                ASSERT_FALSE(behind);
+            else
+                ASSERT_GT(counts.pair(once(s[n]), once(s[n + 1])), 0);
+        }
+    }
+    // Each non-trigger draws <d> with 0.01: 4.6 standard deviations of what that makes.
+    const double expected = 0.01 * static_cast<double>(non_triggers);
+    EXPECT_NEAR(static_cast<double>(delimiters), expected, 4.6 * std::sqrt(expected));
+    EXPECT_GT(copies_behind, 1000);
+}
+
+TEST(BigramBackcopy, ImpossibleDelimitersAreRefused) {
+    for (const double p : {0.0, 1.0, -0.1, std::nan("")})
+        expect_error(ExitCode::kBadInput, {"data.delimiter", "above 0 and below 1"},
+                     [&] { make_task({.T = 8, .task = "delimiter", .delimiter = p}); });
+    EXPECT_NO_THROW(make_task({.T = 8, .task = "bb", .delimiter = 0}));
 }
 
 TEST(BigramBackcopy, TextWithAnUnfollowedLastCharacterStillHasAnOracle) {
     const BigramBackcopy task(count_bigrams("abababz", "text"), {.T = 8, .triggers = 1});
     std::vector<double> row(static_cast<size_t>(task.vocab_size()));
-    task.oracle_row(-1, 2, row);
+    task.oracle_row({.current = 2}, row);
     EXPECT_NEAR(row[0], 3.0 / 7.0, 1e-15);
     EXPECT_NEAR(row[2], 1.0 / 7.0, 1e-15);
 }
@@ -227,6 +367,11 @@ TEST(BigramBackcopy, ContentHashFollowsCountsAndOptions) {
     EXPECT_EQ(base, make_task({.T = 8}).content_hash());
     EXPECT_NE(base, make_task({.T = 8, .triggers = 5}).content_hash());
     EXPECT_NE(base, make_task({.T = 8, .seed = 1}).content_hash());
+    for (const char* name : {"backward", "markov", "delimiter"})
+        EXPECT_NE(base, make_task({.T = 8, .task = name}).content_hash());
+    EXPECT_NE(make_task({.T = 8, .task = "delimiter", .delimiter = 0.1}).content_hash(),
+              make_task({.T = 8, .task = "delimiter"}).content_hash());
+    EXPECT_EQ(base, make_task({.T = 8, .delimiter = 0.1}).content_hash());  // which task bb does not read
     EXPECT_NE(base, BigramBackcopy(count_bigrams(excerpt(), "excerpt"), {.T = 8}).content_hash());
 }
 

@@ -32,7 +32,7 @@ TEST(DataConfig, VisitorListsEveryKeyOnce) {
     KeyCollector collector;
     DataConfig::visit(config, collector);
     EXPECT_EQ(collector.repeated, 0);
-    EXPECT_EQ(collector.keys.size(), 19u);
+    EXPECT_EQ(collector.keys.size(), 22u);
 }
 
 TEST(DataConfig, DefaultsAreValid) {
@@ -77,6 +77,17 @@ TEST(DataConfig, ValuesThatCannotBeUsedNameTheirKey) {
         refuse({"data.val_fraction"}, [fraction](auto& c) { c.val_fraction = fraction; });
     }
     refuse({"data.val_samples = -1"}, [](auto& c) { c.val_samples = -1; });
+    refuse({"data.train_samples = -1"}, [](auto& c) { c.train_samples = -1; });
+    refuse({"data.train_samples = 3", "data.source = 'text'"}, [](auto& c) {
+        c.source = "text";
+        c.text = "a";
+        c.train_samples = 3;
+    });
+    refuse({"data.train_samples = 3", "data.documents = 'pretrain'"}, [](auto& c) {
+        c.documents = "pretrain";
+        c.document_mask = true;
+        c.train_samples = 3;
+    });
     refuse({"data.vocab_size = -1"}, [](auto& c) { c.vocab_size = -1; });
     refuse({"data.eot_token = -2"}, [](auto& c) { c.eot_token = -2; });
     refuse({"data.end = 'stop'", "data.sampling = 'random'"}, [](auto& c) {
@@ -88,6 +99,13 @@ TEST(DataConfig, ValuesThatCannotBeUsedNameTheirKey) {
     refuse({"data.document_mask"}, [](auto& c) { c.document_mask = true; });
     refuse({"data.end = 'stop'", "train.max_steps"}, [](auto& c) { c.end = "stop"; });
     refuse({"data.val_text"}, [](auto& c) { c.val_text = "a"; });
+    for (const int64_t k : {int64_t{-1}, int64_t{256}, INT64_MAX})
+        refuse({"data.triggers = ", "0 to 255"}, [k](auto& c) { c.triggers = k; });
+    refuse({"data.task = 'copy'", "'bb', 'backward', 'markov', 'delimiter'"}, [](auto& c) { c.task = "copy"; });
+    refuse({"data.task = 'markov'", "bigram_backcopy's"},
+           [](auto& c) { c.source = c.text = "text", c.task = "markov"; });
+    for (const double p : {0.0, 1.0, std::nan("")})
+        refuse({"data.delimiter", "above 0 and below 1"}, [p](auto& c) { c.task = "delimiter", c.delimiter = p; });
 }
 
 }  // namespace

@@ -94,6 +94,26 @@ TEST(Layout, EqualSharedPlaceholdersGiveEqualScoredTargets) {
     }
 }
 
+// A token that stands in a document's prefix is known to the position before it: a leaked target.
+TEST(Layout, TargetsWithinThePrefixAreNotScored) {
+    EXPECT_EQ(place_one(sample_of_nine(), {.T = 8, .vocab_size = 100, .prefix = 3}).targets,
+              (Ids{-1, -1, 13, 14, 15, 16, 17, 18}));
+    for (const int64_t none : {0, 1})
+        EXPECT_EQ(place_one(sample_of_nine(), {.T = 8, .vocab_size = 100, .prefix = none}).targets,
+                  (Ids{11, 12, 13, 14, 15, 16, 17, 18}));
+    // By document, placeholders counted; one that is no longer than the prefix has no target.
+    const RowLayout documents{.T = 9, .vocab_size = 100, .placeholders = 1, .document_mask = true, .prefix = 3};
+    EXPECT_EQ(place_one(sample_of_nine(), documents).targets, (Ids{-1, -1, 12, -1, -1, -1, 15, -1, -1}));
+    for (int64_t prefix = 0; prefix < 12; ++prefix)
+        for (int64_t k = 0; k < 4; ++k) {
+            const Batch batch =
+                place_one(sample_of_nine(),
+                          {.T = 9, .vocab_size = 100, .placeholders = k, .document_mask = true, .prefix = prefix});
+            for (size_t i = 0; i < batch.targets.size(); ++i)
+                if (batch.positions[i] + 1 < prefix) EXPECT_EQ(batch.targets[i], -1) << prefix << " " << k << " " << i;
+        }
+}
+
 TEST(Layout, ShortSampleIsFilledUpUnscored) {
     const Sample sample{.tokens = {10, 11, 12}, .document_starts = {}};
     const Batch batch = place_one(sample, {.T = 5, .vocab_size = 100});

@@ -312,6 +312,22 @@ TEST(Loader, BigramBackcopyValidationIsItsOwnStream) {
     EXPECT_EQ(train.label(65), "<s>");
 }
 
+TEST(Loader, BigramBackcopyOfFewSequencesRepeatsThem) {
+    DataConfig config;
+    const Loader endless(config, Split::kTrain, {.T = 64, .seed = 1});
+    config.train_samples = 5;
+    const Loader few(config, Split::kTrain, {.T = 64, .seed = 1});
+    EXPECT_EQ(few.samples_available(), -1);  // epochs without end
+    for (int64_t sample = 0; sample < 12; ++sample)
+        EXPECT_EQ(few.load(sample, 1).tokens, endless.load(sample % 5, 1).tokens) << sample;
+    EXPECT_NE(few.content_hash(), endless.content_hash());
+    config.train_samples = 6;
+    EXPECT_NE(few.content_hash(), Loader(config, Split::kTrain, {.T = 64, .seed = 1}).content_hash());
+    // The validation sequences are the same ones.
+    EXPECT_EQ(Loader(config, Split::kValidation, {.T = 64, .seed = 1}).load(3, 1).tokens,
+              Loader(DataConfig{}, Split::kValidation, {.T = 64, .seed = 1}).load(3, 1).tokens);
+}
+
 TEST(Loader, BigramBackcopyCountsAnyText) {
     DataConfig config;
     config.text = excerpt_path();

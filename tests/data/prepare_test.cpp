@@ -84,6 +84,29 @@ TEST(PrepareText, SeparatorCanBecomeAnIndexFilePerShard) {
     EXPECT_EQ(decode_shards(folder / "out", "train_*.bin"), "one|two|three");
 }
 
+TEST(PrepareText, TokenizerCanComeFromAFile) {
+    const TemporaryFolder folder;
+    const std::string file = std::string(PLIMSOLL_SOURCE_DIR) + "/tests/golden/bpe/tokenizer.json";
+    const auto tokenizer = load_tokenizer(file);
+    const PrepareReport report =
+        prepare_text({.text = excerpt_path(), .out = folder / "out", .tokenizer = file, .val_fraction = 0.0});
+    EXPECT_EQ(report.vocab_size, 401);
+    EXPECT_EQ(report.train_tokens, static_cast<int64_t>(tokenizer->encode(excerpt()).size()));
+    EXPECT_LT(report.train_tokens, static_cast<int64_t>(excerpt().size()));
+    EXPECT_EQ(decode_shards(folder / "out", "train_*.bin"), excerpt());
+    EXPECT_EQ(load_tokenizer(folder / "out/tokenizer.json")->hash(), tokenizer->hash());
+    write_bytes(folder / "t.txt", "one|two");
+    prepare_text({.text = folder / "t.txt", .out = folder / "eot", .tokenizer = file, .separator = "|"});
+    EXPECT_EQ(TokenShard(folder / "eot/train_000000.bin").raw(0), 400u);
+    auto json = nlohmann::json::parse(read_file(file, "golden"));
+    json["added_tokens"] = nlohmann::json::array();
+    write_bytes(folder / "no_eot.json", json.dump());
+    expect_error(ExitCode::kBadInput, {"no_eot.json", "no end-of-text token", "--index"}, [&] {
+        prepare_text(
+            {.text = folder / "t.txt", .out = folder / "x", .tokenizer = folder / "no_eot.json", .separator = "|"});
+    });
+}
+
 TEST(PrepareText, OptionsAndFilesThatCannotBeUsedAreRefused) {
     const TemporaryFolder folder;
     const auto refuse = [&](PrepareOptions options, ExitCode code, std::initializer_list<std::string_view> parts) {
@@ -97,7 +120,7 @@ TEST(PrepareText, OptionsAndFilesThatCannotBeUsedAreRefused) {
     refuse(options, ExitCode::kBadInput, {"empty.txt", "is empty"});
     options = good;
     options.tokenizer = "bpe";
-    refuse(options, ExitCode::kBadInput, {"tokenizer 'bpe'"});
+    refuse(options, ExitCode::kBadInput, {"tokenizer 'bpe'", "path of a tokenizer file"});
     options = good;
     options.val_fraction = 1.0;
     refuse(options, ExitCode::kBadInput, {"validation fraction 1"});

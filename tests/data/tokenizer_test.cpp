@@ -103,7 +103,7 @@ TEST(Tokenizer, MalformedVocabularyFilesAreRefused) {
     refuse(head + R"("eot_token": null, "bytes": [18446744073709551615]})", {"bytes[0] is 18446744073709551615"});
     refuse(head + R"("eot_token": null, "bytes": {"a": 1}})", {"actual type is object"});
     refuse(head + R"("eot_token": 2.0, "bytes": [1, 2]})", {"eot_token is 2.0"});
-    refuse(std::string(100'000, ' '), {"100000 bytes", "at most 65536"});
+    refuse(std::string(100'000, ' '), {"parse error"});
     // Lists in lists, deep enough to overflow a stack that takes a frame for each.
     const std::string deep = std::string(30'000, '[') + std::string(30'000, ']');
     refuse(R"({"version": 1, "format": )" + deep + "}", {"an array", "plimsoll-tokenizer"});

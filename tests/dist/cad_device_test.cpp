@@ -46,7 +46,7 @@ TEST_P(CadOnDevice, GivesWhatTheCpuGives) {
     const CadCase c = CadCase::whole("three ranks", {{385}, {40, 7}, {130}}, GetParam());
     CadRanks<bf16> ranks(c, scattered_plan(c, 1), scattered_plan(c, 2));
     const AttentionRun<bf16> want = ranks.compute(true);
-    const std::vector<double> wanted_sinks = ranks.sink_sum();
+    const std::vector<double> wanted_sinks = ranks.learned_sum();
     std::vector<AttentionRun<bf16>> own;
     std::vector<std::unique_ptr<DeviceRun>> device;
     for (int r = 0; r < c.ranks; ++r) {
@@ -71,7 +71,7 @@ TEST_P(CadOnDevice, GivesWhatTheCpuGives) {
     });
     for (const std::string& report : device_reports()) ADD_FAILURE() << report;
     AttentionRun<bf16> got(c.attention);
-    ranks.clear_sinks();
+    ranks.clear_learned_sum();
     for (size_t r = 0; r < own.size(); ++r) {
         own[r].out = device[r]->out.values(), own[r].lse = device[r]->lse.values();
         own[r].dqkv = device[r]->dqkv.values(), own[r].dgate = device[r]->dgate.values();
@@ -81,7 +81,7 @@ TEST_P(CadOnDevice, GivesWhatTheCpuGives) {
     EXPECT_LE(relative_l2(widened(got.out), widened(want.out)), 1e-2);
     EXPECT_LE(relative_l2(widened(got.dqkv), widened(want.dqkv)), 1e-2);
     if (GetParam().gate) EXPECT_LE(relative_l2(widened(got.dgate), widened(want.dgate)), 1e-2);
-    if (!wanted_sinks.empty()) EXPECT_LE(relative_l2(ranks.sink_sum(), wanted_sinks), 2e-2);  // a sum of both signs
+    if (!wanted_sinks.empty()) EXPECT_LE(relative_l2(ranks.learned_sum(), wanted_sinks), 2e-2);  // a sum of both signs
 }
 
 INSTANTIATE_TEST_SUITE_P(

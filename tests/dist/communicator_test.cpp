@@ -78,6 +78,22 @@ TEST(CommunicatorFaults, ASilentRankIsNamed) {
     EXPECT_EQ(told, 2);
 }
 
+// Asked to end, a rank does not wait until the timeout for one that has died; without patience it does.
+TEST(CommunicatorFaults, ARankThatWasAskedToEndGivesUpSooner) {
+    for (const bool limited : {true, false})
+        as_ranks(2, [&](Communicator& world) {
+            world.set_timeout(std::chrono::seconds(2));
+            Communicator group = world.split(0, world.rank(), "group");
+            if (world.rank() == 1) return;
+            world.patience() = {[] { return true; }, limited ? 0.3 : 0.0};
+            const auto start = std::chrono::steady_clock::now();
+            const std::string message = message_of(ExitCode::kTransient, [&] { group.barrier(); });
+            const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+            EXPECT_EQ(message.find("a signal to end has come") != std::string::npos, limited) << message;
+            EXPECT_EQ(seconds < 1.5, limited) << seconds;
+        });
+}
+
 TEST(CommunicatorFaults, AnAbortEndsEveryRank) {
     std::atomic<int> ended = 0;
     as_ranks(4, [&](Communicator& world) {

@@ -99,6 +99,40 @@ TEST(ShardLayout, RanksOwnEverythingOnce) {
     EXPECT_EQ(whole[0].size(), elements());
 }
 
+// Parts of 900 in units of 300, of 100 as a whole, of 33 in units of 16: no unit has two owners, and every element one.
+TEST(ShardLayout, NoUnitIsCut) {
+    std::vector<LayerPart> list;
+    int64_t at = 0;
+    for (const auto& [size, unit] :
+         {std::pair<int64_t, int64_t>{33, 16}, {900, 304}, {100, 100}, {5, 1}, {100, 100}, {700, 1}, {64, 64}}) {
+        list.push_back({.range = {at, at + size}, .layer = at / 1000, .unit = unit});
+        at += (size + 15) / 16 * 16;
+    }
+    for (const int ranks : {1, 2, 3, 5, 40})
+        for (const int64_t bucket : {int64_t{1}, int64_t{1} << 20}) {
+            const ShardLayout layout(list, at, ranks, bucket);
+            std::vector<int> owner(static_cast<size_t>(at), -1);
+            for (int rank = 0; rank < ranks; ++rank)
+                for (const ElementRange& range : layout.owned(rank)) {
+                    EXPECT_EQ(range.begin % 16, 0) << "rows of 16 elements, for what copies them";
+                    for (int64_t i = range.begin; i < range.end; ++i) {
+                        EXPECT_EQ(owner[static_cast<size_t>(i)], -1);
+                        owner[static_cast<size_t>(i)] = rank;
+                    }
+                }
+            EXPECT_EQ(std::ranges::count(owner, -1), 0);
+            for (const LayerPart& part : list)
+                for (int64_t i = part.range.begin; i < part.range.end; ++i) {
+                    const int64_t first = part.range.begin + (i - part.range.begin) / part.unit * part.unit;
+                    ASSERT_EQ(owner[static_cast<size_t>(i)], owner[static_cast<size_t>(first)])
+                        << "element " << i << ", " << ranks << " ranks";
+                }
+            // As near to equal shares as units allow: nobody has more than a share and a unit.
+            for (int rank = 0; rank < ranks && bucket > 1; ++rank)
+                EXPECT_LE(std::ranges::count(owner, rank), at / ranks + 16 + 304);
+        }
+}
+
 // A bucket goes on its way when its last layer is ready, not before: what backward still adds to must not be sent.
 TEST(GradientSync, NothingIsSentBeforeItIsComplete) {
     as_ranks(2, [](Communicator& world) {

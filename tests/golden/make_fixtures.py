@@ -10,8 +10,10 @@ Written twice on one machine the files are equal byte for byte; README.md descri
 
 import json
 import math
+import zlib
 from pathlib import Path
 
+import gates_and_scales
 import torch
 import torch.nn.functional as F
 
@@ -27,6 +29,9 @@ BASE = {
     "attention.score_bias": "none", "attention.score_bias_value": 0.0, "attention.gate": "none",
     "attention.window": 0, "attention.pinned": 0, "attention.placeholders": 0, "loss.z_loss": 0.0,
 }
+# Keys that only the fixtures name that change them, with what others have: a new one leaves the other files alone.
+OPTIONAL = {"attention.column_shared": False, "attention.value_bias": False, "attention.feature_map": "none",
+            "attention.pattern": "causal", "attention.dilation": 2, "attention.prefix": 0, "attention.differential": "none"}
 GPT2 = {"model.activation": "gelu", "model.norm": "layer", "model.position": "learned", "model.bias": True,
         "model.qk_norm": False}
 
@@ -51,9 +56,45 @@ FIXTURES = {
                    "model.head_size": 16, "model.ffn": 24, "T": 12},
     "hybrid": {"model.layers": 2, "attention.weighting": ["softmax", "sigmoid"], "attention.score_bias": "log_n"},
     "z_loss": {"loss.z_loss": 0.02, "T": 9},
+    "weighting_sigmoid_learned_bias": {"attention.weighting": "sigmoid", "attention.score_bias": "learned", "T": 12},
+    "weighting_relu": {"attention.weighting": "relu", "attention.score_bias": "per_row", "attention.window": 4, "T": 11},
+    "weighting_relu_learned_bias": {"attention.weighting": "relu", "attention.score_bias": "learned",
+                                    "model.heads": 4, "model.kv_heads": 2, "model.head_size": 4},
+    "weighting_elu1": {"attention.weighting": "elu1", "model.qk_norm": False},
+    "weighting_elu1_normalized": {"attention.weighting": "elu1_normalized", "model.qk_norm": False, "T": 11},
+    "weighting_linear": {"attention.weighting": "linear", "T": 9},
+    "weighting_linear_normalized": {"attention.weighting": "linear_normalized", "model.qk_norm": False},
+    "weighting_sigmoid_normalized": {"attention.weighting": "sigmoid_normalized", "attention.gate": "headwise"},
+    "weighting_kernel_normalized": {"attention.weighting": "kernel_normalized", "model.qk_norm": False,
+                                    "attention.window": 5},
+    "weighting_uniform": {"attention.weighting": "uniform", "attention.window": 4, "attention.pinned": 1, "T": 11},
+    "k_bias_gqa": {"attention.extra_column": "key", "model.heads": 4, "model.kv_heads": 2, "model.head_size": 6},
+    "kv_bias_gate_window": {"attention.extra_column": "key_value", "attention.gate": "headwise", "attention.window": 4,
+                            "attention.pinned": 1, "model.qk_norm": False, "T": 11},
+    "v_bias_gate": {"attention.value_bias": True, "attention.gate": "elementwise"},
+    "shared_columns": GPT2 | {"attention.extra_column": "key_value", "attention.value_bias": True,
+                              "attention.column_shared": True, "T": 9},
+    "map_elu1": {"attention.feature_map": "elu1", "model.qk_norm": False, "attention.window": 5},
+    "map_mlp_gqa": {"attention.feature_map": "mlp", "model.heads": 4, "model.kv_heads": 2, "model.head_size": 6,
+                    "attention.weighting": "sigmoid", "attention.score_bias": "log_n", "model.ffn": 16},
+    "prefix_lm": {"attention.prefix": 4, "attention.placeholders": 1, "T": 12},
+    "prefix_sigmoid_alibi_window": {"attention.prefix": 5, "attention.window": 3, "attention.weighting": "sigmoid",
+                                    "attention.score_bias": "per_row", "model.position": "alibi", "T": 11},
+    "patterns": {"model.layers": 3, "attention.pattern": ["dilated", "strided", "blocked"], "attention.window": 3,
+                 "attention.pinned": 1, "attention.placeholders": 1, "T": 12},
+    "differential_v1_gqa": {"attention.differential": "v1", "model.layers": 2, "model.heads": 4, "model.kv_heads": 2,
+                            "model.head_size": 4},
+    "differential_v2_gqa": {"attention.differential": "v2", "model.heads": 4, "model.kv_heads": 2, "T": 11},
 }
+NUMBERED = 22  # so many have seeds by their place in the list, later ones by their names
+FIXTURES |= gates_and_scales.FIXTURES
+BIASED = ("sigmoid", "relu")  # weightings that attention.score_bias concerns
 WITH_BLOCK_0 = ("gpt2_softmax", "llama_softmax_gqa_qknorm")
 B = 2
+
+
+def option(config, key):
+    return config.get(key, OPTIONAL[key])
 
 
 def parameter_shapes(config):
@@ -83,9 +124,25 @@ def parameter_shapes(config):
             shapes[block + "attn.q_norm.gain"] = shapes[block + "attn.k_norm.gain"] = (HS,)
         if config["attention.extra_column"] == "learned":
             shapes[block + "attn.sink_logit"] = (NH,)
-        if config["attention.gate"] != "none":
-            linear(block + "attn.gate", NH if config["attention.gate"] == "headwise" else NH * HS, C, bias=False)
-        linear(block + "attn.out", C, NH * HS)
+        if config["attention.score_bias"] == "learned":
+            shapes[block + "attn.score_bias"] = (NH,)
+        per_head = (1 if option(config, "attention.column_shared") else NH, HS)
+        if option(config, "attention.feature_map") == "mlp":
+            shapes[block + "attn.map.up.weight"] = shapes[block + "attn.map.down.weight"] = (HS, HS)
+        shapes |= gates_and_scales.shapes(config, block)
+        if config["attention.extra_column"] in ("key", "key_value"):
+            shapes[block + "attn.extra_key"] = per_head
+        if config["attention.extra_column"] == "key_value":
+            shapes[block + "attn.extra_value"] = per_head
+        if option(config, "attention.value_bias"):
+            shapes[block + "attn.value_bias"] = per_head
+        differential = option(config, "attention.differential")
+        if differential == "v1":
+            shapes[block + "attn.lambda"] = (4, HS)
+            shapes[block + "attn.pair_norm.gain"] = (2 * HS,)
+        if differential == "v2":
+            linear(block + "attn.lambda", NH // 2, C, bias=False)
+        linear(block + "attn.out", C, NH * HS // (2 if differential == "v2" else 1))
         if config["model.activation"] != "none":
             norm(block + "norm2")
             linear(block + "mlp.up", gated_up * FFN, C)
@@ -107,7 +164,11 @@ def random_parameters(config, generator):
             value = 0.3 * value
         elif name.endswith("wte.weight"):
             value = 0.6 * value
-        elif not name.endswith("sink_logit"):
+        elif name.endswith(gates_and_scales.SMALL):
+            pass
+        elif name.endswith("attn.lambda"):
+            value = 0.4 * value
+        elif not name.endswith(("sink_logit", "score_bias", "extra_key", "extra_value", "value_bias")):
             value = value * 1.3 / math.sqrt(shape[1])
         parameters[name] = value.requires_grad_()
     return parameters
@@ -133,21 +194,39 @@ def random_batch(config, generator):
             if stop % T:
                 targets[stop - 1] = -1
         tokens, targets, positions = tokens.view(B, T), targets.view(B, T), positions.view(B, T)
+    # A prefix sees itself in both directions: the tokens in it are given, not predicted.
+    targets[positions + 1 < mask_key(config, "prefix")] = -1
     return tokens, targets, positions, cu_seqlens
 
 
-def visible(config, cu_seqlens):
-    """(B, T, T): may query i see key j? Causal, inside its document, and inside the window or pinned."""
+def mask_key(config, name, layer=0):
+    value = config.get("attention." + name, OPTIONAL["attention." + name])
+    return value[layer % len(value)] if isinstance(value, list) else value
+
+
+def visible(config, cu_seqlens, layer):
+    """(B, T, T): may query i see key j? Causal but for the prefix, inside its document, in the pattern or pinned."""
     T = config["T"]
     flat = torch.arange(B * T)
     document = torch.bucketize(flat, torch.tensor(cu_seqlens[1:-1]), right=True).view(B, T)
     start = torch.tensor(cu_seqlens)[document] - T * torch.arange(B)[:, None]  # of the document, counted in the row
     i, j = torch.arange(T)[:, None], torch.arange(T)[None, :]
-    mask = (j <= i) & (document[:, :, None] == document[:, None, :])
-    if config["attention.window"]:
-        near = i - j < config["attention.window"]
-        mask = mask & (near | (j - start[:, :, None] < config["attention.pinned"]))
-    return mask
+    same = document[:, :, None] == document[:, None, :]
+    query, key = i - start[:, :, None], j - start[:, :, None]  # positions in the query's document
+    w, pattern = config["attention.window"], mask_key(config, "pattern", layer)
+    near = i - j < w if w else torch.ones(T, T, dtype=torch.bool)
+    if pattern == "dilated":
+        step = mask_key(config, "dilation")
+        seen = ((i - j) % step == 0) & (i - j < step * w if w else near)
+    elif pattern == "strided":  # the strided pattern of arXiv:1904.10509, both heads of it in one
+        seen = near | ((i - j) % w == 0)
+    elif pattern == "blocked":
+        seen = torch.div(query, w, rounding_mode="floor") == torch.div(key, w, rounding_mode="floor")
+    else:
+        seen = near
+    mask = same & (j <= i) & (seen | (key < config["attention.pinned"]))
+    prefix = mask_key(config, "prefix")
+    return mask | (same & (query < prefix) & (key < prefix))
 
 
 def normalize(x, gain, bias, config):
@@ -167,6 +246,23 @@ def rotate(x, positions, theta):
     return torch.cat((first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()), -1)
 
 
+def softmax_with_extra_key(q, k, v, mask, bias, extra_key, extra_value):
+    """K bias and KV bias, arXiv:2410.10781: one more key for every query, not rotated; without a value it is zero."""
+    NH, HS = q.shape[1], q.shape[3]
+
+    def of_heads(row):
+        return row.expand(NH, HS).view(1, NH, 1, HS).expand(B, NH, 1, HS)
+
+    k = torch.cat((of_heads(extra_key), k), 2)
+    v = torch.cat((torch.zeros_like(v[:, :, :1]) if extra_value is None else of_heads(extra_value), v), 2)
+    allowed = torch.cat((torch.ones_like(mask[:, :, :1]), mask), 2)
+    bias = torch.cat((torch.zeros_like(bias[..., :1]), bias), 3) if bias.shape[-1] > 1 else bias
+    scores = torch.where(allowed[:, None], q @ k.transpose(-1, -2) / math.sqrt(HS) + bias, -math.inf)
+    out = torch.softmax(scores, -1) @ v
+    compare_with_sdpa(out, q, k, v, bias, allowed, None)
+    return out
+
+
 def compare_with_sdpa(out, q, k, v, bias, mask, extra):
     """Softmax attention again through PyTorch; an extra column is a key of zeros whose additive mask is its logit."""
     additive = torch.where(mask[:, None], bias, -math.inf).expand(-1, q.shape[1], -1, -1)
@@ -178,23 +274,62 @@ def compare_with_sdpa(out, q, k, v, bias, mask, extra):
     assert difference < 1e-13, f"scaled_dot_product_attention differs by {difference}"
 
 
-def attention(q, k, v, mask, config, layer, sink_logit):
+def elu1(x):
+    return torch.where(x < 0, x.clamp(max=0).exp(), x + 1)
+
+
+def weigh(weighting, scores, bias):
+    """Weights of every score before the mask, and what a row's sum of visible ones makes its divisor (or None)."""
+    def positive(total):
+        return total + 1e-8
+
+    match weighting:
+        case "sigmoid":  # arXiv:2409.04431
+            return torch.sigmoid(scores + bias), None
+        case "sigmoid_normalized":  # this and the next: arXiv:2410.10781
+            return torch.sigmoid(scores), positive
+        case "elu1":
+            return elu1(scores), None
+        case "elu1_normalized":
+            return elu1(scores), positive
+        case "linear":
+            return scores, None
+        case "linear_normalized":
+            return scores, lambda total: total.abs().clamp(min=1)
+        case "kernel_normalized":  # arXiv:2006.16236
+            return torch.relu(scores), positive
+        case "relu":  # arXiv:2410.13835
+            return torch.relu(scores) * torch.as_tensor(bias).exp(), None
+        case "uniform":  # arXiv:2510.11602
+            return 0 * scores + 1, lambda total: total  # so that autograd has zeros for what they come from
+    raise ValueError(f"no formula for weighting {weighting}")
+
+
+def attention(q, k, v, mask, config, layer, sink_logit, learned_bias, extra_key, extra_value):
     """q (B, NH, T, HS), k, v (B, NH, T, HS): keys already repeated over their query heads."""
     NH, T, HS = q.shape[1:]
     bias = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
     if config["model.position"] == "alibi":  # arXiv:2108.12409
         slope = 2.0 ** (-8.0 * torch.arange(1, NH + 1, dtype=torch.float64) / NH)
-        bias = -slope.view(1, NH, 1, 1) * (torch.arange(T)[:, None] - torch.arange(T)[None, :])
+        bias = -slope.view(1, NH, 1, 1) * (torch.arange(T)[:, None] - torch.arange(T)[None, :]).abs()
     scores = q @ k.transpose(-1, -2) / math.sqrt(HS) + bias
     weighting = config["attention.weighting"]
     if isinstance(weighting, list):
         weighting = weighting[layer % len(weighting)]
-    if weighting == "sigmoid":  # arXiv:2409.04431
-        kind = config["attention.score_bias"]
-        offset = {"none": 0.0, "constant": config["attention.score_bias_value"], "log_n": -math.log(T),
-                  "per_row": -mask.sum(-1).double().log()[:, None, :, None]}[kind]
-        weights = torch.where(mask[:, None], torch.sigmoid(scores + offset), 0.0)
+    if weighting != "softmax":
+        offset = 0.0
+        if weighting in BIASED:
+            offset = {"none": 0.0, "constant": config["attention.score_bias_value"], "log_n": -math.log(T),
+                      "per_row": -mask.sum(-1).double().log()[:, None, :, None],
+                      "learned": learned_bias if learned_bias is None else learned_bias.view(1, NH, 1, 1),
+                      }[config["attention.score_bias"]]
+        weights, divisor = weigh(weighting, scores, offset)
+        weights = torch.where(mask[:, None], weights, 0.0)
+        if divisor:
+            weights = weights / divisor(weights.sum(-1, keepdim=True))
         return weights @ v
+    if extra_key is not None:
+        return softmax_with_extra_key(q, k, v, mask, bias, extra_key, extra_value)
     scores = torch.where(mask[:, None], scores, -math.inf)
     extra = {"none": None, "learned": sink_logit,
              "constant": torch.full((NH,), config["attention.extra_logit"], dtype=torch.float64)}
@@ -225,6 +360,36 @@ def feed_forward(x, p, block, config):
     return linear("down", hidden)
 
 
+def differential_attention(q, k, v, normed, p, block, layer, mask, config):
+    """(B, T, channels) from q (B, NH, T, HS), k and v (B, NKV, T, HS)."""
+    NH, HS, T = q.shape[1], q.shape[3], q.shape[2]
+    group = NH // k.shape[1]
+
+    def weights(queries, keys):
+        scores = queries @ keys.transpose(-1, -2) / math.sqrt(HS)
+        return torch.softmax(torch.where(mask, scores, -math.inf), -1)
+
+    heads = []
+    if option(config, "attention.differential") == "v1":  # arXiv:2410.05258
+        q1, k1, q2, k2 = p[block + "attn.lambda"]
+        start = 0.8 - 0.6 * math.exp(-0.3 * layer)
+        scale = torch.exp((q1 * k1).sum()) - torch.exp((q2 * k2).sum()) + start
+        for pair in range(NH // 2):
+            first, second = (weights(q[:, i], k[:, i // group]) for i in (2 * pair, 2 * pair + 1))
+            value = 2 * pair // group // 2 * 2  # the first of two value heads that are one
+            wide = torch.cat((v[:, value], v[:, value + 1]), -1)
+            head = (first - scale * second) @ wide
+            head = head / torch.sqrt((head * head).mean(-1, keepdim=True) + config["model.norm_eps"])
+            heads.append((1 - start) * head * p[block + "attn.pair_norm.gain"])
+    else:
+        scale = torch.sigmoid(F.linear(normed, p[block + "attn.lambda.weight"]))
+        for pair in range(NH // 2):
+            shared = 2 * pair // group
+            first, second = (weights(q[:, i], k[:, shared]) @ v[:, shared] for i in (2 * pair, 2 * pair + 1))
+            heads.append(first - scale[:, :, pair, None] * second)
+    return torch.cat(heads, -1)
+
+
 def block_forward(x, p, layer, positions, mask, config):
     NH, NKV, HS = (config["model." + key] for key in ("heads", "kv_heads", "head_size"))
     T = config["T"]
@@ -236,15 +401,32 @@ def block_forward(x, p, layer, positions, mask, config):
         rms = config | {"model.norm": "rms"}
         q = normalize(q, p[block + "attn.q_norm.gain"], None, rms)
         k = normalize(k, p[block + "attn.k_norm.gain"], None, rms)
+    feature_map = option(config, "attention.feature_map")  # of arXiv:2410.10781
+    if feature_map == "mlp":
+        up, down = (p[block + f"attn.map.{name}.weight"] for name in ("up", "down"))
+        q, k = (torch.relu(value @ up.T) @ down.T for value in (q, k))
     if config["model.position"] == "rope":
         q, k = (rotate(value, positions, config["model.rope_theta"]) for value in (q, k))
+    if feature_map == "elu1":
+        q, k = F.elu(q) + 1, F.elu(k) + 1
+    q, k, v = gates_and_scales.operands(q, k, v, normed, positions, p, block, config)
     q, k, v = (value.transpose(1, 2) for value in (q, k, v))
+    if option(config, "attention.differential") != "none":
+        out = differential_attention(q, k, v, normed, p, block, layer, mask, config)
+        return finish_block(x, out, normed, p, block, config)
     k, v = (value.repeat_interleave(NH // NKV, 1) for value in (k, v))
-    out = attention(q, k, v, mask, config, layer, p.get(block + "attn.sink_logit")).transpose(1, 2)
-    if config["attention.gate"] != "none":  # arXiv:2505.06708, position G1
-        gate = torch.sigmoid(F.linear(normed, p[block + "attn.gate.weight"]))
-        out = out * gate.view(B, T, NH, -1)
-    x = x + F.linear(out.reshape(B, T, NH * HS), p[block + "attn.out.weight"], p.get(block + "attn.out.bias"))
+    virtual = (p.get(block + "attn." + name) for name in ("sink_logit", "score_bias", "extra_key", "extra_value"))
+    out = attention(q, k, v, mask, config, layer, *virtual).transpose(1, 2)
+    out = gates_and_scales.gated("gate", out, normed, p, block, config)
+    if option(config, "attention.value_bias"):
+        out = out + p[block + "attn.value_bias"]
+    return finish_block(x, out.reshape(B, T, NH * HS), normed, p, block, config)
+
+
+def finish_block(x, attended, normed, p, block, config):
+    """The output projection, the residual and the feed-forward layer."""
+    branch = F.linear(attended, p[block + "attn.out.weight"], p.get(block + "attn.out.bias"))
+    x = x + gates_and_scales.branch(branch, normed, p, block, config, normalize)
     if config["model.activation"] == "none":
         return x
     return x + feed_forward(normalize(x, p[block + "norm2.gain"], p.get(block + "norm2.bias"), config), p, block, config)
@@ -255,10 +437,9 @@ def forward(p, tokens, targets, positions, cu_seqlens, config):
     x = p["wte.weight"][tokens]
     if config["model.position"] == "learned":
         x = x + p["wpe.weight"][positions]
-    mask = visible(config, cu_seqlens)
     streams = [x]
     for layer in range(config["model.layers"]):
-        streams.append(block_forward(streams[-1], p, layer, positions, mask, config))
+        streams.append(block_forward(streams[-1], p, layer, positions, visible(config, cu_seqlens, layer), config))
     x = normalize(streams[-1], p["final_norm.gain"], p.get("final_norm.bias"), config)
     logits = F.linear(x, p["wte.weight"] if config["model.tied"] else p["lm_head.weight"])
     scored = targets >= 0
@@ -301,9 +482,10 @@ def main():
     torch.set_num_threads(1)
     total = 0
     for number, (name, changes) in enumerate(FIXTURES.items()):
-        unknown = changes.keys() - BASE.keys()
+        unknown = changes.keys() - BASE.keys() - OPTIONAL.keys() - gates_and_scales.OPTIONAL.keys()
         assert not unknown, unknown
-        total += write_fixture(name, BASE | changes, torch.Generator().manual_seed(SEED + number))
+        seed = SEED + number if number < NUMBERED else zlib.crc32(name.encode())
+        total += write_fixture(name, BASE | changes, torch.Generator().manual_seed(seed))
     print(f"{len(FIXTURES)} fixtures, {total} bytes of tensors")
 
 

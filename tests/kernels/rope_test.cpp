@@ -53,6 +53,20 @@ TYPED_TEST(RopeTest, BackwardUndoesForward) {
                     12 * kRounding<TypeParam> * 4 + storage);
 }
 
+TYPED_TEST(RopeTest, FrequenciesMayBeGiven) {
+    const std::vector<int32_t> positions{4, 0, 19, 2, 300}, doubled{8, 0, 38, 4, 600};
+    std::vector<TypeParam> x = normals<TypeParam>(5 * 2 * 6, "x"), trained = x, halved = x;
+    rope_forward(view(x, {5, 2, 6}), positions, 100, {});
+    std::vector<double> frequencies = rope_frequencies(100, 6);
+    rope_forward(view(trained, {5, 2, 6}), positions, frequencies, {});
+    EXPECT_TRUE(same_bits(x, trained));
+    for (double& frequency : frequencies) frequency /= 2;
+    rope_forward(view(halved, {5, 2, 6}), doubled, frequencies, {});
+    EXPECT_TRUE(same_bits(x, halved));
+    frequencies.pop_back();
+    EXPECT_THROW(rope_forward(view(x, {5, 2, 6}), positions, frequencies, {}), Error);
+}
+
 TYPED_TEST(RopeTest, RowsMayBeAPartOfAProjection) {
     std::vector<TypeParam> fused = normals<TypeParam>(3 * 5 * 6, "fused"), part;
     const std::vector<TypeParam> start = fused;

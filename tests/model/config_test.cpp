@@ -53,11 +53,30 @@ TEST(Config, ImpossibleSizesAreRefusedByName) {
     expect("attention.extra_column: 'some'", [](C& c) { c.attention.extra_column = {"some"}; });
     expect("attention.gate: 'g9'", [](C& c) { c.attention.gate = {"none", "g9"}; });
     expect("attention.weighting", [](C& c) { c.attention.weighting.clear(); });
-    expect("gate want at least one", [](C& c) { c.attention.gate.clear(); });
-    expect("extra_column and", [](C& c) { c.attention.extra_column.clear(); });
+    expect("attention.gate wants at least one", [](C& c) { c.attention.gate.clear(); });
+    expect("attention.gate_key wants at least one", [](C& c) { c.attention.gate_key.clear(); });
+    expect("attention.gate_value: 'g2'", [](C& c) { c.attention.gate_value = {"g2"}; });
+    expect("attention.gate_projection: 'shared'", [](C& c) { c.attention.gate_projection = {"shared"}; });
+    expect("attention.gate_key = \"elementwise\" with attention.gate_function = \"softmax\"",
+           [](C& c) { c.attention.gate_key = {"elementwise"}, c.attention.gate_function = "softmax"; });
+    expect("attention.gate_projection = \"headwise\" with",
+           [](C& c) { c.attention.gate_projection = {"headwise"}, c.attention.gate_function = "softmax"; });
+    expect("attention.gate_start is 4, but no gate has a bias",
+           [](C& c) { c.attention.gate = {"headwise"}, c.attention.gate_start = 4; });
+    expect("and extra_column want", [](C& c) { c.attention.extra_column.clear(); });
     expect("attention.window wants", [](C& c) { c.attention.window.clear(); });
     expect("attention.window is -1", [](C& c) { c.attention.window = {4, -1}; });
     expect("attention.pinned is -1", [](C& c) { c.attention.pinned = -1; });
+    expect("attention.pattern: 'holes' is not legal; wanted one of causal, dilated, strided, blocked", [](C& c) {
+        c.attention.pattern = {"causal", "holes"};
+    });
+    expect("attention.pattern wants", [](C& c) { c.attention.pattern.clear(); });
+    expect("attention.dilation is 0", [](C& c) { c.attention.dilation = 0; });
+    expect("attention.prefix is 11, must lie in 0 .. 10", [](C& c) { c.attention.prefix = c.model.context; });
+    expect("layer 1 has none, but attention.pattern \"strided\"", [](C& c) {
+        c.attention.pattern = {"causal", "strided"}, c.attention.window = {4, 0};
+    });
+    expect("layer 0 has none, but attention.pattern \"blocked\"", [](C& c) { c.attention.pattern = {"blocked"}; });
     expect("attention.placeholders is 10", [](C& c) { c.attention.placeholders = 10; });  // two positions remain
     expect("loss.z_loss is -1", [](C& c) { c.loss.z_loss = -1; });
     expect("loss.logits_mib is 0", [](C& c) { c.loss.logits_mib = 0; });
@@ -75,12 +94,62 @@ TEST(Config, ExtraColumnsWantAWeightingThatNormalises) {
               "");
 }
 
+TEST(Config, VirtualKeysWantSoftmax) {
+    using C = NetworkConfig;
+    for (const char* column : {"key", "key_value"}) {
+        NetworkConfig c = tiny_llama();
+        c.attention.extra_column = {"none", column};
+        EXPECT_NO_THROW(c.validate());
+        EXPECT_EQ(c.attention.extra_column_at(1), column);
+        EXPECT_EQ(c.attention.spec(1, c.model).extra_column, ExtraColumn::kNone);  // core attention has no part in it
+        c.attention.weighting = {"softmax", "sigmoid"};
+        EXPECT_THROW(c.validate(), Error);
+    }
+}
+
+TEST(Config, DifferentialAttentionWantsPairsAndStandsAlone) {
+    using C = NetworkConfig;
+    const auto with = [](int64_t heads, int64_t kv_heads, const char* kind, void (*change)(C&)) {
+        C c = tiny_llama();
+        c.model.heads = heads, c.model.kv_heads = kv_heads, c.attention.differential = kind;
+        change(c);
+        try {
+            c.validate();
+        } catch (const Error& error) {
+            return std::string(error.what());
+        }
+        return std::string();
+    };
+    const auto nothing = [](C&) {};
+    EXPECT_EQ(with(4, 2, "v1", nothing), "");
+    EXPECT_EQ(with(4, 2, "v2", nothing), "");
+    EXPECT_NE(with(3, 1, "v2", nothing).find("even model.heads"), std::string::npos);
+    EXPECT_NE(with(4, 1, "v1", nothing).find("even number of key heads"), std::string::npos);
+    const auto alibi = [](C& c) { c.model.position = "alibi"; };
+    EXPECT_NE(with(4, 2, "v1", alibi).find("two slopes"), std::string::npos);
+    EXPECT_EQ(with(4, 2, "v2", alibi), "");
+    EXPECT_NE(with(4, 4, "v2", nothing).find("heads per key head"), std::string::npos);
+    for (void (*change)(C&) :
+         {+[](C& c) {
+              c.attention.gate = {"none", "headwise"};
+          },
+          +[](C& c) { c.attention.extra_column = {"learned"}; }, +[](C& c) { c.attention.value_bias = true; },
+          +[](C& c) { c.attention.feature_map = "elu1"; }})
+        EXPECT_NE(with(4, 2, "v1", change).find("goes without"), std::string::npos);
+}
+
 TEST(Config, WhatCanBeBuiltIsAccepted) {
     using C = NetworkConfig;
     EXPECT_EQ(refusal([](C&) {}), "");
     EXPECT_EQ(refusal([](C& c) { c.model.head_size = 5, c.model.position = "alibi"; }), "");  // odd, not rotated
     EXPECT_EQ(refusal([](C& c) { c.attention.placeholders = 9; }), "");
     EXPECT_EQ(refusal([](C& c) { c.vocab = 0; }), "");  // not known before the data is
+    EXPECT_EQ(refusal([](C& c) { c.attention.gate = {"constant_headwise"}, c.attention.gate_start = 4; }), "");
+    EXPECT_EQ(
+        refusal([](C& c) {
+            c.attention.gate_query = {"headwise", "none"}, c.attention.gate_bias = true, c.attention.gate_start = 4;
+        }),
+        "");
     EXPECT_NO_THROW(tiny_gpt2().validate());
     EXPECT_NO_THROW(NetworkConfig{}.validate());
 }
@@ -150,6 +219,24 @@ TEST(Config, SpecHasTheScaleTheMaskAndTheColumn) {
     EXPECT_NEAR(c.attention.spec(0, c.model).scale, 0.2, 1e-15);
 }
 
+TEST(Config, PatternsRepeatOverLayersAndAPrefixOfOneIsNone) {
+    NetworkConfig c = tiny_llama();
+    c.attention.pattern = {"blocked", "dilated", "strided", "causal"}, c.attention.window = {4};
+    c.attention.dilation = 3, c.attention.prefix = 1;
+    c.model.layers = 5;
+    c.validate();
+    const MaskPattern patterns[] = {MaskPattern::kBlocked, MaskPattern::kDilated, MaskPattern::kStrided,
+                                    MaskPattern::kCausal};
+    for (int64_t layer = 0; layer < 5; ++layer) {
+        const AttentionSpec spec = c.attention.spec(layer, c.model);
+        EXPECT_EQ(spec.pattern, patterns[layer % 4]) << layer;
+        EXPECT_EQ(spec.dilation, layer == 1 ? 3 : 1) << layer;
+        EXPECT_EQ(spec.prefix, 0);
+    }
+    c.attention.prefix = 2;
+    EXPECT_EQ(c.attention.spec(0, c.model).prefix, 2);
+}
+
 TEST(Flops, CountProductsAndVisibleKeys) {
     NetworkConfig c = tiny_llama();
     // Per layer: qkv (3 + 2) * 6 * 18, out 18 * 18, up 2 * 14 * 18, down 14 * 18; head 13 * 18; keys seen on average:
@@ -164,6 +251,10 @@ TEST(Flops, CountProductsAndVisibleKeys) {
     // One layer without, one with: 45 keys and 66.
     c.attention.window = {4, 0};
     EXPECT_NEAR(flops_per_token(c), 3 * (2 * weights + 4.0 * 18 * (45 + 66) / 11), 1e-6);
+    // Blocks of 4: 10 + 10 + 6 keys; a prefix of 3 adds those ahead of its tokens, 3.
+    c.attention.window = {4, 0}, c.attention.pinned = 0, c.attention.pattern = {"blocked", "causal"};
+    c.attention.prefix = 3;
+    EXPECT_NEAR(flops_per_token(c), 3 * (2 * weights + 4.0 * 18 * (26 + 3 + 66 + 3) / 11), 1e-6);
 }
 
 TEST(Flops, CountGatesPlaceholdersAndNoFeedForward) {

@@ -144,19 +144,33 @@ TEST(Parameters, InitialValuesDependOnTheSeedAndNotOnThreads) {
 
 TEST(Parameters, LieApartOnCacheLines) {
     NetworkConfig c = tiny_gpt2();
-    c.attention.gate = {"headwise"}, c.attention.extra_column = {"learned"};
+    c.attention.gate = {"headwise"}, c.attention.extra_column = {"learned", "none"};
+    c.attention.weighting = {"softmax", "sigmoid"}, c.attention.score_bias = "learned";
     const ParameterTable table(c, StageRange::whole(c.model));
     int64_t end = 0;
     for (const Parameter& p : table.entries()) {
         EXPECT_EQ(p.offset % kParameterAlignment, 0) << p.name;
         EXPECT_GE(p.offset, end) << p.name;
         end = p.offset + p.shape.elements();
-        EXPECT_EQ(p.sink, p.name.ends_with("sink_logit")) << p.name;
+        EXPECT_EQ(p.sink, p.name.ends_with("sink_logit") || p.name.ends_with("score_bias")) << p.name;
         EXPECT_EQ(p.matrix, p.name.ends_with(".weight")) << p.name;
     }
     EXPECT_LE(end, table.buffer_elements());
     EXPECT_EQ(table.count_non_embedding(), table.count() - (13 + 11) * 18);
     EXPECT_EQ(table.find("blocks.2.norm1.gain"), -1);
+}
+
+// Only where the weighting takes one, and where training without it would start.
+TEST(Parameters, ALearnedBiasStartsAtMinusLogN) {
+    NetworkConfig c = tiny_llama();
+    c.attention.weighting = {"elu1", "relu"}, c.attention.score_bias = "learned", c.model.context = 32;
+    TinyModel run(c, 32, DType::kF64);
+    EXPECT_EQ(run.model.table().find("blocks.0.attn.score_bias"), -1);
+    const int index = run.model.table().find("blocks.1.attn.score_bias");
+    ASSERT_GE(index, 0);
+    const Tensor bias = run.model.table().view(run.model.parameters(), index);
+    EXPECT_EQ(bias.shape, Shape{c.model.heads});
+    for (const double b : bias.span<double>()) EXPECT_EQ(b, -std::log(32.0));
 }
 
 TEST(Parameters, StagesPartitionTheNetwork) {

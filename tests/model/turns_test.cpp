@@ -37,7 +37,17 @@ class Turns : public ::testing::TestWithParam<std::tuple<std::string, Recompute,
 TEST_P(Turns, GiveTheBitsOfOneAfterTheOther) {
     const auto& [name, recompute, split, dtype] = GetParam();
     NetworkConfig c = tiny_llama();  // untied: a tied table is added to in another order
-    c.attention.gate = {name};
+    if (name == "parts") {
+        c.attention.gate = {"shared"}, c.attention.gate_value = {"elementwise"}, c.attention.gate_query = {"headwise"};
+        c.attention.query_temperature = {"both"}, c.attention.gate_projection = {"headwise"};
+        c.attention.post_norm = true, c.attention.layer_scale = 0.5;
+    } else if (name == "kv_bias") {
+        c.attention.extra_column = {"key_value"}, c.attention.value_bias = true;
+    } else if (name == "differential") {
+        c.model.heads = 4, c.model.kv_heads = 2, c.attention.differential = "v1";
+    } else {
+        c.attention.gate = {name};
+    }
     const TinyBatch first(c, 3), second(c, 2, true, 6);
     const std::array batches{&first, &second};
     const auto model_of = [&](ActivationOptions options, Exec& exec) {
@@ -80,13 +90,14 @@ TEST_P(Turns, GiveTheBitsOfOneAfterTheOther) {
     EXPECT_EQ(std::memcmp(a.data, b.data, static_cast<size_t>(a.bytes())), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Of, Turns,
-                         ::testing::Combine(::testing::Values("none", "headwise", "elementwise"),
-                                            ::testing::Values(Recompute::kNone, Recompute::kLight, Recompute::kBlock),
-                                            ::testing::Values(BackwardSplit::kNo),
-                                            ::testing::Values(DType::kF32, DType::kBF16)));
+INSTANTIATE_TEST_SUITE_P(
+    Of, Turns,
+    ::testing::Combine(::testing::Values("none", "headwise", "elementwise", "parts", "kv_bias", "differential"),
+                       ::testing::Values(Recompute::kNone, Recompute::kLight, Recompute::kBlock),
+                       ::testing::Values(BackwardSplit::kNo), ::testing::Values(DType::kF32, DType::kBF16)));
 INSTANTIATE_TEST_SUITE_P(OfSplit, Turns,
-                         ::testing::Combine(::testing::Values("headwise", "elementwise"),
+                         ::testing::Combine(::testing::Values("headwise", "elementwise", "parts", "kv_bias",
+                                                              "differential"),
                                             ::testing::Values(Recompute::kNone), ::testing::Values(BackwardSplit::kYes),
                                             ::testing::Values(DType::kF64, DType::kF32)));
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = "kernels/README.md"
-VARIANT = "relu"
+VARIANT = "relu_squared"
 BLOCK = re.compile(r"^```(\w+) file=(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_COPIED = re.compile(r"build[^.]*|runs|report|\.git|\.venv|cuda-venv|__pycache__")
 

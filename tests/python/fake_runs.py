@@ -1,6 +1,6 @@
 """Makes run directories as plimsoll writes them, with plausible curves: for the report's tests and for looking at it.
 
-    python3 tests/python/fake_runs.py DIR      five one-layer runs, as the quickstart makes them
+    python3 tests/python/fake_runs.py DIR      five one-layer runs, as the quickstart makes them, and a sweep in DIR/sweep
 """
 
 import json
@@ -45,8 +45,9 @@ def run_info(variant, **changes):
     return info
 
 
-def make_run(path, variant, layers=1, heads=1, seed=42, steps=1000, qk_norm=False, **changes):
-    """A whole run. The random part depends on the seed and the variant only."""
+def make_run(path, variant, layers=1, heads=1, seed=42, steps=1000, qk_norm=False, lr=0.001, final=None, scored=8128,
+             **changes):
+    """A whole run. The random part depends on the seed and the variant only; `final` is the last validation loss."""
     path = Path(path)
     path.mkdir(parents=True)
     noise = random.Random(f"{seed}/{variant}")
@@ -55,16 +56,20 @@ def make_run(path, variant, layers=1, heads=1, seed=42, steps=1000, qk_norm=Fals
     (path / "config.toml").write_text(
         f'[run]\nname = "{info["name"]}"\ndir = "{path.name}"\nseed = {seed}\n\n[model]\nlayers = {layers}\n'
         f'heads = {heads}\nqk_norm = {str(qk_norm).lower()}\n\n[attention]\nkind = "{variant}"\n\n'
-        '[optimizer]\nkind = "adamw"\nlr = 0.001\n')
+        f'[optimizer]\nkind = "adamw"\nlr = {lr}\n')
     write_lines(path / "metrics.jsonl", [
         {"step": step, "loss": _loss(step) + 0.02 * noise.gauss(0, 1), "norm": 1 + noise.random(), "lr": 1e-3,
          "tokens": 8192 * step, "seconds": 0.0312 * step} for step in range(1, steps + 1)])
     bigram_floor = (info["oracle"] or {}).get("bigram_risk")
-    write_lines(path / "evals.jsonl", [
+    evals = [
         {"step": step, "tokens": 8192 * step, "seconds": 0.0312 * step, "loss": _loss(step) + 0.004 * noise.random(),
+         "scored": scored,
          "bigram_risk": bigram_floor and bigram_floor + 0.012 + 2.2 * math.exp(-step / 30) + 0.002 * noise.random(),
          "copy_risk": bigram_floor and 0.003 + 4.3 / (1 + (step / 120) ** 4)}
-        for step in [s for s in range(0, steps, 50)] + [steps]])
+        for step in [s for s in range(0, steps, 50)] + [steps]]
+    if final is not None:
+        evals[-1]["loss"] = final
+    write_lines(path / "evals.jsonl", evals)
     write_lines(path / "probes.jsonl", [probe(variant, step, layers, heads, noise)
                                         for step in STEPS if step <= steps])
     write_json(path / "attention_maps.json", attention_maps(variant, layers, heads, noise))
@@ -139,6 +144,30 @@ def attention_maps(variant, layers, heads, noise, size=40):
     return {"step": 1000, "labels": labels[:size], "maps": maps}
 
 
+def make_sweep(path, losses, seeds=(1, 2, 3), steps=500, failed=(), missing=(), plan=True, changes=None):
+    """A sweep's directory as plimsoll leaves it. `losses`: {variant: {rate: final validation loss of each seed}}; `failed`
+    and `missing` name cells; `changes`: {cell: what make_run takes}. -> its path"""
+    path = Path(path)
+    path.mkdir(parents=True)
+    cells, events = [], []
+    for variant, rates in losses.items():
+        for rate, finals in rates.items():
+            for seed, final in zip(seeds, finals):
+                name = f"{variant}-lr{rate}-seed{seed}"
+                cells.append({"name": name, "variant": variant,
+                              "settings": [f"optimizer.lr={rate}", f"run.seed={seed}", "run.name=sweep"]})
+                if name in missing:
+                    continue
+                events.append({"event": "begin", "cell": name, "pid": 1, "time": 1})
+                (path / f"{name}.txt").write_text("step 1\nloss is nan\n" if name in failed else "done\n")
+                events.append({"event": "end", "cell": name, "status": 70 if name in failed else 0, "time": 2})
+                if name not in failed:
+                    more = {"name": "sweep", **(changes or {}).get(name, {})}
+                    make_run(path / name, variant, seed=seed, steps=steps, lr=float(rate), final=final, **more)
+    write_lines(path / "sweep.jsonl", ([{"event": "plan", "cells": cells, "time": 0}] if plan else []) + events)
+    return path
+
+
 def add_attention(path, timeline=True):
     """Makes a run one whose core attention was planned: 2 ranks, of which rank 0 owns one document of 512 tokens and
     rank 1 four of 128; rank 1 computes the last 128 queries of the long one."""
@@ -172,3 +201,7 @@ def add_attention(path, timeline=True):
 if __name__ == "__main__":
     for name in VARIANTS:
         print(make_run(Path(sys.argv[1]) / name, name))
+    dice = random.Random(1)
+    print(make_sweep(Path(sys.argv[1]) / "sweep", {
+        name: {rate: [1.7 + 0.05 * (rate == "1e-3") + 0.02 * (name == "gated") + 0.01 * dice.gauss(0, 1) + 0.02 * seed
+                      for seed in range(5)] for rate in ("1e-3", "3e-3")} for name in VARIANTS}, seeds=range(1, 6)))

@@ -54,22 +54,49 @@ class Sweeps(unittest.TestCase):
         again = self.run_sweep(path)
         self.assertIn("4 done, 0 to run", again)
         self.assertRegex(self.run_sweep(path, "status"), r"sigmoid-seed2 +done +6/6")
+        events = [json.loads(line) for line in (self.folder / "runs/sweep.jsonl").read_text().splitlines()]
+        plans = [event["cells"] for event in events if event["event"] == "plan"]
+        self.assertEqual([cell["name"] for cell in plans[-1]],
+                         ["softmax-seed1", "softmax-seed2", "sigmoid-seed1", "sigmoid-seed2"])
+        self.assertEqual(plans[-1][3]["variant"], "sigmoid")
+        self.assertIn("run.seed=2", plans[-1][3]["settings"])
 
-    def test_a_killed_sweep_goes_on_and_repeats_no_finished_cell(self):
-        whole = self.sweep("whole")
+    def finished(self, name):
+        """Cells that are done -> when they were last written to."""
+        return {run.parent.name: (run.parent / "metrics.jsonl").stat().st_mtime_ns
+                for run in (self.folder / name).glob("*/run.json") if json.loads(run.read_text())["status"] == "done"}
+
+    def test_a_sweep_killed_twenty_times_goes_on_and_repeats_no_finished_cell(self):
+        steps = ["train.max_steps=60", "train.save_every=5"]
+        whole = self.sweep("whole", settings=steps)
         self.run_sweep(whole)
-        path, dice = self.sweep("killed"), random.Random(5)
-        for _ in range(5):
+        # On a busy machine a cell may be ended before its first step every time.
+        path, dice, done = self.sweep("killed", settings=[*steps, "train.max_restarts=0"]), random.Random(5), {}
+        for _ in range(20):
             process = subprocess.Popen([PLIMSOLL, "sweep", path], cwd=ROOT, stdout=subprocess.DEVNULL,
                                        stderr=subprocess.DEVNULL)
-            time.sleep(dice.uniform(0.05, 0.8))
+            time.sleep(dice.uniform(0.05, 0.6))
             process.send_signal(signal.SIGKILL)
             process.wait()
+            now = self.finished("killed")
+            self.assertEqual({cell: now.get(cell) for cell in done}, done, "a finished cell was lost, or ran again")
+            done = now
         self.run_sweep(path)
         self.assertEqual(self.losses("killed"), self.losses("whole"))
-        ends = [json.loads(line) for line in (self.folder / "killed/sweep.jsonl").read_text().splitlines()]
-        done = [e["cell"] for e in ends if e["event"] == "end" and e["status"] == 0]
-        self.assertEqual(len(done), len(set(done)), "a finished cell ran again")
+        self.assertEqual({cell: self.finished("killed")[cell] for cell in done}, done)
+
+    def test_two_sweeps_do_not_run_the_same_cells(self):
+        path = self.sweep("twice", settings=["train.max_steps=2000"])
+        with subprocess.Popen([PLIMSOLL, "sweep", path], cwd=ROOT, stdout=subprocess.DEVNULL) as first:
+            for _ in range(100):
+                if list((self.folder / "twice").glob("*/metrics.jsonl")):
+                    break
+                time.sleep(0.1)
+            self.assertRegex(self.run_sweep(path, "status"), r"2 waiting, 2 running|4 running")
+            second = subprocess.run([PLIMSOLL, "sweep", path], capture_output=True, text=True, timeout=60, cwd=ROOT)
+            first.send_signal(signal.SIGTERM)
+        self.assertEqual(second.returncode, 75, second.stderr)
+        self.assertIn("another plimsoll sweep runs these cells", second.stderr)
 
     def test_a_stopped_sweep_saves_its_cells(self):
         path = self.sweep("stopped", settings=["train.max_steps=2000"])

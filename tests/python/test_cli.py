@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -42,6 +43,14 @@ class Cli(unittest.TestCase):
             self.assertIn(key, text)
         self.assertEqual(self.run_plimsoll("--help").returncode, 0)
         self.assertRegex(self.run_plimsoll("--version").stdout, r"plimsoll \d+\.\d+\.\d+ \(")
+
+    def test_exit_codes_are_those_of_the_readme(self):
+        text = (ROOT / "train" / "README.md").read_text().split("| exit status | meaning |")[1].split("\n\n")[0]
+        documented = re.findall(r"^\| (\d+) \| (.+) \|$", text, re.MULTILINE)
+        self.assertIn(("0", "done"), documented)
+        for command in ([], ["train"]):
+            shown = self.run_plimsoll(*command, "--help").stdout.split("Exit codes:\n")[1]
+            self.assertEqual(re.findall(r"^ *(\d+)  (.+)$", shown, re.MULTILINE), documented)
 
     def test_bad_input_is_one_clear_line_and_78(self):
         bad = self.folder / "bad.toml"

@@ -170,6 +170,22 @@ class Verdicts(ReportCase):
         _, passed = self.judged("gated", {"first_mass_effective": 0.1})
         self.assertIsNone(passed["drain_ratio"])
 
+    def test_other_tasks_are_judged_by_their_own_floors_alone(self):
+        def judged(task, oracle, risks):
+            path = self.small_run(f"{task} {risks[1]}", [],
+                                  info={"oracle": oracle, "data": f"Bigram-Backcopy (task {task}), 67 ids"},
+                                  evals=[{"step": 2, "loss": 1.7, "bigram_risk": risks[0], "copy_risk": risks[1]}])
+            verdict = self.report(path)[0]["verdicts"][0]
+            return {item["key"]: (item["pass"], item["limit"]) for item in verdict["thresholds"]}
+
+        oracle = {"bigram_risk": 2.3, "copy_risk": 1.9}
+        self.assertEqual(judged("backward", oracle, (2.31, 1.94)), {"copy_risk": (True, 1.95),
+                                                                    "bigram_risk": (True, 2.36)})
+        self.assertFalse(judged("backward", oracle, (2.31, 1.96))["copy_risk"][0])
+        # No triggers, no copies.
+        self.assertEqual(judged("markov", {"bigram_risk": 2.4, "copy_risk": None}, (2.41, None)).keys(),
+                         {"bigram_risk"})
+
     def test_real_text_has_no_task_thresholds(self):
         path = self.small_run("text", [], info={"oracle": None})
         summary, _ = self.report(path)

@@ -124,6 +124,15 @@ class InstallDependencies(Scripts):
         self.assertEqual(self.as_user(0, "--check", ABSENT="libdnnl-dev").returncode, 0)
         self.assertEqual(self.called(), [])
 
+    @unittest.skipIf(os.path.isdir("/run/systemd/system"), "under systemd SLURM is not installed")
+    def test_what_only_tests_use_is_installed_for_them(self):
+        missing = {"ABSENT": "slurm-wlm munge"}
+        self.assertEqual(self.as_user(0, "--check", **missing).stdout, "dependencies: all present\n")
+        self.assertIn("missing, optional: slurm-wlm munge\n", self.as_user(0, "--check", "--tests", **missing).stdout)
+        done = self.as_user(0, "--tests", **missing)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertTrue(any(call.endswith(" slurm-wlm") for call in self.called()), self.called())
+
     def test_with_a_bundle_apt_is_not_tried(self):
         (self.root / ".deps/libraries").mkdir(parents=True)
         (self.root / ".deps/libraries/VERSIONS").write_text("fmt libfmt-dev 9.1.0\n")

@@ -4,6 +4,7 @@
 #include <limits>
 #include <random>
 
+#include "kernels/attention/mask.h"
 #include "kernels/attention_tasks.h"
 #include "support/attention_run.h"
 
@@ -69,8 +70,10 @@ class Dealer {
     void give(AttentionShare& share, int64_t first, int64_t n, std::span<const std::pair<int64_t, int64_t>> parts) {
         if (parts.empty()) return;
         KeyRange range{.end = std::min(n, parts.back().second + below(100))};
-        if (c_.window && keep_prefix_) {
-            const int64_t lowest = std::max<int64_t>(0, parts.front().first - c_.window + 1);
+        if (parts.front().first < c_.prefix) range.end = std::max(range.end, std::min(n, c_.prefix));
+        if (keep_prefix_) {
+            // The first query may see further back than it does: a later one, at another place of a step, will.
+            const int64_t lowest = Mask(c_.spec()).keys_of(parts.front().first, n).sparse;
             range.begin = lowest / kKeyBlock * kKeyBlock;
             range.prefix = std::min(range.begin, (c_.pinned + kKeyBlock - 1) / kKeyBlock * kKeyBlock);
         }
@@ -174,7 +177,7 @@ template <class T>
 struct Together {
     using R = Accumulator<T>;
     std::vector<T> out, dq, dgate;
-    std::vector<R> lse, dsink;
+    std::vector<R> lse, dsink, dbias;
     std::vector<double> dk, dv;
 };
 
@@ -194,7 +197,9 @@ Together<T> run_shares(const AttentionRun<T>& run, const std::vector<AttentionSh
     const bool normalized = is_normalized(spec.weighting);
     const int64_t N = c.N(), wide = c.NH * c.HS, narrow = c.NKV * c.HS;
     const DenseQkv<T> dense(c, run.qkv);
-    const Memory<R> sink(run.sink), dsink(run.dsink);
+    const Memory<R> sink(run.sink), dsink(run.dsink), bias(run.bias), dbias(run.dbias);
+    const bool biased = !run.bias.empty();
+    std::vector<R> dbias_rows = untouched<R>(biased ? N * c.NH : 0);
     const Memory<T> gate(run.gate), dgate(run.dgate);
     const Shape whole{N, c.NH, c.HS}, per_row{c.NH, N}, gates{N, c.NH};
 
@@ -203,6 +208,7 @@ Together<T> run_shares(const AttentionRun<T>& run, const std::vector<AttentionSh
                     .dgate = {},
                     .lse = untouched<R>(N * c.NH),
                     .dsink = {},
+                    .dbias = {},
                     .dk = std::vector<double>(static_cast<size_t>(N * narrow)),
                     .dv = std::vector<double>(static_cast<size_t>(N * narrow))};
     for (const AttentionShare& share : shares) {
@@ -219,7 +225,8 @@ Together<T> run_shares(const AttentionRun<T>& run, const std::vector<AttentionSh
                                  .k = k.tensor(keys),
                                  .v = v.tensor(keys),
                                  .sink_logit = sink.tensor({c.NH}),
-                                 .gate = {}},
+                                 .gate = {},
+                                 .score_bias = bias.tensor({c.NH})},
                                 gone.work(), spec, exec);
         gone.tasks.assign(gone.tasks.size(), {.row = -1}), gone.keys.assign(gone.keys.size(), {.row = -1});
         scatter_rows(out.values(), share.query_tokens, wide, T(kUntouched), [&](size_t i, T x) { all.out[i] = x; });
@@ -259,6 +266,7 @@ Together<T> run_shares(const AttentionRun<T>& run, const std::vector<AttentionSh
         const Memory<R> lse_here(gather_columns(all.lse, share.query_tokens, c.NH)),
             delta_here(gather_columns(deltas, share.query_tokens, c.NH));
         const Memory<G> dk(untouched<G>(share.M() * narrow)), dv(untouched<G>(share.M() * narrow));
+        const Memory<R> dbias_here(untouched<R>(biased ? share.N() * c.NH : 0));
         const Shape rows{share.N(), c.NH, c.HS}, keys{share.M(), c.NKV, c.HS};
         AttentionShare gone = share;
         attention_tasks_backward({.out = here.tensor(rows),
@@ -267,21 +275,31 @@ Together<T> run_shares(const AttentionRun<T>& run, const std::vector<AttentionSh
                                   .k = dk.tensor(keys),
                                   .v = dv.tensor(keys),
                                   .sink_logit = {},
-                                  .gate = {}},
+                                  .gate = {},
+                                  .score_bias = dbias_here.tensor({c.NH, share.N()})},
                                  {.out = {},
                                   .lse = lse_here.tensor({c.NH, share.N()}),
                                   .q = q.tensor(rows),
                                   .k = k.tensor(keys),
                                   .v = v.tensor(keys),
                                   .sink_logit = {},
-                                  .gate = {}},
+                                  .gate = {},
+                                  .score_bias = bias.tensor({c.NH})},
                                  normalized ? delta_here.tensor({c.NH, share.N()}) : Tensor{}, gone.work(), spec, exec);
         gone.tasks.assign(gone.tasks.size(), {.row = -1}), gone.keys.assign(gone.keys.size(), {.row = -1});
+        if (biased)
+            scatter_columns(dbias_here.values(), share.query_tokens, c.NH, N, R(kUntouched),
+                            [&](size_t i, R x) { dbias_rows[i] = x; });
         scatter_rows(dq.values(), share.query_tokens, wide, T(kUntouched), [&](size_t i, T x) { all.dq[i] = x; });
         scatter_rows(dk.values(), share.key_tokens, narrow, G(kUntouched),
                      [&](size_t i, G x) { all.dk[i] += static_cast<double>(static_cast<Accumulator<G>>(x)); });
         scatter_rows(dv.values(), share.key_tokens, narrow, G(kUntouched),
                      [&](size_t i, G x) { all.dv[i] += static_cast<double>(static_cast<Accumulator<G>>(x)); });
+    }
+    if (biased) {
+        const Memory<R> rows(dbias_rows);
+        score_bias_backward(dbias.tensor({c.NH}), rows.tensor(per_row), Write::kOverwrite, exec);
+        all.dbias = dbias.values();
     }
     return all;
 }

@@ -139,7 +139,7 @@ class CadRanks {
     AttentionRun<T> compute(bool in_turn) {
         AttentionRun<T> result(case_.attention);
         std::ranges::fill(result.out, T{}), std::ranges::fill(result.dqkv, T{});
-        sink_sum_.assign(result.dsink.size(), 0);
+        learned_sum_.assign(result.dlearned().size(), 0);
         observed_.assign(static_cast<size_t>(case_.ranks), 0);
         if (in_turn) {
             for (int r = 0; r < case_.ranks; ++r) {
@@ -172,8 +172,8 @@ class CadRanks {
     int64_t planned(int rank) const {
         return planned_[0].sent[static_cast<size_t>(rank)] + planned_[1].sent[static_cast<size_t>(rank)];
     }
-    const std::vector<double>& sink_sum() const { return sink_sum_; }
-    void clear_sinks() { sink_sum_.assign(sink_sum_.size(), 0); }
+    const std::vector<double>& learned_sum() const { return learned_sum_; }
+    void clear_learned_sum() { learned_sum_.assign(learned_sum_.size(), 0); }
     CaOptions options(bool backward) const {
         const AttentionSpec spec = case_.attention.spec();
         CaOptions o = case_.options(backward ? shape().backward_costs(spec) : shape().forward_costs(spec));
@@ -203,8 +203,8 @@ class CadRanks {
                             result.lse.begin() + h * a.N() + case_.row_in_whole(s));
             row += s.end - s.begin;
         }
-        for (size_t h = 0; h < sink_sum_.size() && own.c.N() > 0; ++h)
-            sink_sum_[h] += static_cast<double>(own.dsink[h]);
+        for (size_t h = 0; h < learned_sum_.size() && own.c.N() > 0; ++h)
+            learned_sum_[h] += static_cast<double>(own.dlearned()[h]);
     }
 
   private:
@@ -227,7 +227,7 @@ class CadRanks {
     std::vector<T> dout_;
     CaPlan forward_, backward_;
     bool two_hop_;
-    std::vector<double> sink_sum_;
+    std::vector<double> learned_sum_;
     std::vector<int64_t> observed_;
     std::vector<CaBytes> planned_;
 };

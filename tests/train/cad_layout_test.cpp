@@ -72,8 +72,9 @@ INSTANTIATE_TEST_SUITE_P(
         CadRun{data(4), "window_pinned", "fp64", false}, CadRun{data(2), "placeholder", "fp32", false, "block"},
         CadRun{data(3), "gated", "fp32", true, "block"}, CadRun{stages(1, 2), "softmax", "fp64", false},
         CadRun{stages(1, 3), "sigmoid", "fp32", true}, CadRun{stages(1, 4, true), "sink_logit", "fp64", false},
-        CadRun{stages(2, 2), "gated_headwise", "fp32", false, "light"},
-        CadRun{stages(2, 2), "placeholder", "fp64", true}, CadRun{stages(2, 3, true), "softmax1", "fp32", true}),
+        CadRun{stages(2, 2), "gated_headwise", "fp32", false, "light"}, CadRun{data(2), "gate_value", "fp32", true},
+        CadRun{stages(1, 2), "temperature", "fp64", false}, CadRun{stages(2, 2), "placeholder", "fp64", true},
+        CadRun{stages(2, 3, true), "softmax1", "fp32", true}),
     [](const auto& info) { return fmt::format("{}", info.index); });
 
 class CadRefusals : public LayoutTest {};

@@ -79,6 +79,7 @@ inline TrainingState state_at(int64_t step) {
             .best_step = -1,
             .config = "[run]\n",
             .data_hash = "abc",
+            .tokenizer_hash = "def",
             .extra = R"({"window":[1.5,2]})"};
 }
 

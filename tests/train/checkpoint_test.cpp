@@ -34,6 +34,7 @@ TEST_F(CheckpointTest, GivesBackWhatWasSaved) {
     EXPECT_EQ(state->best_step, wanted.best_step);
     EXPECT_EQ(state->config, wanted.config);
     EXPECT_EQ(state->data_hash, wanted.data_hash);
+    EXPECT_EQ(state->tokenizer_hash, wanted.tokenizer_hash);
     EXPECT_EQ(state->extra, wanted.extra);
 }
 

@@ -96,7 +96,7 @@ TEST_F(ConfigTest, OverridesAreTomlOrBareWords) {
     refuse("optimizer.lr=inf", {"a finite number"});
     refuse("model.tied=yes", {"true or false", "\"yes\""});
     refuse("attention.window=[1, [2]]", {"attention.window", "an integer", "a list"});
-    refuse("optimizer.kind=adam", {"optimizer.kind", "adamw, sgd"});
+    refuse("optimizer.kind=adam", {"optimizer.kind", "adamw, sgd, muon, orthoadam"});
     refuse("train=3", {"section.key=value"});
     refuse("=3", {"section.key=value"});
     refuse("", {"section.key=value"});
@@ -173,8 +173,20 @@ TEST_F(ConfigTest, ValuesThatCannotBeUsedAreRefusedByName) {
     refuse({"attention.weighting=softmix"}, {"'softmix'", "softmax", "sigmoid"});
     refuse({"attention.gate=wide"}, {"attention.gate", "'wide'", "headwise"});
     refuse({"attention.window=[]"}, {"attention.window"});
+    for (const char* mode : {"on", "plan_only"}) {
+        const std::string cad = fmt::format("cad.mode={}", mode);
+        refuse({cad, "attention.prefix=4"}, {"cad.mode", mode, "attention.prefix = 4"});
+        refuse({cad, "attention.pattern=[\"causal\", \"dilated\"]"},
+               {"cad.mode", mode, "attention.pattern = \"dilated\""});
+    }
     refuse({"attention.window=-1"}, {"attention.window is -1"});
-    refuse({"attention.weighting=sigmoid", "attention.extra_column=learned"}, {"attention.extra_column", "sigmoid"});
+    for (const std::string weighting : {"sigmoid", "sigmoid_normalized"})
+        refuse({"attention.weighting=" + weighting, "attention.extra_column=learned"},
+               {"attention.extra_column", weighting});
+    for (const std::string bias : {"learned", "per_row", "constant"})
+        for (const std::string weighting : {"softmax", "elu1", "linear", "sigmoid_normalized"})
+            refuse({"attention.weighting=" + weighting, "attention.score_bias=" + bias},
+                   {"attention.score_bias is", bias, "takes a bias", weighting, "log_n"});
     refuse({"train.log_every=0"}, {"train.log_every is 0"});
     refuse({"train.keep=0"}, {"train.keep is 0"});
     refuse({"train.eval_every=-1"}, {"train.eval_every is -1"});
@@ -342,6 +354,51 @@ TEST_F(ConfigTest, TheResolvedFileReadsBackAsTheSame) {
     EXPECT_NE(config_differences(config, other)[0].find("model.layers"), std::string::npos);
 }
 
+TEST_F(ConfigTest, GroupsOfParametersAreTables) {
+    const std::string text =
+        "[[optimizer.groups]]\nmatch = [\"blocks.*.attn.*\", \"wte.weight\"]\nlr_scale = 2\n"
+        "[[optimizer.groups]]\nmatch = \"*.gain\"\nweight_decay = 0.125\n";
+    RunConfig config = load(write("run.toml", "[train]\nmax_steps = 1\n" + text));
+    const std::vector<ParameterGroup> expected{
+        {.match = {"blocks.*.attn.*", "wte.weight"}, .lr_scale = 2, .weight_decay = {}},
+        {.match = {"*.gain"}, .lr_scale = 1, .weight_decay = 0.125}};
+    EXPECT_EQ(config.optimizer.groups, expected);
+    EXPECT_NO_THROW(config.validate());
+    EXPECT_NE(resolved_toml(config).find("groups = [{match = [\"blocks.*.attn.*\", \"wte.weight\"], lr_scale = 2.0}, "
+                                         "{match = [\"*.gain\"], lr_scale = 1.0, weight_decay = 0.125}]"),
+              std::string::npos)
+        << resolved_toml(config);
+    const RunConfig back = parse_config(resolved_toml(config), "resolved");
+    EXPECT_EQ(back.optimizer.groups, expected);
+    EXPECT_EQ(config_differences(config, back), std::vector<std::string>{});
+    // A later file or override replaces the list, and one table stands for a list of one.
+    const RunConfig one =
+        load(write("run.toml", text), {"optimizer.groups={match = \"lm_head.weight\", lr_scale = 0}"});
+    EXPECT_EQ(one.optimizer.groups, (std::vector<ParameterGroup>{{.match = {"lm_head.weight"}, .lr_scale = 0}}));
+    ASSERT_EQ(config_differences(config, one).size(), 2u);  // and train.max_steps
+    EXPECT_TRUE(load(write("run.toml", text), {"optimizer.groups=[]"}).optimizer.groups.empty());
+
+    const auto refuse = [&](const std::string& group, std::initializer_list<std::string_view> parts) {
+        expect_error(ExitCode::kBadInput, parts, [&] {
+            load(write("bad.toml", "[train]\nmax_steps = 1\n[[optimizer.groups]]\n" + group)).validate();
+        });
+    };
+    refuse("match = \"wte.weight\"\nlr_scal = 2\n", {"bad.toml:5", "'lr_scal'", "optimizer.groups", "'lr_scale'"});
+    refuse("lr_scale = 2\n", {"bad.toml:3", "optimizer.groups", "without match"});
+    refuse("match = []\n", {"optimizer.groups", "without match"});
+    refuse("match = 3\n", {"bad.toml:4", "optimizer.groups.match", "a string", "3"});
+    refuse("match = \"*\"\nlr_scale = \"big\"\n", {"bad.toml:5", "optimizer.groups.lr_scale", "a number"});
+    refuse("match = \"*\"\nlr_scale = -1\n", {"optimizer.groups.lr_scale is -1", "at least 0"});
+    refuse("match = \"*\"\nlr_scale = inf\n", {"optimizer.groups.lr_scale", "finite"});
+    refuse("match = \"*\"\nweight_decay = -0.5\n", {"optimizer.groups.weight_decay is -0.5"});
+    refuse("match = [\"wte.weight\", \"wte.wieght\"]\n",
+           {"bad.toml:3", "optimizer.groups[0]", "'wte.wieght'", "wte.weight", "blocks.0.attn.qkv.weight"});
+    refuse("match = \"blocks.*\"\n[[optimizer.groups]]\nmatch = \"blocks.0.*\"\n",
+           {"optimizer.groups[1]", "in groups before it"});
+    expect_error(ExitCode::kBadInput, {"optimizer.groups", "tables such as", "\"wte.weight\""},
+                 [&] { load(write("run.toml", ""), {"optimizer.groups=wte.weight"}); });
+}
+
 TEST_F(ConfigTest, EveryKeyIsExplained) {
     RunConfig config;
     for (const ConfigField& field : config_fields(config)) {
@@ -362,7 +419,9 @@ TEST_F(ConfigTest, ShippedFilesAreValid) {
         ++models;
     }
     for (const auto& entry : fs::directory_iterator(configs / "variants")) {
-        const RunConfig config = load((configs / "quickstart.toml").string(), {}, entry.path().string());
+        // Differential attention wants more heads than the quickstart's one.
+        const RunConfig config = load((configs / "quickstart.toml").string(), {"model.heads=4", "model.kv_heads=2"},
+                                      entry.path().string());
         EXPECT_NO_THROW(config.validate()) << entry.path();
         EXPECT_NE(read_file(entry.path().string(), "variant").find("variant = "), std::string::npos) << entry.path();
         ++variants;

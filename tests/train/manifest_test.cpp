@@ -47,7 +47,9 @@ TEST(Crc32c, DoesNotDependOnHowTheBytesAreCut) {
 
 // Two files, three pieces: a (4, 5) fp32 in two of them, b (3) fp64.
 Manifest example() {
-    Manifest m{.state = {.step = 7, .config = "[run]\n", .data_hash = "abc"}, .build = "x", .chunk_bytes = 32};
+    Manifest m{.state = {.step = 7, .config = "[run]\n", .data_hash = "abc", .tokenizer_hash = "def"},
+               .build = "x",
+               .chunk_bytes = 32};
     const std::string bytes(104, 'q');
     const auto crcs = [&](int64_t size) {
         std::vector<uint32_t> list;
@@ -97,6 +99,13 @@ TEST(Manifest, ComesBackAsItWas) {
     EXPECT_EQ(m.find("c"), -1);
 }
 
+TEST(Manifest, ChecksumOfTheTokenizerMayBeMissing) {
+    EXPECT_EQ(parse_manifest(manifest_text(example()), "x").state.tokenizer_hash, "def");
+    json older = json_of(example());
+    older.erase("tokenizer_hash");
+    EXPECT_EQ(parse_manifest(signed_text(older.dump()), "x").state.tokenizer_hash, "");
+}
+
 TEST(Manifest, EveryMemberIsNeededAndOfOneType) {
     const json good = json_of(example());
     const auto refuse = [&](const std::string& what, const std::function<void(json&)>& change) {
@@ -111,7 +120,8 @@ TEST(Manifest, EveryMemberIsNeededAndOfOneType) {
         const json::json_pointer base(where);
         for (const auto& entry : object.items()) {
             if (entry.key() == "config_hash") continue;  // for people
-            refuse("no " + entry.key(), [&](json& m) { m[base].erase(entry.key()); });
+            if (entry.key() != "tokenizer_hash")         // which older checkpoints have not
+                refuse("no " + entry.key(), [&](json& m) { m[base].erase(entry.key()); });
             for (const json& other : others) {
                 const std::string_view key = entry.key();
                 const bool any_number = key == "seconds" || key == "best_loss";

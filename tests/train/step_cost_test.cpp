@@ -7,6 +7,8 @@
 
 #include "kernels/global_norm.h"
 #include "kernels/trace.h"
+#include "model/decoder.h"
+#include "support/named_networks.h"
 #include "train/trainer.h"
 #include "train_test_support.h"
 
@@ -175,6 +177,32 @@ TEST_F(StepCost, OneProcessAddsNoOpAndNoMemory) {
     EXPECT_TRUE(std::ranges::equal(a, b));
     for (const Communicator* group : {&grid.world, &grid.data, &grid.forward, &grid.backward})
         for (const CommKind kind : kKinds) EXPECT_EQ(group->stats(kind).calls, 0) << group->name() << name_of(kind);
+}
+
+// A token behind others, and its logits: within the context and of a stream.
+TEST_F(StepCost, ADecodedTokenAllocatesNothing) {
+    for (const Named& named : networks()) {
+        NetworkConfig network = named.config;
+        // Its products have a row per head: they are the library's, which allocates. Those of one row are our own.
+        if (network.attention.feature_map == "mlp") continue;
+        network.model.context = 64;
+        const TinyModel run(network, 1, DType::kF32);
+        const NetworkWeights weights{run.model.table(), run.model.parameters(), {}, run.model.precision()};
+        for (const bool streaming : {false, true}) {
+            if (streaming && !can_stream(network)) continue;
+            CacheOptions cache{.tokens = 64};
+            if (streaming) cache.streaming = {2, 9};
+            Decoder decoder(network, weights, {.cache = cache, .chunk = 1}, {.threads = 2});
+            const int32_t token = 3;
+            const auto append = [&](int times) {
+                for (int i = 0; i < times; ++i) decoder.append({&token, 1}), decoder.logits();
+            };
+            append(33);  // buffers that double are as large as they get
+            const int64_t before = allocations;
+            append(31);
+            EXPECT_EQ(allocations, before) << named.name << (streaming ? ", streaming" : "");
+        }
+    }
 }
 
 }  // namespace

@@ -1,11 +1,17 @@
 #include "train/sweep.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
 #include <set>
+#include <sstream>
 
 #include "dist/as_ranks.h"
+#include "train/sweep_progress.h"
 #include "train/sweep_runner.h"
 #include "train_test_support.h"
 
@@ -89,24 +95,75 @@ TEST_F(SweepTest, ShippedSweepsLoad) {
 TEST_F(SweepTest, ProgressIsReadFromRuns) {
     const Sweep sweep = load("variants = [\"softmax\"]\nset = [\"train.max_steps=4\"]");
     const SweepCell& cell = sweep.cells.front();
-    EXPECT_EQ(progress_of(sweep, cell).state, CellState::kWaiting);
+    EXPECT_EQ(SweepJournal(sweep).progress_of(cell).state, CellState::kWaiting);
     std::filesystem::create_directories(cell.dir);
     write_bytes(cell.dir + "/metrics.jsonl",
                 "{\"step\":1,\"loss\":2.5,\"seconds\":3}\n{\"step\":2,\"loss\":2.25,\"seconds\":4}\n{\"st");
     write_bytes(cell.dir + "/run.json", "{\"status\":\"running\"}");
-    CellProgress progress = progress_of(sweep, cell);
+    CellProgress progress = SweepJournal(sweep).progress_of(cell);
     EXPECT_EQ(progress.state, CellState::kInterrupted);
     EXPECT_EQ(progress.step, 2);
     EXPECT_EQ(progress.loss, 2.25);
     write_bytes(sweep.dir + "/sweep.jsonl", "{\"event\":\"end\",\"cell\":\"softmax\",\"status\":78}\n");
-    EXPECT_EQ(progress_of(sweep, cell).state, CellState::kFailed);
+    EXPECT_EQ(SweepJournal(sweep).progress_of(cell).state, CellState::kFailed);
     write_bytes(sweep.dir + "/sweep.jsonl",
                 "{\"event\":\"end\",\"cell\":\"softmax\",\"status\":78}\n{\"event\":\"end\",\"cell\":\"softmax\","
                 "\"status\":85}\n");
-    EXPECT_EQ(progress_of(sweep, cell).state, CellState::kInterrupted);
+    EXPECT_EQ(SweepJournal(sweep).progress_of(cell).state, CellState::kInterrupted);
     write_bytes(cell.dir + "/metrics.jsonl", "{\"step\":4,\"loss\":2.0,\"seconds\":9}\n");
     write_bytes(cell.dir + "/run.json", "{\"status\":\"done\"}");
-    EXPECT_EQ(progress_of(sweep, cell).state, CellState::kDone);
+    EXPECT_EQ(SweepJournal(sweep).progress_of(cell).state, CellState::kDone);
+}
+
+// A process that a "begin" names is looked for; this one is not the cell's.
+TEST_F(SweepTest, AnotherProcessWithTheNumberOfACellIsNotTheCell) {
+    const Sweep sweep = load("variants = [\"softmax\"]");
+    std::filesystem::create_directories(sweep.dir);
+    note_event(sweep, {{"event", "begin"}, {"cell", "softmax"}, {"pid", getpid()}});
+    EXPECT_EQ(SweepJournal(sweep).progress_of(sweep.cells.front()).state, CellState::kWaiting);
+}
+
+// What a task of a job array is told, as long as the cells are those that were submitted.
+TEST_F(SweepTest, ATaskLearnsItsCell) {
+    const std::string text = "variants = [\"softmax\", \"sigmoid\"]\nseeds = [1, 2]\n[launch]\nthreads = 3";
+    const Sweep sweep = load(text);
+    testing::internal::CaptureStdout();
+    print_cell(sweep, 3, sweep.cells_hash());
+    std::istringstream lines(testing::internal::GetCapturedStdout());
+    std::vector<std::string> words;
+    for (std::string line; std::getline(lines, line);) words.push_back(line);
+    ASSERT_GT(words.size(), 8u);
+    EXPECT_EQ(words[0], sweep.dir + "/sigmoid-seed2.txt");
+    EXPECT_EQ(words[2], "train");
+    EXPECT_EQ(words.back(), "run.threads=3");
+    EXPECT_NE(std::ranges::find(words, "run.seed=2"), words.end());
+    EXPECT_NE(std::ranges::find(words, sweep.dir + "/sigmoid-seed2"), words.end());
+
+    const Sweep longer = load("variants = [\"softmax\", \"sigmoid\"]\nseeds = [1, 2, 3]");
+    EXPECT_THROW(print_cell(longer, 3, sweep.cells_hash()), Error);
+    EXPECT_THROW(print_cell(sweep, 4, sweep.cells_hash()), Error);
+    EXPECT_THROW(end_cell(longer, 0, sweep.cells_hash(), 0), Error);
+}
+
+// 16 processes note 50 events each: no line is torn.
+TEST_F(SweepTest, EventsOfManyProcessesDoNotMix) {
+    const Sweep sweep = load("variants = [\"softmax\"]");
+    std::filesystem::create_directories(sweep.dir);
+    std::vector<pid_t> children;
+    for (int c = 0; c < 16; ++c) {
+        const pid_t pid = fork();
+        if (pid == 0) {
+            for (int i = 0; i < 50; ++i)
+                note_event(sweep, {{"event", "end"}, {"cell", std::string(200, 'x')}, {"status", c}});
+            _exit(0);
+        }
+        children.push_back(pid);
+    }
+    for (const pid_t pid : children) waitpid(pid, nullptr, 0);
+    std::ifstream in(sweep.dir + "/sweep.jsonl");
+    int count = 0;
+    for (std::string line; std::getline(in, line); ++count) EXPECT_TRUE(nlohmann::json::accept(line)) << line;
+    EXPECT_EQ(count, 16 * 50);
 }
 
 }  // namespace

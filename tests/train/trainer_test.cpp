@@ -207,6 +207,29 @@ TEST_F(TrainerTest, BadDataIsRefusedByName) {
     expect_error(ExitCode::kBadInput, {"good.bin", "1000"}, [&] { train(c); });
 }
 
+TEST_F(TrainerTest, AnotherTokenizerIsRefusedOnResume) {
+    const std::string golden = PLIMSOLL_SOURCE_DIR "/tests/golden/bpe/", shards = folder_ / "shards/";
+    prepare_text({.text = excerpt_path(), .out = shards, .tokenizer = golden + "tokenizer.json"});
+    RunConfig c = config("run", 2);
+    c.data.source = "shards", c.data.shards = shards + "train_*.bin", c.data.val_shards = shards + "val_*.bin";
+    c.data.vocab_size = 401, c.probes.enabled = false;
+    EXPECT_EQ(train(c), ExitCode::kOk);
+    const std::string hash = load_tokenizer(golden + "tokenizer.json")->hash();
+    EXPECT_EQ(manifest("run", 2).state.tokenizer_hash, hash);
+    EXPECT_EQ(nlohmann::json::parse(read_file(folder_ / "run/run.json", "run"))["tokenizer_hash"], hash);
+    c.train.max_steps = 4;
+    // Of as many ids, so that no id is out of range, and the shards are the same.
+    const auto other = load_tokenizer(golden + "prefix.json");
+    save_tokenizer(*other, shards + "tokenizer.json");
+    expect_error(ExitCode::kBadInput, {other->hash(), hash, "manifest.json"}, [&] { train(c, Resume::kAuto); });
+    fs::remove(shards + "manifest.json");
+    expect_error(ExitCode::kBadInput, {hash, other->hash(), "tokenizer", "--fresh"}, [&] { train(c, Resume::kAuto); });
+    // Without one there is nothing to compare, and what is known stays known.
+    fs::remove(shards + "tokenizer.json");
+    EXPECT_EQ(train(c, Resume::kAuto), ExitCode::kOk);
+    EXPECT_EQ(manifest("run", 4).state.tokenizer_hash, hash);
+}
+
 TEST_F(TrainerTest, TheEndOfTheDataEndsTheRun) {
     RunConfig c = config("run", 1000);
     c.data.source = "text", c.data.text = excerpt_path(), c.data.end = "stop";
@@ -282,6 +305,7 @@ TEST_F(TrainerTest, WritesWhatTheReportReads) {
                                 "precision",
                                 "seed",
                                 "data_hash",
+                                "tokenizer_hash",
                                 "params",
                                 "params_non_embedding",
                                 "flops_per_token",

@@ -1,0 +1,83 @@
+#include <algorithm>
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/norm_row.h"
+
+namespace plimsoll::cpu {
+namespace {
+
+template <class T>
+struct Temperature {
+    using R = Accumulator<T>;
+    const T* z;      // null: without
+    const R* alpha;  // null: without
+    const int32_t* positions;
+    int64_t H;
+
+    R tanh(int64_t n, int64_t h) const { return z ? std::tanh(static_cast<R>(z[n * H + h])) : R(0); }
+    R log_position(int64_t n) const { return std::log(static_cast<R>(positions[n]) + R(1)); }
+    R tau(int64_t n, int64_t h) const {
+        return R(1) + tanh(n, h) + (alpha ? sigmoid_fast(alpha[h]) * log_position(n) : R(0));
+    }
+};
+
+template <class T>
+void scale(T* to, const T* from, Accumulator<T> tau, int64_t HS) {
+#pragma omp simd
+    for (int64_t c = 0; c < HS; ++c) store(to[c], tau * static_cast<Accumulator<T>>(from[c]));
+}
+
+}  // namespace
+
+void temperature_forward(Tensor out, Tensor x, Tensor z, Tensor alpha, std::span<const int32_t> positions,
+                         const Exec& exec) {
+    const int64_t N = x.shape[0], H = x.shape[1], HS = x.shape[2];
+    dispatch_float(x.dtype, [&]<class T>() {
+        const Temperature<T> t{optional_ptr<T>(z), optional_ptr<Accumulator<T>>(alpha), positions.data(), H};
+#pragma omp parallel for num_threads(exec.threads) schedule(static) if (worth_threads(N * H * HS))
+        for (int64_t n = 0; n < N; ++n)
+            for (int64_t h = 0; h < H; ++h)
+                scale(out.ptr<T>() + n * out.row_stride + h * HS, x.ptr<T>() + n * x.row_stride + h * HS, t.tau(n, h),
+                      HS);
+    });
+}
+
+void temperature_backward(Tensor dx, Tensor dz, Tensor dalpha, Tensor dtau, Tensor dout, Tensor x, Tensor z,
+                          Tensor alpha, std::span<const int32_t> positions, Write write, const Exec& exec) {
+    const int64_t N = x.shape[0], H = x.shape[1], HS = x.shape[2];
+    dispatch_float(x.dtype, [&]<class T>() {
+        using R = Accumulator<T>;
+        const Temperature<T> t{optional_ptr<T>(z), optional_ptr<R>(alpha), positions.data(), H};
+#pragma omp parallel for num_threads(exec.threads) schedule(static) if (worth_threads(N * H * HS))
+        for (int64_t n = 0; n < N; ++n)
+            for (int64_t h = 0; h < H; ++h) {
+                const T *row = x.ptr<T>() + n * x.row_stride + h * HS,
+                        *grad = dout.ptr<T>() + n * dout.row_stride + h * HS;
+                const R d =
+                    lane_sum<R>(HS, [&](int64_t c) { return static_cast<R>(grad[c]) * static_cast<R>(row[c]); });
+                if (t.z) {
+                    const R tanh = t.tanh(n, h);
+                    store(dz.ptr<T>()[n * H + h], d * (1 - tanh * tanh));
+                }
+                if (t.alpha) dtau.ptr<R>()[n * H + h] = d;
+                scale(dx.ptr<T>() + n * dx.row_stride + h * HS, grad, t.tau(n, h), HS);
+            }
+        if (!t.alpha) return;
+        // A sum over N H numbers: not worth threads, but in ranges, as on other devices.
+        const int64_t slot_rows = std::max<int64_t>(1, (N + kTemperatureSlots - 1) / kTemperatureSlots);
+        for (int64_t h = 0; h < H; ++h) {
+            R sum = 0;
+            for (int64_t begin = 0; begin < N; begin += slot_rows) {
+                R of_slot = 0;
+                for (int64_t n = begin; n < std::min(N, begin + slot_rows); ++n)
+                    of_slot += dtau.ptr<R>()[n * H + h] * t.log_position(n);
+                sum += of_slot;
+            }
+            const R s = sigmoid_fast(t.alpha[h]), gradient = sum * s * (1 - s);
+            R& to = dalpha.ptr<R>()[h];
+            to = write == Write::kAccumulate ? to + gradient : gradient;
+        }
+    });
+}
+
+}  // namespace plimsoll::cpu

@@ -1,0 +1,151 @@
+// Differential attention: heads are pairs of score maps, and a pair's output is the difference of theirs.
+//   V1: model.heads maps of as many queries and keys; values are two heads wide; one lambda per layer, exp(q1 . k1) -
+//       exp(q2 . k2) + lambda_init; RMSNorm per pair, times 1 - lambda_init.       Ye et al., arXiv:2410.05258
+//   V2: the two maps of a pair share keys and values of one width; lambda = sigmoid(x W) per token and pair; no norm.
+//       So the output projection reads half as many channels.                       Microsoft, January 2026
+#include "kernels/differential.h"
+
+#include <cmath>
+
+#include "kernels/matmul.h"
+#include "model/part.h"
+
+namespace plimsoll {
+namespace {
+
+// Core attention runs on heads of HS channels: a map with values twice as wide is two of its heads, with the same
+// queries and keys. So queries and keys are repeated, and every pair of value heads, for either key head of its pair.
+class DifferentialV1 final : public BlockPart {
+  public:
+    DifferentialV1(const ModelConfig& model, int64_t layer)
+        : NH_(model.heads),
+          NKV_(model.key_heads()),
+          HS_(model.head_channels()),
+          start_(0.8 - 0.6 * std::exp(-0.3 * static_cast<double>(layer))),
+          spec_{.halves = 2, .group = NH_ / NKV_, .factor = 1 - start_, .eps = model.norm_eps} {}
+
+    std::vector<ParameterSpec> parameters() const override {
+        return {{.name = "attn.lambda", .shape = {4, HS_}, .init = {InitSpec::Kind::kNormal, 0.1}},
+                {.name = "attn.pair_norm.gain", .shape = {2 * HS_}, .init = {InitSpec::Kind::kOne}}};
+    }
+    PartNeeds needs(int64_t N, Precision precision) const override {
+        const DType type = precision.compute, sums = accumulator_of(type);
+        const Shape queries{N, 2 * NH_, HS_}, keys{N, 2 * NKV_, HS_}, pairs{N, NH_ / 2};
+        return {.kept = {{"map_q", queries, type},
+                         {"map_k", keys, type},
+                         {"map_v", keys, type},
+                         {"map_out", queries, type},
+                         {"map_lse", {N, 2 * NH_}, sums},
+                         {"lambda", {N, 1}, sums},
+                         {"pair_rstd", pairs, sums}},
+                .operands = {},
+                .scratch = {{"dmap_q", queries, type},
+                            {"dmap_k", keys, type},
+                            {"dmap_v", keys, type},
+                            {"dmap_out", queries, type},
+                            {"dlambda_parts", pairs, sums},
+                            {"dlambda", {N, 1}, sums},
+                            {"pairs", {N, NH_, HS_}, type}}};
+    }
+
+    void bind(const PartView& v, AttentionTensors& t) const override {
+        t.q = v.kept[0], t.k = v.kept[1], t.v = v.kept[2], t.out = v.kept[3];
+        if (t.lse) t.lse = v.kept[4].reshape({2 * NH_, v.kept[4].rows()});
+    }
+    void bind_gradients(const PartView& v, AttentionTensors& d) const override {
+        d.q = v.scratch[0], d.k = v.scratch[1], d.v = v.scratch[2], d.out = v.scratch[3];
+    }
+    void forward_operands(const PartView& v, const AttentionTensors& before, const Exec& exec) const override {
+        repeat_heads_forward(v.kept[0], before.q, spec_.group, exec);
+        repeat_heads_forward(v.kept[1], before.k, 1, exec);
+        repeat_heads_forward(v.kept[2], before.v, 2, exec);
+        differential_lambda_forward(first(v.kept[5]), v.p[0], start_, exec);
+    }
+    void backward_operands(const PartView& v, const AttentionTensors& d, const AttentionTensors& /*before*/,
+                           Write /*write*/, const Exec& exec) const override {
+        repeat_heads_backward(d.q, v.scratch[0], spec_.group, exec);
+        repeat_heads_backward(d.k, v.scratch[1], 1, exec);
+        repeat_heads_backward(d.v, v.scratch[2], 2, exec);
+    }
+
+    Tensor forward_attended(const PartView& v, Tensor y, const Exec& exec) const override {
+        differential_forward(tensors(v, y), spec_, exec);
+        return v.scratch[6];
+    }
+    void backward_attended(const PartView& v, Tensor dy, Tensor y, Write write, const Exec& exec) const override {
+        const Tensor dlambda = first(v.scratch[5]);
+        differential_backward(
+            {.y = v.scratch[3], .lambda = dlambda, .gain = v.d[1], .rstd = v.scratch[4], .out = in_pairs(dy)},
+            tensors(v, y), spec_, write, exec);
+        differential_lambda_backward(v.d[0], dlambda, v.p[0], write, exec);
+    }
+
+  private:
+    static Tensor first(Tensor t) { return t.slice_rows(0, 1).reshape({1}); }
+    Tensor in_pairs(Tensor t) const { return t.reshape({t.rows(), NH_ / 2, 2 * HS_}); }
+    DifferentialTensors tensors(const PartView& v, Tensor y) const {
+        return {.y = y, .lambda = first(v.kept[5]), .gain = v.p[1], .rstd = v.kept[6], .out = in_pairs(v.scratch[6])};
+    }
+
+    int64_t NH_, NKV_, HS_;
+    double start_;
+    DifferentialSpec spec_;
+};
+
+class DifferentialV2 final : public BlockPart {
+  public:
+    explicit DifferentialV2(const ModelConfig& model) : model_(model), pairs_(model.heads / 2) {}
+
+    std::vector<ParameterSpec> parameters() const override {
+        return {{.name = "attn.lambda.weight",
+                 .shape = {pairs_, model_.channels},
+                 .init = Initializer(model_).linear(model_.channels),
+                 .matrix = true}};
+    }
+    PartNeeds needs(int64_t N, Precision precision) const override {
+        const DType type = precision.compute;
+        const int64_t HS = model_.head_channels();
+        return {.kept = {{"lambda", {N, pairs_}, type}},
+                .operands = {{"dlambda", {N, pairs_}, type}},
+                .scratch = {{"dmap_out", {N, model_.heads, HS}, type}, {"pairs", {N, pairs_, HS}, type}}};
+    }
+
+    void forward_maps(const PartView& v, Tensor x, const Exec& exec) const override {
+        matmul_forward(v.kept[0], x, v.p[0], {}, exec);
+    }
+    void backward_maps(const PartView& v, Tensor dx, Tensor x, Write write, BackwardPart part,
+                       const Exec& exec) const override {
+        if (of_weights(part)) matmul_backward_weight(v.d[0], {}, v.operands[0], x, write, exec);
+        if (of_inputs(part)) matmul_backward_input(dx, v.operands[0], v.p[0], Write::kAccumulate, exec);
+    }
+
+    void bind_gradients(const PartView& v, AttentionTensors& d) const override { d.out = v.scratch[0]; }
+    int64_t output_heads(int64_t heads) const override { return heads / 2; }
+    Tensor forward_attended(const PartView& v, Tensor y, const Exec& exec) const override {
+        differential_forward(tensors(v, y), {}, exec);
+        return v.scratch[1];
+    }
+    void backward_attended(const PartView& v, Tensor dy, Tensor y, Write write, const Exec& exec) const override {
+        differential_backward({.y = v.scratch[0], .lambda = v.operands[0], .gain = {}, .rstd = {}, .out = dy},
+                              tensors(v, y), {}, write, exec);
+    }
+
+  private:
+    static DifferentialTensors tensors(const PartView& v, Tensor y) {
+        return {.y = y, .lambda = v.kept[0], .gain = {}, .rstd = {}, .out = v.scratch[1]};
+    }
+
+    ModelConfig model_;
+    int64_t pairs_;
+};
+
+}  // namespace
+
+std::unique_ptr<BlockPart> make_differential(const NetworkConfig& config, int64_t layer) {
+    const std::string& kind = config.attention.differential;
+    if (kind == "v1") return std::make_unique<DifferentialV1>(config.model, layer);
+    if (kind == "v2") return std::make_unique<DifferentialV2>(config.model);
+    return nullptr;
+}
+
+}  // namespace plimsoll

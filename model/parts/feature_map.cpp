@@ -1,0 +1,110 @@
+// Kernels: scores are products of phi(q) and phi(k). Meant for weightings that divide by the sum of scores.
+//   elu1: phi(x) = elu(x) + 1 per channel, of what RoPE has rotated: scores are positive.
+//   mlp:  phi(x) = W2 relu(W1 x), one for queries, keys and heads of a layer, before RoPE.
+//                                        Gu et al., arXiv:2410.10781; elu + 1: Katharopoulos et al., arXiv:2006.16236
+#include "kernels/feature_map.h"
+
+#include <array>
+#include <cmath>
+
+#include "kernels/matmul.h"
+#include "kernels/memory.h"
+#include "model/part.h"
+
+namespace plimsoll {
+namespace {
+
+class Elu1 final : public BlockPart {
+  public:
+    explicit Elu1(const ModelConfig& model) : NH_(model.heads), NKV_(model.key_heads()), HS_(model.head_channels()) {}
+
+    PartNeeds needs(int64_t N, Precision precision) const override {
+        return {.kept = {{"phi_qk", {N, NH_ + NKV_, HS_}, precision.compute}}, .operands = {}, .scratch = {}};
+    }
+    void bind(const PartView& v, AttentionTensors& t) const override { t.q = queries(v), t.k = keys(v); }
+    void forward_operands(const PartView& v, const AttentionTensors& before, const Exec& exec) const override {
+        elu1_forward(queries(v), before.q, exec);
+        elu1_forward(keys(v), before.k, exec);
+    }
+    void backward_operands(const PartView& /*v*/, const AttentionTensors& d, const AttentionTensors& before,
+                           Write /*write*/, const Exec& exec) const override {
+        elu1_backward(d.q, d.q, before.q, exec);
+        elu1_backward(d.k, d.k, before.k, exec);
+    }
+
+  private:
+    Tensor queries(const PartView& v) const { return v.kept[0].slice_columns(0, NH_); }
+    Tensor keys(const PartView& v) const { return v.kept[0].slice_columns(NH_, NKV_); }
+
+    int64_t NH_, NKV_, HS_;
+};
+
+// to = from, (N, H, HS) each, with row strides or not.
+void copy_rows(Tensor to, Tensor from, const Exec& exec) {
+    const int64_t size = size_of(from.dtype);
+    copy_rects(std::array{CopyRect{.to = to.data,
+                                   .to_pitch = to.row_stride * size,
+                                   .from = from.data,
+                                   .from_pitch = from.row_stride * size,
+                                   .width = from.row_elements() * size,
+                                   .height = from.rows()}},
+               exec);
+}
+
+class MlpMap final : public BlockPart {
+  public:
+    explicit MlpMap(const ModelConfig& model)
+        : model_(model), H_(model.heads + model.key_heads()), HS_(model.head_channels()) {}
+
+    // sail-sg's initial values, N(0, 2 / (5 fan_in)): with the usual 0.02 twice scores would be nearly zero.
+    std::vector<ParameterSpec> parameters() const override {
+        const InitSpec init = model_.init == "pytorch"
+                                  ? Initializer(model_).linear(HS_)
+                                  : InitSpec{InitSpec::Kind::kNormal, std::sqrt(0.4 / static_cast<double>(HS_))};
+        return {{.name = "attn.map.up.weight", .shape = {HS_, HS_}, .init = init, .matrix = true},
+                {.name = "attn.map.down.weight", .shape = {HS_, HS_}, .init = init, .matrix = true}};
+    }
+    PartNeeds needs(int64_t N, Precision precision) const override {
+        const auto tensor = [&](const char* name) { return PartTensor{name, {N, H_, HS_}, precision.compute}; };
+        return {.kept = {tensor("map_in"), tensor("map_up"), tensor("map_act"), tensor("phi_qk")},
+                .operands = {},
+                .scratch = {tensor("dmap_out"), tensor("dmap_act")}};
+    }
+
+    Tensor unrotated(const PartView& v, Tensor /*qk*/) const override { return v.kept[kOut]; }
+    void forward_unrotated(const PartView& v, Tensor qk, const Exec& exec) const override {
+        copy_rows(v.kept[kIn], qk, exec);
+        matmul_activation_forward(rows(v.kept[kAct]), rows(v.kept[kUp]), rows(v.kept[kIn]), v.p[0], {},
+                                  Activation::kRelu, exec);
+        matmul_forward(rows(v.kept[kOut]), rows(v.kept[kAct]), v.p[1], {}, exec);
+    }
+    void backward_unrotated(const PartView& v, Tensor dqk, Tensor /*qk*/, Write write,
+                            const Exec& exec) const override {
+        const Tensor d = rows(v.scratch[0]), dact = rows(v.scratch[1]);
+        copy_rows(v.scratch[0], dqk, exec);
+        matmul_backward_weight(v.d[1], {}, d, rows(v.kept[kAct]), write, exec);
+        matmul_activation_backward(dact, dact, d, v.p[1], rows(v.kept[kUp]), Activation::kRelu, exec);
+        matmul_backward_weight(v.d[0], {}, dact, rows(v.kept[kIn]), write, exec);
+        matmul_backward_input(d, dact, v.p[0], Write::kOverwrite, exec);
+        copy_rows(dqk, v.scratch[0], exec);
+    }
+
+  private:
+    enum Kept : size_t { kIn, kUp, kAct, kOut };
+
+    // Each head's row as one of a matrix.
+    static Tensor rows(Tensor t) { return t.reshape({t.shape[0] * t.shape[1], t.shape[2]}); }
+
+    ModelConfig model_;
+    int64_t H_, HS_;
+};
+
+}  // namespace
+
+std::unique_ptr<BlockPart> make_feature_map(const NetworkConfig& config, int64_t /*layer*/) {
+    if (config.attention.feature_map == "elu1") return std::make_unique<Elu1>(config.model);
+    if (config.attention.feature_map == "mlp") return std::make_unique<MlpMap>(config.model);
+    return nullptr;
+}
+
+}  // namespace plimsoll

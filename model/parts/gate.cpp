@@ -1,0 +1,249 @@
+// Gates: y times, or plus, a function of the block's normed input, at five places.      Qiu et al., arXiv:2505.06708
+//   G1 core attention's output, before the output projection (attention.gate)
+//   G2, G3, G4 values, keys and queries as core attention reads them, behind QK-norm and RoPE: QK-norm would undo a
+//      gate that came before it and is one number per head (attention.gate_value, gate_key, gate_query)
+//   G5 the output projection's output (attention.gate_projection)
+// z = x W^T (+ b) has an element per head, per head and channel, or per channel, the same for all heads; or is a
+// learned constant. A sigmoid per head at G1 is part of core attention, everything else stands behind it.
+//
+// gate_function = "softmax" is a soft mixture of heads: a token's gates are NH softmax(z) over its heads, so that all
+// of them share a fixed sum. It is the soft routing of MoH (Jin et al., arXiv:2410.11842) without its choice of the top
+// k heads and its load-balance loss.
+#include "kernels/gate.h"
+#include "kernels/matmul.h"
+#include "kernels/residual.h"
+#include "model/part.h"
+
+namespace plimsoll {
+namespace {
+
+// z of a gate: its parameters, its shape, and its gradient.
+class GateInput {
+  public:
+    // `heads` of `channels` each, at the place that the gate acts on.
+    GateInput(std::string name, const std::string& granularity, const AttentionConfig& attention,
+              const ModelConfig& model, int64_t heads, int64_t channels)
+        : name_(std::move(name)),
+          attention_(attention),
+          model_(model),
+          constant_(granularity.starts_with("constant")),
+          heads_(granularity == "shared" ? 1 : heads),
+          channels_(granularity.ends_with("headwise") ? 1 : channels) {}
+
+    bool softmax() const { return attention_.gate_function == "softmax"; }
+    GateSpec spec() const {
+        GateSpec spec;
+        if (attention_.gate_function == "half_sigmoid") spec.function = GateFunction::kHalfSigmoid;
+        if (attention_.gate_function == "silu") spec.function = GateFunction::kSilu;
+        if (softmax()) spec.function = GateFunction::kIdentity;
+        if (attention_.gate_combination == "add") spec.combination = GateCombination::kAdd;
+        return spec;
+    }
+
+    std::vector<ParameterSpec> parameters() const {
+        const InitSpec start{InitSpec::Kind::kConstant, attention_.gate_start};
+        const auto named = [&](const char* what) { return fmt::format("attn.{}.{}", name_, what); };
+        if (constant_) return {{.name = named("constant"), .shape = {heads_, channels_}, .init = start}};
+        std::vector<ParameterSpec> all{{.name = named("weight"),
+                                        .shape = {heads_ * channels_, model_.channels},
+                                        .init = Initializer(model_).linear(model_.channels),
+                                        .matrix = true}};
+        if (attention_.gate_bias) all.push_back({.name = named("bias"), .shape = {heads_ * channels_}, .init = start});
+        return all;
+    }
+    // Before what else the part keeps, and before its other operands.
+    void add_needs(PartNeeds& needs, int64_t N, DType compute) const {
+        if (constant_) return;
+        needs.kept.push_back({name_ + ".z", {N, heads_, channels_}, compute});
+        needs.operands.push_back({name_ + ".dz", {N, heads_, channels_}, compute});
+    }
+
+    Tensor z(const PartView& v) const { return constant_ ? v.p[0] : v.kept[0]; }
+    Tensor dz(const PartView& v) const { return constant_ ? v.d[0] : v.operands[0]; }
+
+    void forward_maps(const PartView& v, Tensor x, const Exec& exec) const {
+        if (constant_) return;
+        matmul_forward(flat(z(v)), x, v.p[0], bias(v.p), exec);
+        if (softmax()) head_softmax_forward(flat(z(v)), flat(z(v)), exec);
+    }
+    void backward_maps(const PartView& v, Tensor dx, Tensor x, Write write, BackwardPart part, const Exec& exec) const {
+        if (constant_) return;
+        const Tensor dz = flat(this->dz(v));
+        if (of_inputs(part) && softmax()) head_softmax_backward(dz, dz, flat(z(v)), exec);
+        if (of_weights(part)) matmul_backward_weight(v.d[0], bias(v.d), dz, x, write, exec);
+        if (of_inputs(part)) matmul_backward_input(dx, dz, v.p[0], Write::kAccumulate, exec);
+    }
+    void backward(const PartView& v, Tensor dy, Tensor dout, Tensor y, Write write, const Exec& exec) const {
+        gate_backward(dy, dz(v), dout, y, z(v), spec(), write, exec);
+    }
+
+  private:
+    Tensor bias(std::span<const Tensor> of) const { return attention_.gate_bias ? of[1] : Tensor{}; }
+
+    std::string name_;
+    AttentionConfig attention_;
+    ModelConfig model_;
+    bool constant_;
+    int64_t heads_, channels_;
+};
+
+// G1.
+class OutputGatePart final : public BlockPart {
+  public:
+    OutputGatePart(GateInput gate, const ModelConfig& model, bool inside)
+        : gate_(std::move(gate)), shape_{0, model.heads, model.head_channels()}, inside_(inside) {}
+
+    std::vector<ParameterSpec> parameters() const override { return gate_.parameters(); }
+    PartNeeds needs(int64_t N, Precision precision) const override {
+        PartNeeds needs;
+        gate_.add_needs(needs, N, precision.compute);
+        if (!inside_) needs.scratch.push_back({"gated", {N, shape_[1], shape_[2]}, precision.compute});
+        return needs;
+    }
+    void forward_maps(const PartView& v, Tensor x, const Exec& exec) const override { gate_.forward_maps(v, x, exec); }
+    void backward_maps(const PartView& v, Tensor dx, Tensor x, Write write, BackwardPart part,
+                       const Exec& exec) const override {
+        gate_.backward_maps(v, dx, x, write, part, exec);
+    }
+
+    void bind(const PartView& v, AttentionTensors& t) const override {
+        if (inside_) t.gate = flat(gate_.z(v));
+    }
+    void bind_gradients(const PartView& v, AttentionTensors& d) const override {
+        if (inside_) d.gate = flat(gate_.dz(v));
+    }
+    Tensor forward_attended(const PartView& v, Tensor y, const Exec& exec) const override {
+        if (inside_) return y;
+        gate_forward(v.scratch[0], y, gate_.z(v), gate_.spec(), exec);
+        return v.scratch[0];
+    }
+    void backward_attended(const PartView& v, Tensor dy, Tensor y, Write write, const Exec& exec) const override {
+        if (!inside_) gate_.backward(v, dy, dy, y, write, exec);
+    }
+
+    OutputGate output_gate(const PartView& v) const override {
+        return {.z = gate_.z(v), .spec = gate_.spec(), .inside = inside_};
+    }
+
+  private:
+    GateInput gate_;
+    Shape shape_;
+    bool inside_;
+};
+
+// G2, G3, G4: an operand of core attention, (N, heads, HS).
+class OperandGatePart final : public BlockPart {
+  public:
+    OperandGatePart(std::string name, GateInput gate, Tensor AttentionTensors::*operand, int64_t heads,
+                    int64_t channels)
+        : name_(std::move(name)), gate_(std::move(gate)), operand_(operand), heads_(heads), channels_(channels) {}
+
+    std::vector<ParameterSpec> parameters() const override { return gate_.parameters(); }
+    PartNeeds needs(int64_t N, Precision precision) const override {
+        PartNeeds needs;
+        gate_.add_needs(needs, N, precision.compute);
+        needs.kept.push_back({name_ + ".out", {N, heads_, channels_}, precision.compute});
+        return needs;
+    }
+    void forward_maps(const PartView& v, Tensor x, const Exec& exec) const override { gate_.forward_maps(v, x, exec); }
+    void backward_maps(const PartView& v, Tensor dx, Tensor x, Write write, BackwardPart part,
+                       const Exec& exec) const override {
+        gate_.backward_maps(v, dx, x, write, part, exec);
+    }
+
+    void bind(const PartView& v, AttentionTensors& t) const override { t.*operand_ = v.kept.back(); }
+    void forward_operands(const PartView& v, const AttentionTensors& before, const Exec& exec) const override {
+        gate_forward(v.kept.back(), before.*operand_, gate_.z(v), gate_.spec(), exec);
+    }
+    void backward_operands(const PartView& v, const AttentionTensors& d, const AttentionTensors& before, Write write,
+                           const Exec& exec) const override {
+        gate_.backward(v, d.*operand_, d.*operand_, before.*operand_, write, exec);
+    }
+
+  private:
+    std::string name_;
+    GateInput gate_;
+    Tensor AttentionTensors::*operand_;
+    int64_t heads_, channels_;
+};
+
+// G5: the branch (N, C), one head of C channels.
+class ProjectionGatePart final : public BlockPart {
+  public:
+    ProjectionGatePart(GateInput gate, int64_t channels) : gate_(std::move(gate)), channels_(channels) {}
+
+    std::vector<ParameterSpec> parameters() const override { return gate_.parameters(); }
+    PartNeeds needs(int64_t N, Precision precision) const override {
+        PartNeeds needs;
+        gate_.add_needs(needs, N, precision.compute);
+        needs.kept.push_back({"gate_projection.in", {N, channels_}, precision.compute});
+        needs.operands.push_back({"gate_projection.din", {N, channels_}, precision.compute});
+        return needs;
+    }
+    void forward_maps(const PartView& v, Tensor x, const Exec& exec) const override { gate_.forward_maps(v, x, exec); }
+    void backward_maps(const PartView& v, Tensor dx, Tensor x, Write write, BackwardPart part,
+                       const Exec& exec) const override {
+        gate_.backward_maps(v, dx, x, write, part, exec);
+    }
+
+    Tensor forward_branch(const PartView& v, Tensor branch, const Exec& exec) const override {
+        convert(v.kept.back(), branch, exec);
+        gate_forward(as_head(branch), as_head(v.kept.back()), gate_.z(v), gate_.spec(), exec);
+        return branch;
+    }
+    Tensor backward_branch(const PartView& v, Tensor dbranch, Write write, BackwardPart part,
+                           const Exec& exec) const override {
+        const Tensor din = v.operands.back();
+        if (of_inputs(part)) gate_.backward(v, as_head(din), as_head(dbranch), as_head(v.kept.back()), write, exec);
+        return din;
+    }
+
+  private:
+    Tensor as_head(Tensor t) const { return t.reshape({t.shape[0], 1, channels_}); }
+
+    GateInput gate_;
+    int64_t channels_;
+};
+
+std::unique_ptr<BlockPart> make_operand_gate(const NetworkConfig& config, const std::string& name,
+                                             const std::string& granularity, Tensor AttentionTensors::*operand,
+                                             int64_t heads) {
+    if (granularity == "none") return nullptr;
+    const int64_t HS = config.model.head_channels();
+    return std::make_unique<OperandGatePart>(
+        name, GateInput(name, granularity, config.attention, config.model, heads, HS), operand, heads, HS);
+}
+
+}  // namespace
+
+std::unique_ptr<BlockPart> make_output_gate(const NetworkConfig& config, int64_t layer) {
+    const std::string& granularity = config.attention.gate_at(layer);
+    if (granularity == "none") return nullptr;
+    const ModelConfig& model = config.model;
+    const bool inside = granularity == "headwise" && config.attention.plain_gates();
+    return std::make_unique<OutputGatePart>(
+        GateInput("gate", granularity, config.attention, model, model.heads, model.head_channels()), model, inside);
+}
+
+std::unique_ptr<BlockPart> make_value_gate(const NetworkConfig& config, int64_t layer) {
+    return make_operand_gate(config, "gate_value", config.attention.at(config.attention.gate_value, layer),
+                             &AttentionTensors::v, config.model.key_heads());
+}
+std::unique_ptr<BlockPart> make_key_gate(const NetworkConfig& config, int64_t layer) {
+    return make_operand_gate(config, "gate_key", config.attention.at(config.attention.gate_key, layer),
+                             &AttentionTensors::k, config.model.key_heads());
+}
+std::unique_ptr<BlockPart> make_query_gate(const NetworkConfig& config, int64_t layer) {
+    return make_operand_gate(config, "gate_query", config.attention.at(config.attention.gate_query, layer),
+                             &AttentionTensors::q, config.model.heads);
+}
+
+std::unique_ptr<BlockPart> make_projection_gate(const NetworkConfig& config, int64_t layer) {
+    const std::string& granularity = config.attention.at(config.attention.gate_projection, layer);
+    if (granularity == "none") return nullptr;
+    const int64_t C = config.model.channels;
+    return std::make_unique<ProjectionGatePart>(
+        GateInput("gate_projection", granularity, config.attention, config.model, 1, C), C);
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,85 @@
+"""plimsoll generate from outside: text, seeds, streams, and prompts that nobody should write."""
+
+import os
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BINARY = Path(os.environ.get("PLIMSOLL_BINARY", ROOT / "build" / "plimsoll"))
+TEXT = ROOT / "tests" / "golden" / "shakespeare_excerpt.txt"
+TINY = ["--set", "model.channels=16", "--set", "model.context=32", "--set", "model.ffn=24", "--set", "model.position=rope",
+        "--set", "train.micro_batch=4", "--set", "train.batch_tokens=0", "--set", "train.max_steps=3",
+        "--set", "train.max_tokens=0", "--set", "data.source=text", "--set", f"data.text={TEXT}",
+        "--set", "probes.enabled=false", "--set", "run.threads=1"]
+
+
+@unittest.skipUnless(BINARY.exists(), f"{BINARY} is not built")
+class Generate(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(folder.cleanup)
+        cls.folder = Path(folder.name)
+        cls.runs = {}
+        for name, more in {"byte": ["--set", "data.tokenizer=byte"], "char": [],
+                           "learned": ["--set", "model.position=learned"],
+                           "placeholder": ["--variant", "placeholder"]}.items():
+            cls.runs[name] = cls.folder / name
+            done = subprocess.run([BINARY, "train", "configs/quickstart.toml", "--run-dir", cls.runs[name], *TINY, *more],
+                                  capture_output=True, text=True, timeout=60, cwd=ROOT)
+            assert done.returncode == 0, done.stderr
+        done = subprocess.run([BINARY, "train", "configs/quickstart.toml", "--run-dir", cls.folder / "bb", *TINY,
+                               "--set", "data.source=bigram_backcopy", "--set", "data.text=", "--set", "data.val_samples=8"],
+                              capture_output=True, text=True, timeout=60, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+
+    def generate(self, run, *arguments, stdin=b"", code=0):
+        done = subprocess.run([BINARY, "generate", self.runs.get(run, run), "--threads", "1", *map(os.fsencode, map(str, arguments))],
+                              input=stdin, capture_output=True, timeout=60, cwd=ROOT)
+        self.assertEqual(done.returncode, code, done.stderr)
+        return done
+
+    def refuse(self, run, words, *arguments, stdin=b""):
+        error = self.generate(run, *arguments, stdin=stdin, code=78).stderr.decode(errors="replace")
+        self.assertEqual(len(error.strip().splitlines()), 1, error)
+        for word in words:
+            self.assertIn(word, error)
+
+    def test_equal_seeds_give_equal_text_from_either_kind_of_prompt(self):
+        first = self.generate("byte", "--prompt", "ROMEO", "--max-tokens", 20)
+        self.assertEqual(len(first.stdout), 20)
+        self.assertRegex(first.stderr.decode(), r"step 3, fp32: prompt 5 tokens in .* tokens/s\); generated 20 tokens in")
+        self.assertEqual(self.generate("byte", "--max-tokens", 20, stdin=b"ROMEO").stdout, first.stdout)
+        self.assertNotEqual(self.generate("byte", "--max-tokens", 20, "--seed", 1, stdin=b"ROMEO").stdout, first.stdout)
+
+    def test_the_context_is_an_end_and_a_stream_has_none(self):
+        done = self.generate("byte", "--prompt", "ROMEO", "--max-tokens", 100)
+        self.assertEqual(len(done.stdout), 32 - 5 + 1)
+        self.assertIn("the context of 32 tokens is full; --streaming 32 goes on", done.stderr.decode())
+        for run in ("byte", "placeholder"):
+            text = self.generate(run, "--prompt", "ROMEO" * 20, "--streaming", 16, "--max-tokens", 700).stdout
+            self.assertEqual(len(text), 700)
+        self.refuse("byte", ["has 33 tokens", "32 positions", "--streaming 32"], "--prompt", "x" * 33)
+        self.refuse("learned", ["learned"], "--prompt", "x", "--streaming", 16)
+        self.refuse("byte", ["--streaming is 33"], "--prompt", "x", "--streaming", 33)
+        self.refuse("byte", ["--sinks goes with --streaming"], "--prompt", "x", "--sinks", 2)
+
+    def test_hostile_prompts_are_text_or_one_line_of_error(self):
+        every_byte = bytes(range(256))
+        for prompt in (every_byte[:31], every_byte[128:159], b"\xff\xfe\x00", b"\xf0\x9f\x98", "\u202e漢字😀".encode(), b"\x1b[2J"):
+            self.assertGreater(len(self.generate("byte", "--max-tokens", 3, stdin=prompt).stdout), 0)
+        self.refuse("byte", ["tokens"], stdin=os.urandom(1 << 20))
+        self.refuse("byte", ["prompt is empty"])
+        self.refuse("byte", ["prompt is empty"], "--prompt", "")
+        self.refuse("char", ["byte 0", "not among"], stdin=b"\xff\x00")
+        self.refuse("byte", ["--temperature"], "--prompt", "x", "--temperature", "nan")
+        self.refuse("byte", ["--max-tokens"], "--prompt", "x", "--max-tokens", "-1")
+        self.refuse(self.folder / "bb", ["no tokenizer"], "--prompt", "x")
+        self.refuse(self.folder / "nowhere", ["does not exist"], "--prompt", "x")
+        self.refuse(ROOT, ["neither a run"], "--prompt", "x")
+
+
+if __name__ == "__main__":
+    unittest.main()
