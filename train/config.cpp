@@ -267,7 +267,8 @@ class Reader {
                 fail_input("{}: unknown key '{}' in {}; did you mean '{}'?", place(key, file), brief(key.str()),
                            field.path(), nearest(key.str(), keys));
             const ConfigField& part = fields[found - keys.begin()];
-            std::visit([&](auto* to) { assign(part, *to, value, file); }, part.value);
+            const toml::node& entry = value;  // clang before 16 captures no structured bindings
+            std::visit([&](auto* to) { assign(part, *to, entry, file); }, part.value);
         }
         if (group.match.empty())
             fail_input("{}: a table of {} without match, the names of its parameters", place(node, file), field.path());

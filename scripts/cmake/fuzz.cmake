@@ -18,6 +18,10 @@ if(NOT PLIMSOLL_CLANG OR NOT PLIMSOLL_LIBFUZZER)
     plimsoll_skip_label(fuzz "no clang++ with libFuzzer (apt-get install clang)")
     return()
 endif()
+if(cuda_enabled)
+    plimsoll_skip_label(fuzz "the parsers are fuzzed in builds without the CUDA backend")
+    return()
+endif()
 message(STATUS "Fuzzers: ${PLIMSOLL_CLANG}")
 
 set(fuzz_flags -std=c++20 -g -O1 -Wall -Wextra -fno-omit-frame-pointer -fno-sanitize-recover=all -DFMT_HEADER_ONLY=1
@@ -43,12 +47,23 @@ function(plimsoll_fuzz_object source objects)
     set(${objects} ${${objects}} ${object} PARENT_SCOPE)
 endfunction()
 
+# What a configuration is checked against (the names of a network's parameters) leads to the kernels: those two rooms as
+# they are, without sanitizers, behind the parsers.
+set(fuzz_rooms plimsoll_model plimsoll_kernels)
+set(fuzz_libraries $<TARGET_FILE:plimsoll_model> $<TARGET_FILE:plimsoll_kernels> -lgomp)
+if(gemm STREQUAL onednn)
+    list(APPEND fuzz_libraries ${PLIMSOLL_DNNL})
+elseif(gemm STREQUAL openblas)
+    list(APPEND fuzz_libraries ${PLIMSOLL_OPENBLAS})
+endif()
+
 # Links tests/fuzz/NAME.cpp with the parsers; `sanitizers` says whether libFuzzer's main is among them.
 function(plimsoll_fuzz_program name sanitizers)
     set(main "")
     plimsoll_fuzz_object(tests/fuzz/${name}.cpp main)
-    add_custom_command(OUTPUT ${fuzz_folder}/${name} DEPENDS ${main} ${fuzz_folder}/libparsers.a
-        COMMAND ${PLIMSOLL_CLANG} -fsanitize=${sanitizers} ${main} ${fuzz_folder}/libparsers.a -o ${fuzz_folder}/${name}
+    add_custom_command(OUTPUT ${fuzz_folder}/${name} DEPENDS ${main} ${fuzz_folder}/libparsers.a ${fuzz_rooms}
+        COMMAND ${PLIMSOLL_CLANG} -fsanitize=${sanitizers} ${main} ${fuzz_folder}/libparsers.a ${fuzz_libraries}
+            -o ${fuzz_folder}/${name}
         VERBATIM COMMENT "Fuzzers: ${name}")
 endfunction()
 
@@ -56,8 +71,8 @@ set(parsers "")
 foreach(source data/bpe.cpp data/bpe_file.cpp data/config.cpp data/document_index.cpp data/file.cpp
         data/pretokenizer.cpp data/shard_writer.cpp data/token_shards.cpp data/token_stream.cpp data/tokenizer.cpp
         data/unicode_classes.cpp data/utf8.cpp kernels/attention.cpp kernels/tensor.cpp model/config.cpp
-        train/checkpoint_file.cpp train/config.cpp train/toml_scan.cpp train/crc32c.cpp train/json_reader.cpp
-        train/manifest.cpp train/export/gguf_file.cpp train/export/hf_config.cpp train/export/safetensors_file.cpp
+        train/checkpoint_file.cpp train/config.cpp train/config_text.cpp train/parameter_groups.cpp
+        train/toml_scan.cpp train/crc32c.cpp train/json_reader.cpp train/manifest.cpp train/export/gguf_file.cpp train/export/hf_config.cpp train/export/safetensors_file.cpp
         train/export/tensor_types.cpp)
     plimsoll_fuzz_object(${source} parsers)
 endforeach()
