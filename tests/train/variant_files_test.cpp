@@ -1,0 +1,67 @@
+// Every file of configs/variants, as it is shipped, on a network small enough for finite differences.
+#include <algorithm>
+#include <filesystem>
+
+#include "data/data_test_support.h"
+#include "support/network_checks.h"
+#include "train/config.h"
+
+namespace plimsoll {
+namespace {
+
+// The shapes of the tests' networks, with as many heads as every variant can share, and rows longer than its prefix.
+constexpr const char* kBase = R"(
+[model]
+layers = 3
+channels = 12
+heads = 4
+kv_heads = 2
+head_size = 6
+context = 26
+init_std = 0.3
+)";
+
+std::vector<std::string> variant_files() {
+    std::vector<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(PLIMSOLL_SOURCE_DIR "/configs/variants"))
+        names.push_back(entry.path().stem().string());
+    std::sort(names.begin(), names.end());
+    return names;
+}
+
+class VariantFilesTest : public testing::TestWithParam<std::string> {
+  protected:
+    static Named network() {
+        const TemporaryFolder folder;
+        const std::string base = write_bytes(folder / "base.toml", kBase);
+        RunConfig config = load_config({.file = base,
+                                        .variant = PLIMSOLL_SOURCE_DIR "/configs/variants/" + GetParam() + ".toml",
+                                        .overrides = {}});
+        config.model.ffn = std::min<int64_t>(config.model.ffn, 14);
+        Named named{GetParam().c_str(), {config.model, config.attention, config.loss, 13}};
+        named.config.validate();
+        return named;
+    }
+};
+
+TEST_P(VariantFilesTest, GradientsMatchCentralDifferences) {
+    expect_gradients_of_central_differences(network());
+}
+
+TEST_P(VariantFilesTest, LaterTokensLeaveEarlierPositionsAlone) {
+    expect_later_tokens_leave_earlier_alone(network());
+}
+
+TEST_P(VariantFilesTest, BitsAreEqualForAnyNumberOfThreads) {
+    expect_equal_bits_for_any_threads(network(), DType::kF32);
+    expect_equal_bits_for_any_threads(network(), DType::kBF16);
+}
+
+INSTANTIATE_TEST_SUITE_P(Files, VariantFilesTest, testing::ValuesIn(variant_files()), [](const auto& info) {
+    std::string name = info.param;
+    std::replace(name.begin(), name.end(), '-', '_');
+    return name;
+});
+
+}  // namespace
+}  // namespace plimsoll
