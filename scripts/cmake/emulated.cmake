@@ -17,8 +17,9 @@ function(plimsoll_emulated_objects name)
     target_link_libraries(${name} PUBLIC plimsoll_simt plimsoll_kernels)
 endfunction()
 
-plimsoll_emulated_objects(plimsoll_planted_bugs tests/simt/planted_bugs.cu)
-add_executable(simt_test tests/simt/emulator_test.cpp tests/simt/main.cpp $<TARGET_OBJECTS:plimsoll_planted_bugs>)
+plimsoll_emulated_objects(plimsoll_planted_bugs tests/simt/planted_bugs.cu tests/simt/hopper_bugs.cu)
+add_executable(simt_test tests/simt/emulator_test.cpp tests/simt/hopper_test.cpp tests/simt/main.cpp
+    tests/support/tensor_map_emulated.cpp $<TARGET_OBJECTS:plimsoll_planted_bugs>)
 target_include_directories(simt_test PRIVATE tests)
 target_link_libraries(simt_test PRIVATE plimsoll_simt plimsoll_kernels GTest::gtest)
 
