@@ -1,7 +1,9 @@
 // Tensor maps: what TMA needs to know of a tensor and of the box that is copied at a time.
 #pragma once
 
-#include <hopper.cuh>
+#include <tensor_map_type.h>
+
+#include <cstdint>
 
 #include "kernels/error.h"
 

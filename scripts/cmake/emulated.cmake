@@ -27,8 +27,10 @@ target_link_libraries(simt_test PRIVATE plimsoll_simt plimsoll_kernels GTest::gt
 # dispatchers then stay in their archive.
 file(GLOB cuda_kernels CONFIGURE_DEPENDS kernels/cuda/*.cu)
 file(GLOB dispatchers CONFIGURE_DEPENDS kernels/dispatch*.cpp)
-plimsoll_emulated_objects(plimsoll_cuda_kernels_emulated ${cuda_kernels} tests/simt/conformance.cu)
-add_library(plimsoll_cuda_emulated OBJECT ${dispatchers} kernels/cuda/context.cpp tests/support/reference_gemm.cpp)
+plimsoll_emulated_objects(plimsoll_cuda_kernels_emulated ${cuda_kernels} tests/simt/conformance.cu
+    tests/simt/hopper_conformance.cu)
+add_library(plimsoll_cuda_emulated OBJECT ${dispatchers} kernels/cuda/context.cpp tests/support/reference_gemm.cpp
+    tests/support/tensor_map_emulated.cpp)
 target_compile_definitions(plimsoll_cuda_emulated PUBLIC PLIMSOLL_CUDA)
 target_compile_options(plimsoll_cuda_emulated PRIVATE -Wall -Wextra)
 target_link_libraries(plimsoll_cuda_emulated PUBLIC plimsoll_simt plimsoll_kernels)

@@ -6,10 +6,13 @@ import unittest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-NATIVE = ROOT / "kernels/cuda/native/device.cuh"
-TWIN = ROOT / "tests/support/simt/include/device.cuh"
-CASES = ROOT / "tests/simt/conformance.cu"
-HELPERS = {"shared_pointer"}  # of the native file, used by its instructions only
+NATIVE = ROOT / "kernels/cuda/native"
+TWIN = ROOT / "tests/support/simt/include"
+# Native files, their twin, and the cases of their instructions.
+SEAMS = [(["device.cuh"], "device.cuh", ROOT / "tests/simt/conformance.cu"),
+         (["hopper.cuh", "wgmma.cuh"], "hopper.cuh", ROOT / "tests/simt/hopper_conformance.cu")]
+# No instructions: used by those of the native file only; for the compiler.
+HELPERS = {"shared_pointer", "hold_registers"}
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import cuda_checks  # noqa: E402
@@ -18,22 +21,29 @@ import cuda_checks  # noqa: E402
 def functions(text):
     """Names defined or declared in namespace plimsoll::device."""
     body = text[text.index("namespace plimsoll::device"):]
-    return set(re.findall(r"^(?:PLIMSOLL_DEVICE |inline )?(?:float|uint32_t|void) (\w+)\(", body, re.MULTILINE))
+    return set(re.findall(r"^(?:PLIMSOLL_DEVICE |inline )?(?:float|uint32_t|void|bool) (\w+)\(", body, re.MULTILINE))
+
+
+def native_functions(names):
+    return set().union(*(functions((NATIVE / name).read_text()) for name in names)) - HELPERS
 
 
 class Seam(unittest.TestCase):
     def test_both_files_have_the_same_instructions(self):
-        native = functions(NATIVE.read_text()) - HELPERS
-        self.assertGreater(len(native), 8)
-        self.assertEqual(native, functions(TWIN.read_text()))
+        for names, twin, _ in SEAMS:
+            native = native_functions(names)
+            self.assertGreater(len(native), 8)
+            self.assertEqual(native, functions((TWIN / twin).read_text()) - HELPERS)
 
     def test_every_instruction_has_a_conformance_case(self):
-        cases = set(" ".join(re.findall(r'^\s*{"([\w ]+)", ', CASES.read_text(), re.MULTILINE)).split())
-        self.assertEqual(functions(NATIVE.read_text()) - HELPERS, cases)
+        for names, _, cases in SEAMS:
+            text = re.sub(r'"\s*\n\s*"', "", cases.read_text())
+            named = re.findall(r'(?:^\s*{|_case<[^>]*>\(|\.name = )"([\w ]+)", *', text, re.MULTILINE)
+            self.assertEqual(native_functions(names), set(" ".join(named).split()))
 
     def test_ptx_and_launches_are_nowhere_else(self):
         for source in (ROOT / "kernels").rglob("*.cu*"):
-            if source.parent == NATIVE.parent:
+            if source.parent == NATIVE:
                 continue
             text = source.read_text()
             for raw in ("asm(", "asm volatile", "<<<", "__shared__", "__cvta"):

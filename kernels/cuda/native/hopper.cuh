@@ -4,7 +4,7 @@
 // Instructions: PTX ISA 8.x, sm_90a. Where PLIMSOLL_HAS_SM90A is 0 a kernel that uses them must have no body.
 #pragma once
 
-#include <cuda.h>
+#include <tensor_map_type.h>
 #include <device.cuh>
 
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -56,9 +56,6 @@ PLIMSOLL_DEVICE void mbarrier_wait(Mbarrier* barrier, unsigned parity) {
 
 // ---- bulk copies
 // ------------------------------------------------------------------------------------------------------
-
-// A tensor in global memory and a box of it (kernels/cuda/tensor_map.h); a kernel's parameter, __grid_constant__ const.
-using TensorMap = CUtensorMap;
 
 // Fetches a map ahead of its use.
 PLIMSOLL_DEVICE void tma_prefetch(const TensorMap* map) {

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "device.cuh"
-#include "simt/hopper.h"
+#include "tensor_map_type.h"
 
 #define PLIMSOLL_HAS_SM90A 1
 
@@ -30,7 +30,6 @@ inline void mbarrier_wait(Mbarrier* barrier, unsigned parity) {
 }
 
 // ---- bulk copies
-using TensorMap = ::simt::TensorMap;
 inline void tma_prefetch(const TensorMap* /*map*/) {}
 inline void tma_load(void* to, const TensorMap* map, Mbarrier* barrier, int c0, int c1, int c2, int c3) {
     ::simt::tma_load(to, *map, barrier, {c0, c1, c2, c3});
