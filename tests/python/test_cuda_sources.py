@@ -64,6 +64,22 @@ ptxas info    : Used 16 registers, used 0 barriers
         self.assertEqual(kernels["_Z6kernelv"], {"registers": 40, "spill": 28, "stack": 8, "shared": 1024})
         self.assertEqual(kernels["_Z5otherv"]["registers"], 16)
 
+    def test_instructions_are_counted_by_kernel(self):
+        text = """Function : _Z1av
+        /*1400*/  HGMMA.64x128x16.F32.BF16 R24, gdesc[UR12], R24 ;
+        /*1410*/  UTMALDG.4D [UR16], [UR6] ;
+        /*1420*/  UTMALDG.4D [UR16], [UR6], desc[UR4] ;
+Function : _Z1bv
+        /*0010*/  HMMA.16816.F32.BF16 R4, R8, R12, R4 ;
+        /*0020*/  STL [R1], R2 ;
+        /*0030*/  UTMASTG.4D [UR4], [UR6] ;
+"""
+        self.assertEqual(cuda_checks.count_instructions(text), {"_Z1av": [1, 0, 2], "_Z1bv": [1, 1, 0]})
+
+    def test_serialised_wgmma_and_ignored_registers_are_fatal(self):
+        for mark in ("C7508", "C7510", "C7511", "C7512", "C7515"):
+            self.assertIn(mark, cuda_checks.FATAL_INFORMATION)
+
     def test_occupancy_follows_registers_and_shared_memory(self):
         kernel = {"registers": 255, "shared": 0}
         self.assertEqual(cuda_checks.blocks_per_multiprocessor(kernel, 128, "90a"), 2)

@@ -186,6 +186,7 @@ std::vector<std::string> take_reports() {
 void note_access(const void* address, size_t bytes, Access access, const void* site) {
     if (!options().detect) return;
     statistics().accesses++;
+    if (block().stacks().contains(address)) return;  // most are a thread's own variables
     bool shared = false;
     Granule* granules = find_granules(address, bytes, access, site, shared);
     if (!granules) return;
