@@ -137,7 +137,7 @@ TEST(Attention90, TakesWhatItHasKernelsFor) {
     EXPECT_TRUE(takes({.window = 7, .pinned = 2, .alibi = true, .HS = 64}, *hopper));
     EXPECT_FALSE(takes({.prefix = 3, .HS = 64}, *hopper));
     EXPECT_FALSE(takes({.window = 7, .pattern = MaskPattern::kStrided, .HS = 64}, *hopper));
-    if (ampere->architecture() == 80) EXPECT_FALSE(takes({.HS = 64}, *ampere));
+    EXPECT_EQ(takes({.HS = 64}, *ampere), ampere->architecture() == 90);
 }
 
 TEST(Attention90, TilesFitABlock) {

@@ -148,6 +148,17 @@ void remember_read(Granule& g) {
     }
 }
 
+// An access of a thread's own variables, as most are.
+void check_lent(const void* address, size_t bytes, Access access, const void* site) {
+    for (const Lent& lent : block().current().lent)
+        if (inside(lent.begin, 1, address, bytes) || inside(address, 1, lent.begin, lent.bytes)) {
+            if (access == Access::kRead && lent.readable) continue;
+            report("race with wgmma", site,
+                   actor_name(state().thread) + (access == Access::kRead ? " reads " : " writes ") +
+                       (lent.readable ? "an operand" : "sums") + " of a wgmma in flight");
+        }
+}
+
 // "file:line" of an address in this program, by addr2line where it is installed.
 std::string place_of(const void* site) {
     Dl_info info{};
@@ -186,7 +197,7 @@ std::vector<std::string> take_reports() {
 void note_access(const void* address, size_t bytes, Access access, const void* site) {
     if (!options().detect) return;
     statistics().accesses++;
-    if (block().stacks().contains(address)) return;  // most are a thread's own variables
+    if (block().stacks().contains(address)) return check_lent(address, bytes, access, site);
     bool shared = false;
     Granule* granules = find_granules(address, bytes, access, site, shared);
     if (!granules) return;

@@ -105,7 +105,7 @@ void Block::run(const Launch& launch, Index3 index, uint64_t seed) {
         thread.context = stacks_.prepare(t, thread_main);
         thread.index = t, thread.lane = t % kWarp, thread.warp = t / kWarp;
         thread.done = false, thread.waits_for = nullptr;
-        thread.copies.clear(), thread.groups.clear(), thread.uncommitted = 0;
+        thread.copies.clear(), thread.groups.clear(), thread.uncommitted = 0, thread.lent.clear();
         warps[thread.warp].alive |= 1u << thread.lane;
         ready_.push_back(t);
     }

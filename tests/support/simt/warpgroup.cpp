@@ -2,6 +2,7 @@
 // descriptors, and which lane holds which element of the sums.
 //
 // Each warp runs its own 16 of the 64 rows when it waits, as late as it may. Sums run in fp32 in ascending order of k.
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <map>
@@ -119,6 +120,16 @@ unsigned column_of(unsigned lane, unsigned i) {
     return 8 * (i >> 2) + 2 * (lane % 4) + (i & 1);
 }
 
+// What lane l of the running warp may not touch until take_back().
+void lend(unsigned l, const Lent& lent) {
+    block().thread(block().current().warp * kWarp + l).lent.push_back(lent);
+}
+void take_back(unsigned l, const void* begin) {
+    std::vector<Lent>& lent = block().thread(block().current().warp * kWarp + l).lent;
+    const auto found = std::find_if(lent.begin(), lent.end(), [&](const Lent& x) { return x.begin == begin; });
+    if (found != lent.end()) lent.erase(found);
+}
+
 const void* issue_site = nullptr;  // of the warp collective that runs
 
 void issue(void** lanes, unsigned) {
@@ -133,6 +144,7 @@ void issue(void** lanes, unsigned) {
             lane.accumulate != first.accumulate)
             b.fail("wgmma: lanes of one warp name different operands");
         op.a[l] = lane.a;
+        if (lane.a) lend(l, {lane.a, 4 * sizeof(uint32_t), true});
     }
     GroupState& group = state().groups[b.current().warp / kWarpsOfGroup];
     const std::pair operands{first.a_descriptor, first.b_descriptor};
@@ -148,6 +160,7 @@ void issue(void** lanes, unsigned) {
         sums.values.resize(16 * sums.n);
         for (unsigned l = 0; l < kWarp; ++l) {
             sums.lanes[l] = static_cast<const WgmmaLane*>(lanes[l])->sums;
+            lend(l, {sums.lanes[l], sums.n / 2 * sizeof(float), false});
             for (unsigned i = 0; i < sums.n / 2; ++i) {
                 sums.values[row_of(l, i) * sums.n + column_of(l, i)] = sums.lanes[l][i];
                 sums.lanes[l][i] = std::bit_cast<float>(kPoison);
@@ -206,6 +219,8 @@ void finish_group(WarpState& warp) {
     for (const Operation& op : done) {
         const WgmmaLane& first = op.first;
         run(op, warp.sums.at(first.sums));
+        if (first.a)
+            for (unsigned l = 0; l < kWarp; ++l) take_back(l, op.a[l]);
         const auto end = [&](uint32_t offset) {
             detector::wgmma_read_ends(b.shared_begin() + offset, 16, b.current().warp, warp.clock);
         };
@@ -219,12 +234,14 @@ void finish_group(WarpState& warp) {
         for (const auto& group : warp.groups) in_flight = in_flight || makes(group, op.first.sums);
         if (in_flight) continue;
         const Sums& sums = found->second;
-        for (unsigned l = 0; l < kWarp; ++l)
+        for (unsigned l = 0; l < kWarp; ++l) {
+            take_back(l, sums.lanes[l]);
             for (unsigned i = 0; i < sums.n / 2; ++i) {
                 if (std::bit_cast<uint32_t>(sums.lanes[l][i]) != kPoison)
                     b.fail("wgmma: sums were written while a wgmma that makes them was in flight");
                 sums.lanes[l][i] = sums.values[row_of(l, i) * sums.n + column_of(l, i)];
             }
+        }
         warp.sums.erase(found);
     }
 }
