@@ -39,6 +39,8 @@ MUTATIONS = [
      "document > window ? document : window", "document", "cuda_emulated_test", "*CudaAttention90*"),
     ("sm_90: pinned keys before the window skipped", "kernels/cuda/sm90/attention_forward.cuh",
      "a.mask.pinned > 0 ? a.first[last] + a.mask.pinned : 0", "0 * last", "cuda_emulated_test", "*CudaAttention90*"),
+    ("sm_90: a last section of heads as wide as the others", "kernels/cuda/sm90/forward_tile.h",
+     "section < left ? section : left, at", "section + 0 * left, at", "cuda_emulated_test", "*Attention90*"),
     ("sm_90: queries of the next piece not waited for", "kernels/cuda/sm90/attention_forward.cuh",
      "device::mbarrier_wait(&b.queries_empty, (item & 1) ^ 1);", "", "cuda_emulated_test", "*CudaAttention90*"),
     ("sm_90: no proxy fence before the output's store", "kernels/cuda/sm90/attention_forward.cuh",

@@ -15,7 +15,7 @@ void launch(const ForwardArguments90& arguments, const Exec& exec) {
     check_cuda(cudaFuncSetAttribute(attention_forward_sm90_kernel<V, HS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     Forward::kSharedBytes),
                "attention_forward");
-    const int blocks = std::min(exec.cuda->multiprocessors(), arguments.tiles * arguments.mask.NH);
+    const int blocks = std::min(exec.cuda->multiprocessors(), arguments.schedule.count());
     PLIMSOLL_LAUNCH((attention_forward_sm90_kernel<V, HS>), dim3(static_cast<unsigned>(blocks)),
                     dim3(Forward::kThreads), Forward::kSharedBytes, exec.cuda->stream(), arguments);
     launch_check("attention_forward");
@@ -48,7 +48,7 @@ void attention_forward_sm90(const AttentionTensors& t, const AttentionTables& ta
         .gate = optional<bf16>(t.gate),
         .group = static_cast<int>(NH / t.k.shape[1]),
         .N = static_cast<int32_t>(N),
-        .tiles = static_cast<int32_t>((N + tile.queries - 1) / tile.queries),
+        .schedule = forward_schedule(N, HS, static_cast<int>(NH), static_cast<int>(NH / t.k.shape[1])),
         .first = tables.first,
         .end = tables.end,
         .mask = make_mask(spec, NH)};

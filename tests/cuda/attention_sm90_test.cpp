@@ -172,16 +172,30 @@ TEST(TensorMap, DescribesTilesOfHeads) {
 }
 
 TEST(Attention90, EveryPieceOfWorkIsTakenOnce) {
-    for (const auto& [tiles, heads] : {std::pair{1, 1}, {5, 3}, {2, 12}}) {
+    for (const auto& [tiles, heads, section] : {std::array{1, 1, 1}, {5, 3, 3}, {2, 12, 4}, {7, 10, 4}, {3, 9, 2}}) {
+        const cuda::ForwardSchedule schedule{tiles, heads, section};
         std::set<std::pair<int, int>> taken;
-        for (int index = 0; index < tiles * heads; ++index) {
-            const cuda::ForwardWork work = cuda::forward_work(index, tiles, heads);
+        for (int index = 0; index < schedule.count(); ++index) {
+            const cuda::ForwardWork work = schedule.work(index);
             EXPECT_TRUE(work.tile >= 0 && work.tile < tiles && work.head >= 0 && work.head < heads);
+            EXPECT_EQ(work.head / section, index / (section * tiles)) << "one section after the other";
             taken.insert({work.tile, work.head});
         }
         EXPECT_EQ(taken.size(), static_cast<size_t>(tiles * heads));
-        EXPECT_EQ(cuda::forward_work(0, tiles, heads).tile, tiles - 1) << "the tile with most keys is first";
+        EXPECT_EQ(schedule.work(0).tile, tiles - 1) << "the tile with most keys is first";
     }
+}
+
+TEST(Attention90, SectionsOfHeadsFitTheCache) {
+    const auto section = [](int64_t rows, int64_t HS, int heads, int group) {
+        return cuda::forward_schedule(rows, HS, heads, group).section;
+    };
+    EXPECT_EQ(section(1024, 64, 12, 1), 12) << "0.25 MiB a head: all";
+    EXPECT_EQ(section(32768, 64, 12, 1), 4) << "8 MiB a head";
+    EXPECT_EQ(section(32768, 64, 32, 8), 32) << "four key heads";
+    EXPECT_EQ(section(32768, 128, 32, 8), 16);
+    EXPECT_EQ(section(1 << 20, 256, 32, 8), 8) << "never less than a group";
+    EXPECT_EQ(cuda::forward_schedule(129, 64, 2, 1).tiles, 2);
 }
 
 }  // namespace

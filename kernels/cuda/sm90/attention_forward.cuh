@@ -20,9 +20,10 @@ struct ForwardArguments90 {
     float extra_logit;               // of a constant extra column, -inf without one
     const bf16* gate;                // (N, NH) before the sigmoid, or null
     int group;                       // query heads of a key head
-    int32_t N, tiles;                // rows of q, tiles of queries
-    const int32_t *first, *end;      // (N): where each row's document begins and ends
-    DeviceMask mask;                 // not patterned, its scale above 0
+    int32_t N;                       // rows of q
+    ForwardSchedule schedule;
+    const int32_t *first, *end;  // (N): where each row's document begins and ends
+    DeviceMask mask;             // not patterned, its scale above 0
 };
 
 template <class V, int HS>
@@ -72,9 +73,8 @@ struct Forward90 {
     // Parity of a stage when it is used for the (n / kStages)-th time.
     PLIMSOLL_DEVICE static unsigned parity(int n) { return static_cast<unsigned>(n / kStages) & 1; }
 
-    PLIMSOLL_DEVICE int work_count() const { return a.tiles * a.mask.NH; }
     PLIMSOLL_DEVICE Work work(int index) const {
-        const ForwardWork piece = forward_work(index, a.tiles, a.mask.NH);
+        const ForwardWork piece = a.schedule.work(index);
         const int m0 = piece.tile * kTile.queries, last = last_row(m0);
         const int first = a.first[m0];  // where the first query's document begins; the last query's bounds pinned keys
         return {.head = piece.head,
@@ -105,7 +105,7 @@ struct Forward90 {
         Barriers& b = barriers();
         for (const device::TensorMap* map : {&a.q, &a.k, &a.v, &a.out}) device::tma_prefetch(map);
         int n = 0, item = 0;
-        for (int index = blockIdx.x; index < work_count(); index += gridDim.x, ++item) {
+        for (int index = blockIdx.x; index < a.schedule.count(); index += gridDim.x, ++item) {
             const Work w = work(index);
             const int key_head = w.head / a.group;
             device::mbarrier_wait(&b.queries_empty, (item & 1) ^ 1);
@@ -129,7 +129,7 @@ struct Forward90 {
         const int lane = threadIdx.x % kWarp;
         if (kTile.takes_turns && group == 1) device::named_barrier_arrive(kTurnBarrier, 2 * kGroupThreads);
         int n = 0, item = 0;
-        for (int index = blockIdx.x; index < work_count(); index += gridDim.x, ++item) {
+        for (int index = blockIdx.x; index < a.schedule.count(); index += gridDim.x, ++item) {
             const Work w = work(index);
             Rows rows = begin_rows(w, group, lane);
             float out[HS / 2] = {};

@@ -25,14 +25,34 @@ constexpr ForwardTile forward_tile(int64_t HS) {
     return {};
 }
 
-// Blocks stay, and take every `blocks`-th piece of work. A piece is a tile of queries of one head; the heads of a tile
-// follow one another, so that those that share keys read them at the same time, and tiles come last first, since those
-// see most keys.
+// Blocks stay, and take every `blocks`-th piece of work: a tile of queries of one head. Heads are taken in sections
+// whose keys and values lie in the L2 cache together, as FlashAttention-3 does. In a section tiles come last first,
+// since those see most keys, and the heads of a tile follow one another, so that those that share keys read them at the
+// same time.
 struct ForwardWork {
     int tile, head;
 };
-constexpr ForwardWork forward_work(int index, int tiles, int heads) {
-    return {tiles - 1 - index / heads, index % heads};
+struct ForwardSchedule {
+    int tiles, heads, section;  // heads of a section
+
+    constexpr int count() const { return tiles * heads; }
+    constexpr ForwardWork work(int index) const {
+        const int begin = index / (section * tiles) * section, left = heads - begin;
+        const int width = section < left ? section : left, at = index - begin * tiles;
+        return {tiles - 1 - at / width, begin + at % width};
+    }
+};
+
+// What of the L2 cache (50 MB on H100 and H200) keys and values may fill.
+inline constexpr int64_t kCachedBytes = 32 << 20;
+
+// For `rows` keys. group: query heads of a key head, which stay together.
+constexpr ForwardSchedule forward_schedule(int64_t rows, int64_t HS, int heads, int group) {
+    const int64_t bytes = 2 * 2 * rows * HS;  // keys and values of a head
+    int section = group;
+    while (2 * (section / group) * bytes <= kCachedBytes && section < heads) section *= 2;
+    const int queries = forward_tile(HS).queries;
+    return {static_cast<int>((rows + queries - 1) / queries), heads, section < heads ? section : heads};
 }
 
 }  // namespace plimsoll::cuda
