@@ -178,7 +178,8 @@ void Block::backward_post(Tensor dx, Write write, BackwardPart part, const Exec&
     const Tensor dy(s_.dy.data, s_.dy.dtype, read, s_.dy.device);
     matmul_backward_input(flat(dy), dbranch, p_.out, Write::kOverwrite, exec);
     for (size_t i = parts_.size(); i-- > 0;)
-        parts_[i].backward_attended(this->part(i), dy, attended(i, exec), write, exec);
+        parts_[i].backward_attended(this->part(i), dy, parts_[i].reads_attended() ? attended(i, exec) : Tensor{}, write,
+                                    exec);
     for (size_t i = parts_.size(); i-- > 0;)
         parts_[i].backward_output(this->part(i), core_gradients(), core_tensors(), write, exec);
 }

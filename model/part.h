@@ -103,7 +103,9 @@ class BlockPart {
 
     // 4 y, core attention's output, as the output projection reads it: returns y or a tensor of v.scratch. Called again
     // in backward, for the projection's gradient; so it changes nothing else. dy becomes the gradient of y in place, or
-    // where bind_gradients bound another gradient of core attention's output, that is written.
+    // where bind_gradients bound another gradient of core attention's output, that is written. On the way back y is
+    // computed again, and only for parts that read it: the others get an empty one.
+    virtual bool reads_attended() const { return false; }
     virtual Tensor forward_attended(const PartView& /*v*/, Tensor y, const Exec& /*exec*/) const { return y; }
     virtual void backward_attended(const PartView& /*v*/, Tensor /*dy*/, Tensor /*y*/, Write /*write*/,
                                    const Exec& /*exec*/) const {}
