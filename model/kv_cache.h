@@ -27,6 +27,9 @@ struct CacheOptions {
     // keys come rotated, or the network rotates nothing.
     std::vector<double> frequencies = {};
     double score_factor = 1;  // times the scale of scores (YaRN's temperature), but not of a part's virtual key
+
+    // Whether a network with RoPE leaves keys and queries to be rotated here.
+    bool rotates() const { return streaming || !frequencies.empty(); }
 };
 
 // The cache of one sequence. Every layer calls it once for the same new tokens, as the only document of the call; then
