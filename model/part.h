@@ -65,6 +65,9 @@ class BlockPart {
     // Its rows of the parameter table, named without the block's prefix ("attn.gate.weight").
     virtual std::vector<ParameterSpec> parameters() const { return {}; }
     virtual PartNeeds needs(int64_t N, Precision precision) const = 0;
+    // Whether hooks 4 and 5 fill what it keeps: then backward runs them again, with the projection between them, where
+    // that was not kept.
+    virtual bool keeps_branch() const { return false; }
     // How many heads the output projection reads of `heads`: at most as many.
     virtual int64_t output_heads(int64_t heads) const { return heads; }
 

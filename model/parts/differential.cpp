@@ -68,6 +68,7 @@ class DifferentialV1 final : public BlockPart {
         repeat_heads_backward(d.v, v.scratch[2], 2, exec);
     }
 
+    bool keeps_branch() const override { return true; }  // pair_rstd
     Tensor forward_attended(const PartView& v, Tensor y, const Exec& exec) const override {
         differential_forward(tensors(v, y), spec_, exec);
         return v.scratch[6];

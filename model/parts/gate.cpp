@@ -187,6 +187,7 @@ class ProjectionGatePart final : public BlockPart {
         gate_.backward_maps(v, dx, x, write, part, exec);
     }
 
+    bool keeps_branch() const override { return true; }
     Tensor forward_branch(const PartView& v, Tensor branch, const Exec& exec) const override {
         convert(v.kept.back(), branch, exec);
         gate_forward(as_head(branch), as_head(v.kept.back()), gate_.z(v), gate_.spec(), exec);

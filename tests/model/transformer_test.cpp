@@ -247,6 +247,19 @@ TEST(Transformer, RecomputeChangesMemoryAndNoBit) {
         }
 }
 
+// Nor without feed-forward layers, where the attention branch is computed again only for parts that keep it.
+TEST(Transformer, RecomputeWithoutFeedForwardLayersChangesNoBit) {
+    for (Named& network : networks()) {
+        SCOPED_TRACE(network.name);
+        network.config.model.activation = "none";
+        const TinyBatch batch(network.config, 2, network.documents);
+        TinyModel kept(network.config, batch.n(), DType::kBF16);
+        TinyModel again(network.config, batch.n(), DType::kBF16, 2, Recompute::kBlock);
+        EXPECT_EQ(again.run(batch), kept.run(batch));
+        EXPECT_TRUE(same_bits(copied<float>(kept.model.gradients()), copied<float>(again.model.gradients())));
+    }
+}
+
 // A smaller micro batch than planned uses the front of the same memory and computes the same.
 TEST(Transformer, FewerTokensThanPlannedChangeNothing) {
     for (const NetworkConfig& config : {tiny_llama(), tiny_gpt2()}) {
