@@ -113,7 +113,9 @@ void Decoder::forward(std::span<const int32_t> tokens) {
                     block_plan_.view(activations_, scratch_, network_, layer, n),
                     block_scratch_plan_.view(activations_, scratch_, layer, n));
         block.forward_pre(positions_, exec_, options_.cache.rotates() ? RopeTiming::kLater : RopeTiming::kNow);
-        cache_.forward({.t = block.core_tensors(), .cu_seqlens = bounds, .spec = block.spec(), .layer = layer}, exec_);
+        const AttentionTensors core = block.core_tensors();
+        cache_.forward({.t = core, .cu_seqlens = bounds, .spec = block.spec(), .layer = layer}, exec_);
+        if (parts_[static_cast<size_t>(layer)].read_queries()) cache_.rotate_queries(core.q, exec_);
         block.forward_post(stream(layer + 1), exec_);
     }
     cache_.advance(n);

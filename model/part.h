@@ -98,8 +98,10 @@ class BlockPart {
     virtual void backward_operands(const PartView& /*v*/, const AttentionTensors& /*d*/,
                                    const AttentionTensors& /*before*/, Write /*write*/, const Exec& /*exec*/) const {}
 
-    // 3 Right after core attention: changes t.out and t.lse in place, once. The way back is called before core
+    // 3 Right after core attention: changes t.out and t.lse in place, once; t.q is as core attention read it only for a
+    // part that says so, which a cache that rotates queries otherwise saves. The way back is called before core
     // attention's, with d.out; what it has to add to d.q, d.k and d.v it adds in backward_operands.
+    virtual bool reads_queries() const { return false; }
     virtual void forward_output(const PartView& /*v*/, const AttentionTensors& /*t*/, const Exec& /*exec*/) const {}
     virtual void backward_output(const PartView& /*v*/, const AttentionTensors& /*d*/, const AttentionTensors& /*t*/,
                                  Write /*write*/, const Exec& /*exec*/) const {}
