@@ -113,8 +113,11 @@ Tensor Block::attended(size_t end, const Exec& exec) const {
     return y;
 }
 
-Tensor Block::attention_branch(const Exec& exec) const {
+void Block::forward_outputs(const Exec& exec) const {
     for (size_t i = 0; i < parts_.size(); ++i) parts_[i].forward_output(part(i), core_tensors(), exec);
+}
+
+Tensor Block::attention_branch(const Exec& exec) const {
     matmul_forward(s_.branch, flat(attended(parts_.size(), exec)), p_.out, p_.out_bias, exec);
     Tensor branch = s_.branch;
     for (size_t i = 0; i < parts_.size(); ++i) branch = parts_[i].forward_branch(part(i), branch, exec);
@@ -122,6 +125,8 @@ Tensor Block::attention_branch(const Exec& exec) const {
 }
 
 void Block::forward_hidden(const Exec& exec) {
+    forward_outputs(exec);
+    if (!a_.x_mid && !parts_.keep_branch()) return;
     const Tensor branch = attention_branch(exec);
     if (!a_.x_mid) return;
     residual_norm_forward(a_.x_mid, a_.norm2, a_.mean2, a_.rstd2, a_.x, branch, p_.norm2_gain, p_.norm2_bias,
@@ -130,7 +135,10 @@ void Block::forward_hidden(const Exec& exec) {
 }
 
 void Block::forward_post(Tensor x_out, const Exec& exec) {
-    if (!a_.x_mid) return residual_forward(x_out, a_.x, attention_branch(exec), exec);
+    if (!a_.x_mid) {
+        forward_outputs(exec);
+        return residual_forward(x_out, a_.x, attention_branch(exec), exec);
+    }
     forward_hidden(exec);
     matmul_forward(s_.branch, a_.act, p_.down, p_.down_bias, exec);
     residual_forward(x_out, a_.x_mid, s_.branch, exec);
@@ -178,7 +186,8 @@ void Block::backward_post(Tensor dx, Write write, BackwardPart part, const Exec&
     const Tensor dy(s_.dy.data, s_.dy.dtype, read, s_.dy.device);
     matmul_backward_input(flat(dy), dbranch, p_.out, Write::kOverwrite, exec);
     for (size_t i = parts_.size(); i-- > 0;)
-        parts_[i].backward_attended(this->part(i), dy, attended(i, exec), write, exec);
+        parts_[i].backward_attended(this->part(i), dy, parts_[i].reads_attended() ? attended(i, exec) : Tensor{}, write,
+                                    exec);
     for (size_t i = parts_.size(); i-- > 0;)
         parts_[i].backward_output(this->part(i), core_gradients(), core_tensors(), write, exec);
 }

@@ -12,11 +12,6 @@ namespace {
 // Names of MaskPattern, in the order of the enumerators.
 constexpr std::array<std::string_view, 4> kPatterns = {"causal", "dilated", "strided", "blocked"};
 
-template <class T>
-const T& per_layer(const std::vector<T>& values, int64_t layer) {
-    return values[static_cast<size_t>(layer) % values.size()];
-}
-
 MaskPattern pattern_by_name(const std::string& name) {
     for (size_t i = 0; i < kPatterns.size(); ++i)
         if (kPatterns[i] == name) return static_cast<MaskPattern>(i);
@@ -112,19 +107,19 @@ Activation ModelConfig::activation_kind() const {
 }
 
 bool AttentionConfig::learned_extra_column(int64_t layer) const {
-    return per_layer(extra_column, layer) == "learned";
+    return extra_column_at(layer) == "learned";
 }
 
 const std::string& AttentionConfig::extra_column_at(int64_t layer) const {
-    return per_layer(extra_column, layer);
+    return at(extra_column, layer);
 }
 
 const std::string& AttentionConfig::pattern_name(int64_t layer) const {
-    return per_layer(pattern, layer);
+    return at(pattern, layer);
 }
 
 bool AttentionConfig::learned_score_bias(int64_t layer) const {
-    return score_bias == "learned" && takes_bias(weighting_by_name(per_layer(weighting, layer)));
+    return score_bias == "learned" && takes_bias(weighting_by_name(at(weighting, layer)));
 }
 
 AttentionConfig::CoreHeads AttentionConfig::core_heads(const ModelConfig& model) const {
@@ -134,10 +129,10 @@ AttentionConfig::CoreHeads AttentionConfig::core_heads(const ModelConfig& model)
 
 AttentionSpec AttentionConfig::spec(int64_t layer, const ModelConfig& model) const {
     AttentionSpec spec;
-    spec.weighting = weighting_by_name(per_layer(weighting, layer));
+    spec.weighting = weighting_by_name(at(weighting, layer));
     spec.scale = 1.0 / std::sqrt(static_cast<double>(model.head_channels()));
     if (takes_extra_column(spec.weighting)) {
-        const std::string& column = per_layer(extra_column, layer);
+        const std::string& column = extra_column_at(layer);
         if (column == "constant") spec.extra_column = ExtraColumn::kConstant;
         if (column == "learned") spec.extra_column = ExtraColumn::kLearnedLogit;
         spec.extra_logit = extra_logit;
@@ -148,8 +143,8 @@ AttentionSpec AttentionConfig::spec(int64_t layer, const ModelConfig& model) con
         if (score_bias == "log_n") spec.score_bias = -std::log(static_cast<double>(model.context));
         if (score_bias == "constant") spec.score_bias = score_bias_value;
     }
-    spec.pattern = pattern_by_name(per_layer(pattern, layer));
-    spec.window = per_layer(window, layer);
+    spec.pattern = pattern_by_name(pattern_name(layer));
+    spec.window = at(window, layer);
     spec.dilation = spec.pattern == MaskPattern::kDilated ? dilation : 1;
     spec.pinned = pinned;
     spec.prefix = prefix > 1 ? prefix : 0;  // one token sees itself anyway
@@ -204,14 +199,14 @@ void NetworkConfig::validate() const {
     for (int64_t layer = 0; layer < model.layers; ++layer) {
         const Weighting weighting = attention.spec(layer, model).weighting;
         bias_taken |= takes_bias(weighting);
-        if (!takes_extra_column(weighting) && per_layer(attention.extra_column, layer) != "none")
+        if (!takes_extra_column(weighting) && attention.extra_column_at(layer) != "none")
             fail_input(
                 "attention.extra_column: layer {} has weighting '{}', which does not normalise over exp(s); wanted "
                 "\"none\"",
-                layer, per_layer(attention.weighting, layer));
+                layer, attention.at(attention.weighting, layer));
         if (attention.extra_column_at(layer).starts_with("key") && weighting != Weighting::kSoftmax)
             fail_input("attention.extra_column: \"{}\" in layer {} wants weighting \"softmax\", got '{}'",
-                       attention.extra_column_at(layer), layer, per_layer(attention.weighting, layer));
+                       attention.extra_column_at(layer), layer, attention.at(attention.weighting, layer));
     }
     if (!bias_taken && attention.score_bias != "none" && attention.score_bias != "log_n")
         fail_input(

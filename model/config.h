@@ -171,7 +171,8 @@ struct AttentionConfig {
     // Whether gates are products with a sigmoid.
     bool plain_gates() const { return gate_function == "sigmoid" && gate_combination == "multiply"; }
     // A layer's entry of one of the lists.
-    static const std::string& at(const std::vector<std::string>& values, int64_t layer) {
+    template <class T>
+    static const T& at(const std::vector<T>& values, int64_t layer) {
         return values[static_cast<size_t>(layer) % values.size()];
     }
     struct CoreHeads {

@@ -25,8 +25,7 @@ const NetworkConfig& checked(const NetworkConfig& network, const DecoderOptions&
                 "wanted 0",
                 spec.prefix);
     }
-    const bool rotated_later = options.cache.streaming || !options.cache.frequencies.empty();
-    if (rotated_later && network.attention.feature_map == "elu1" && network.model.position == "rope")
+    if (options.cache.rotates() && network.attention.feature_map == "elu1" && network.model.position == "rope")
         fail_input(
             "a stream, or other wavelengths of RoPE, rotate keys in the cache, where attention.feature_map = \"elu1\" "
             "has changed them after their rotation; train with feature_map = \"mlp\", or with another model.position");
@@ -98,7 +97,6 @@ int64_t Decoder::room() const {
 
 void Decoder::forward(std::span<const int32_t> tokens) {
     const auto n = static_cast<int64_t>(tokens.size());
-    const bool by_cache = options_.cache.streaming || !options_.cache.frequencies.empty();
     positions_.assign(tokens.size(), 0);
     for (int64_t i = 0; i < n && !options_.cache.streaming; ++i)
         positions_[static_cast<size_t>(i)] = static_cast<int32_t>(cache_.length() + i);
@@ -114,8 +112,10 @@ void Decoder::forward(std::span<const int32_t> tokens) {
         Block block(network_, parts_[static_cast<size_t>(layer)], layer, blocks_[static_cast<size_t>(layer)], {},
                     block_plan_.view(activations_, scratch_, network_, layer, n),
                     block_scratch_plan_.view(activations_, scratch_, layer, n));
-        block.forward_pre(positions_, exec_, by_cache ? RopeTiming::kLater : RopeTiming::kNow);
-        cache_.forward({.t = block.core_tensors(), .cu_seqlens = bounds, .spec = block.spec(), .layer = layer}, exec_);
+        block.forward_pre(positions_, exec_, options_.cache.rotates() ? RopeTiming::kLater : RopeTiming::kNow);
+        const AttentionTensors core = block.core_tensors();
+        cache_.forward({.t = core, .cu_seqlens = bounds, .spec = block.spec(), .layer = layer}, exec_);
+        if (parts_[static_cast<size_t>(layer)].read_queries()) cache_.rotate_queries(core.q, exec_);
         block.forward_post(stream(layer + 1), exec_);
     }
     cache_.advance(n);

@@ -42,6 +42,14 @@ LayerParts::LayerParts(const NetworkConfig& config, int64_t layer) : parts_(make
           all.kept, kMaxPartTensors);
 }
 
+bool LayerParts::keep_branch() const {
+    return std::ranges::any_of(parts_, [](const auto& part) { return part->keeps_branch(); });
+}
+
+bool LayerParts::read_queries() const {
+    return std::ranges::any_of(parts_, [](const auto& part) { return part->reads_queries(); });
+}
+
 int64_t LayerParts::output_heads(int64_t heads) const {
     for (const auto& part : parts_) heads = part->output_heads(heads);
     return heads;

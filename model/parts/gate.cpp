@@ -117,6 +117,7 @@ class OutputGatePart final : public BlockPart {
         gate_forward(v.scratch[0], y, gate_.z(v), gate_.spec(), exec);
         return v.scratch[0];
     }
+    bool reads_attended() const override { return !inside_; }
     void backward_attended(const PartView& v, Tensor dy, Tensor y, Write write, const Exec& exec) const override {
         if (!inside_) gate_.backward(v, dy, dy, y, write, exec);
     }
@@ -186,6 +187,7 @@ class ProjectionGatePart final : public BlockPart {
         gate_.backward_maps(v, dx, x, write, part, exec);
     }
 
+    bool keeps_branch() const override { return true; }
     Tensor forward_branch(const PartView& v, Tensor branch, const Exec& exec) const override {
         convert(v.kept.back(), branch, exec);
         gate_forward(as_head(branch), as_head(v.kept.back()), gate_.z(v), gate_.spec(), exec);

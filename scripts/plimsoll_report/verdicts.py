@@ -119,28 +119,38 @@ def _numbers(result, p):
                                       "p": p if result.sd else None, "pairs": result.n}
 
 
+def _difference_part(state, first, second, result, p, tested):
+    """The Part of a rule on first - second; `tested`: p is of this rule, and takes part in the correction."""
+    short = f"{_shown(first.values())} against {_shown(second.values())}"
+    return Part(state, f"{short} ({_test_words(result, p)})", p if tested else None, short, _numbers(result, p))
+
+
 @dataclass(frozen=True)
-class Less:
-    """first < second, paired by seed: the mean difference is below 0 beyond the noise."""
+class _TwoSides:
+    """A rule that compares the values of two sides, paired by seed."""
     first: Side
     second: Side
+
+    def judge(self, measured):
+        return _unmeasured((self.first, self.second), measured) or \
+            self._compare(self.first.values(measured), self.second.values(measured))
+
+
+@dataclass(frozen=True)
+class Less(_TwoSides):
+    """first < second, paired by seed: the mean difference is below 0 beyond the noise."""
 
     def words(self):
         same = self.first.metric == self.second.metric
         left = f"{TITLES[self.first.metric]}: {self.first.cells}" if same else str(self.first)
         return f"{left} below {self.second.cells if same else self.second} (paired, p < {1 - LEVEL:.2g})"
 
-    def judge(self, measured):
-        lacking = _unmeasured((self.first, self.second), measured)
-        if lacking:
-            return lacking
-        first, second = self.first.values(measured), self.second.values(measured)
+    def _compare(self, first, second):
         result, p = _pair(first, second)
         state = OPEN
         if p is not None and p < 1 - LEVEL:
             state = HOLDS if result.mean < 0 else OPPOSITE
-        short = f"{_shown(first.values())} against {_shown(second.values())}"
-        return Part(state, f"{short} ({_test_words(result, p)})", p, short, _numbers(result, p))
+        return _difference_part(state, first, second, result, p, True)
 
 
 @dataclass(frozen=True)
@@ -165,21 +175,15 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Ratio:
+class Ratio(_TwoSides):
     """first / second at least `limit` (geometric mean over the seeds), and above 1 beyond the noise."""
-    first: Side
-    second: Side
     limit: float
 
     def words(self):
         return (f"{TITLES[self.first.metric]}: {self.first.cells} at least {self.limit:g} times {self.second.cells} "
                 f"(mean of logarithms, paired, p < {1 - LEVEL:.2g})")
 
-    def judge(self, measured):
-        lacking = _unmeasured((self.first, self.second), measured)
-        if lacking:
-            return lacking
-        first, second = self.first.values(measured), self.second.values(measured)
+    def _compare(self, first, second):
         if min(*first.values(), *second.values()) <= 0:
             return Part(OPEN, "a value is not positive: no ratio")
         result, p = _pair({seed: math.log(value) for seed, value in first.items()},
@@ -195,30 +199,23 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class Close:
+class Close(_TwoSides):
     """Equal within a margin: the whole interval of the paired differences lies inside; outside is the opposite."""
-    first: Side
-    second: Side
     margin: float
 
     def words(self):
         return (f"{TITLES[self.first.metric]}: {self.first.cells} within {self.margin:g} of {self.second.cells} "
                 f"({100 * LEVEL:.0f} % interval of the paired difference)")
 
-    def judge(self, measured):
-        lacking = _unmeasured((self.first, self.second), measured)
-        if lacking:
-            return lacking
-        first, second = self.first.values(measured), self.second.values(measured)
+    def _compare(self, first, second):
         result, p = _pair(first, second)
         if p is None:
             return Part(OPEN, _test_words(result, p))
         low, high = (result.mean, result.mean) if result.low is None else (result.low, result.high)
         state = HOLDS if -self.margin <= low and high <= self.margin else \
             OPPOSITE if low > self.margin or high < -self.margin else OPEN
-        # The p is of a difference of 0, not of one of the margin: it takes no part in the correction.
-        short = f"{_shown(first.values())} against {_shown(second.values())}"
-        return Part(state, f"{short} ({_test_words(result, p)})", None, short, _numbers(result, p))
+        # The p is of a difference of 0, not of one of the margin.
+        return _difference_part(state, first, second, result, p, False)
 
 
 @dataclass(frozen=True)

@@ -123,18 +123,6 @@ Results run_on_gpu(const AttentionRun<bf16>& run, Write write) {
     return {out.values(), dqkv.values(), dgate.values(), lse.values(), dsink.values(), dbias.values()};
 }
 
-// Largest difference, and the size it must be seen against: that of the values, and of terms that may cancel in them.
-void expect_near(const std::vector<double>& seen, const std::vector<double>& wanted, double tolerance, const char* name,
-                 double terms = 0) {
-    ASSERT_EQ(seen.size(), wanted.size());
-    double difference = 0, size = terms * terms;
-    for (size_t i = 0; i < seen.size(); ++i) {
-        difference += std::pow(seen[i] - wanted[i], 2), size += std::pow(wanted[i], 2);
-        ASSERT_TRUE(std::isfinite(seen[i])) << name << "[" << i << "]";
-    }
-    EXPECT_LE(std::sqrt(difference), tolerance * (std::sqrt(size) + 1e-6)) << name;
-}
-
 // Size of the terms of dsink_logit_h = -sum_i exp(sink_logit_h - lse_i) sum_c dout_ic out_ic, which have both signs, as
 // if they were independent: what the rounding of each output leaves in the sum is of that order.
 double sink_terms(const AttentionRun<double>& run) {

@@ -1,20 +1,17 @@
 """plimsoll eval from outside: suites against what training wrote, refusals, hostile questions, and the report."""
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import unittest
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-BINARY = Path(os.environ.get("PLIMSOLL_BINARY", ROOT / "build" / "plimsoll"))
-TEXT = ROOT / "tests" / "golden" / "shakespeare_excerpt.txt"
-TINY = ["--set", "model.channels=16", "--set", "model.context=16", "--set", "model.ffn=24", "--set", "model.position=rope",
-        "--set", "train.micro_batch=4", "--set", "train.batch_tokens=0", "--set", "train.max_steps=4",
-        "--set", "train.max_tokens=0", "--set", "data.source=text", "--set", f"data.text={TEXT}", "--set", "data.tokenizer=byte",
-        "--set", "data.val_fraction=0.4", "--set", "probes.samples=2", "--set", "run.threads=1"]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from tiny_text import BINARY, ROOT, TEXT, train  # noqa: E402
+
+MORE = ["--set", "model.context=16", "--set", "train.max_steps=4", "--set", "data.tokenizer=byte",
+        "--set", "data.val_fraction=0.4", "--set", "probes.samples=2"]
 
 
 @unittest.skipUnless(BINARY.exists(), f"{BINARY} is not built")
@@ -27,9 +24,7 @@ class Eval(unittest.TestCase):
         for name, more in {"sigmoid": ["--variant", "sigmoid"], "placeholder": ["--variant", "placeholder"],
                            "learned": ["--set", "model.position=learned"],
                            "four_heads": ["--set", "model.heads=4"]}.items():
-            done = subprocess.run([BINARY, "train", "configs/quickstart.toml", "--run-dir", cls.folder / name, *TINY, *more],
-                                  capture_output=True, text=True, timeout=60, cwd=ROOT)
-            assert done.returncode == 0, done.stderr
+            train(cls.folder / name, *MORE, *more)
 
     def evaluate(self, run, *arguments, code=0):
         out = self.folder / f"{run}.json"

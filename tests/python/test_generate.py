@@ -2,17 +2,15 @@
 
 import os
 import subprocess
+import sys
 import tempfile
 import unittest
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-BINARY = Path(os.environ.get("PLIMSOLL_BINARY", ROOT / "build" / "plimsoll"))
-TEXT = ROOT / "tests" / "golden" / "shakespeare_excerpt.txt"
-TINY = ["--set", "model.channels=16", "--set", "model.context=32", "--set", "model.ffn=24", "--set", "model.position=rope",
-        "--set", "train.micro_batch=4", "--set", "train.batch_tokens=0", "--set", "train.max_steps=3",
-        "--set", "train.max_tokens=0", "--set", "data.source=text", "--set", f"data.text={TEXT}",
-        "--set", "probes.enabled=false", "--set", "run.threads=1"]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from tiny_text import BINARY, ROOT, train  # noqa: E402
+
+MORE = ["--set", "model.context=32", "--set", "train.max_steps=3", "--set", "probes.enabled=false"]
 
 
 @unittest.skipUnless(BINARY.exists(), f"{BINARY} is not built")
@@ -27,13 +25,9 @@ class Generate(unittest.TestCase):
                            "learned": ["--set", "model.position=learned"],
                            "placeholder": ["--variant", "placeholder"]}.items():
             cls.runs[name] = cls.folder / name
-            done = subprocess.run([BINARY, "train", "configs/quickstart.toml", "--run-dir", cls.runs[name], *TINY, *more],
-                                  capture_output=True, text=True, timeout=60, cwd=ROOT)
-            assert done.returncode == 0, done.stderr
-        done = subprocess.run([BINARY, "train", "configs/quickstart.toml", "--run-dir", cls.folder / "bb", *TINY,
-                               "--set", "data.source=bigram_backcopy", "--set", "data.text=", "--set", "data.val_samples=8"],
-                              capture_output=True, text=True, timeout=60, cwd=ROOT)
-        assert done.returncode == 0, done.stderr
+            train(cls.runs[name], *MORE, *more)
+        train(cls.folder / "bb", *MORE, "--set", "data.source=bigram_backcopy", "--set", "data.text=",
+              "--set", "data.val_samples=8")
 
     def generate(self, run, *arguments, stdin=b"", code=0):
         done = subprocess.run([BINARY, "generate", self.runs.get(run, run), "--threads", "1", *map(os.fsencode, map(str, arguments))],

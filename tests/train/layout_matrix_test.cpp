@@ -1,10 +1,10 @@
 // Layouts of ranks against one process that adds in the same order: equal bits, for every variant, in fp32 and fp64.
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <map>
 
 #include "layout_runs.h"
+#include "support/tolerance.h"
 
 namespace plimsoll {
 namespace {
@@ -79,15 +79,6 @@ INSTANTIATE_TEST_SUITE_P(All, LayoutMatrix, testing::Range(0, 8), [](const auto&
 });
 
 // ---------------------------------------------------------------------------------------------------------------------
-
-double relative_l2(std::span<const float> a, std::span<const float> b) {
-    double difference = 0, size = 0;
-    for (size_t i = 0; i < a.size(); ++i) {
-        difference += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2);
-        size += std::pow(static_cast<double>(b[i]), 2);
-    }
-    return std::sqrt(difference / size);
-}
 
 // Sums of 12 micro batches in another order: a few roundings of 6e-8 each.
 TEST_F(LayoutTest, DataRanksFollowOneProcessThatAddsInItsOwnOrder) {
