@@ -23,7 +23,9 @@ class Generate(unittest.TestCase):
         cls.runs = {}
         for name, more in {"byte": ["--set", "data.tokenizer=byte"], "char": [],
                            "learned": ["--set", "model.position=learned"],
-                           "placeholder": ["--variant", "placeholder"]}.items():
+                           "placeholder": ["--variant", "placeholder"],
+                           "prefix": ["--variant", "prefix_lm", "--set", "attention.prefix=8",
+                                      "--set", "data.tokenizer=byte"]}.items():
             cls.runs[name] = cls.folder / name
             train(cls.runs[name], *MORE, *more)
         train(cls.folder / "bb", *MORE, "--set", "data.source=bigram_backcopy", "--set", "data.text=",
@@ -59,6 +61,17 @@ class Generate(unittest.TestCase):
         self.refuse("learned", ["learned"], "--prompt", "x", "--streaming", 16)
         self.refuse("byte", ["--streaming is 33"], "--prompt", "x", "--streaming", 33)
         self.refuse("byte", ["--sinks goes with --streaming"], "--prompt", "x", "--sinks", 2)
+
+    def test_a_prefix_is_read_as_a_whole_before_anything_is_drawn(self):
+        done = self.generate("prefix", "--prompt", "ROMEO: a", "--max-tokens", 100)
+        self.assertEqual(len(done.stdout), 32 - 8 + 1)
+        # Greedy, so that only what is seen decides: the text so far, as a longer prompt, gives the same next bytes.
+        greedy = ("--temperature", 0, "--max-tokens")
+        text = self.generate("prefix", "--prompt", "ROMEO: a", *greedy, 10).stdout
+        longer = self.generate("prefix", *greedy, 4, stdin=b"ROMEO: a" + text[:6]).stdout
+        self.assertEqual(longer, text[6:])
+        self.refuse("prefix", ["the prompt has 7 tokens", "attention.prefix = 8", "longer text"], "--prompt", "ROMEO: ")
+        self.refuse("prefix", ["attention.prefix = 8"], "--prompt", "ROMEO: a", "--streaming", 16)
 
     def test_hostile_prompts_are_text_or_one_line_of_error(self):
         every_byte = bytes(range(256))
