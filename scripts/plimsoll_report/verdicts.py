@@ -1,8 +1,8 @@
 """Rules that make a verdict of numbers. A rule compares cells of a sweep, seed by seed, and says in words what it wants.
 
 The verdict of a claim, in this order: not measured, if a cell it needs is missing; not testable at this scale, if the
-softmax control sinks in fewer than two seeds (seeds in which it does not sink are left out); contradicted, if one part points the other way in every seed or beyond the noise; reproduced,
-if every part holds; else not at this scale.
+softmax control sinks in fewer than two seeds (seeds in which it does not sink are left out); contradicted, if one part
+points the other way in every seed or beyond the noise; reproduced, if every part holds; else not at this scale.
 """
 
 import itertools
@@ -170,8 +170,40 @@ class Level:
         values = self.side.values(measured)
         good = [value <= self.limit if self.sign == "<=" else value >= self.limit for value in values.values()]
         state = OPEN if len(good) < MIN_SEEDS else HOLDS if all(good) else OPEN if any(good) else OPPOSITE
-        return Part(state, f"{_shown(values.values())}, so in {sum(good)} of {len(good)} seeds", None,
+        note = ""
+        if state == OPPOSITE:
+            state, note = self._missed(measured, values)
+        return Part(state, f"{_shown(values.values())}, so in {sum(good)} of {len(good)} seeds{note}", None,
                     _shown(values.values()), {"values": list(values.values())})
+
+    def _missed(self, measured, values):
+        """-> (state, words) where no seed keeps to the limit."""
+        return OPPOSITE, ""
+
+
+@dataclass(frozen=True)
+class Present(Level):
+    """Something is there: a number at least at a limit in every seed. That it is not there does not contradict, since a
+    larger or longer run may still show it."""
+    sign: str = field(default=">=", init=False)
+
+    def _missed(self, measured, values):
+        return OPEN, ""
+
+
+@dataclass(frozen=True)
+class Absent(Level):
+    """Something that `control` has is not there: a number at most at a limit in every seed. Above it in every seed is the
+    opposite, unless it is below the control's beyond the noise: then there is less of it, if not little enough."""
+    sign: str = field(default="<=", init=False)
+    control: Cells = Cells("softmax")
+
+    def _missed(self, measured, values):
+        there = Side(self.side.metric, self.control).values(measured)
+        result, p = _pair(values, there)
+        if p is None or p >= 1 - LEVEL or result.mean > 0:
+            return OPPOSITE, ""
+        return OPEN, f", though below {self.control} ({_test_words(result, p)})"
 
 
 @dataclass(frozen=True)
