@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import tomllib
 import unittest
 from pathlib import Path
 
@@ -67,8 +68,14 @@ def planned_cell(command):
     """What a train command sets, as a summary's cell."""
     words = dict(word.split("=", 1) for word in command if "=" in word)
     settings = {key: measured.value_of(value.strip('"')) for key, value in words.items() if not key.startswith("run.")}
-    variant = command[command.index("--variant") + 1] if "--variant" in command else words.get("run.variant")
+    variant = variant_of(command[command.index("--variant") + 1]) if "--variant" in command else words.get("run.variant")
     return {"variant": variant, "settings": settings}
+
+
+def variant_of(name):
+    """run.variant of a file of configs/variants, or of the one that it includes."""
+    table = tomllib.loads((ROOT / f"configs/variants/{name}.toml").read_text(encoding="utf-8"))
+    return table["run"]["variant"] if "run" in table else variant_of(table["include"].removesuffix(".toml"))
 
 
 class RunsCase(ReportCase):
