@@ -68,7 +68,7 @@ class Part:
     state: str
     words: str
     p: float | None = None  # of a paired test; None where a rule makes none
-    short: str = ""  # for a table; the words if empty
+    shown: tuple = ()  # for a table: (title, whose, numbers)
     figures: dict = field(default_factory=dict)
 
 
@@ -119,10 +119,13 @@ def _numbers(result, p):
                                       "p": p if result.sd else None, "pairs": result.n}
 
 
-def _difference_part(state, first, second, result, p, tested):
-    """The Part of a rule on first - second; `tested`: p is of this rule, and takes part in the correction."""
-    short = f"{_shown(first.values())} against {_shown(second.values())}"
-    return Part(state, f"{short} ({_test_words(result, p)})", p if tested else None, short, _numbers(result, p))
+def table_text(parts):
+    """Every number of some Parts once: 'title: number (whose), number (whose); title: ...'."""
+    texts = {}
+    for part in parts:
+        for title, whose, numbers in part.shown or ((part.words, "", ""),):
+            texts.setdefault(title, {})[f"{numbers} ({whose})" if whose else numbers] = None
+    return "; ".join(f"{title}: {', '.join(numbers)}" if any(numbers) else title for title, numbers in texts.items())
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,15 @@ class _TwoSides:
     def judge(self, measured):
         return _unmeasured((self.first, self.second), measured) or \
             self._compare(self.first.values(measured), self.second.values(measured))
+
+    def _part(self, state, first, second, result, p, tested):
+        """Of a rule on first - second; `tested`: p is of this rule, and takes part in the correction."""
+        return Part(state, f"{_shown(first.values())} against {_shown(second.values())} ({_test_words(result, p)})",
+                    p if tested else None, self._seen(first, second), _numbers(result, p))
+
+    def _seen(self, first, second):
+        return tuple((TITLES[side.metric], str(side.cells), _shown(values.values()))
+                     for side, values in ((self.first, first), (self.second, second)))
 
 
 @dataclass(frozen=True)
@@ -150,7 +162,7 @@ class Less(_TwoSides):
         state = OPEN
         if p is not None and p < 1 - LEVEL:
             state = HOLDS if result.mean < 0 else OPPOSITE
-        return _difference_part(state, first, second, result, p, True)
+        return self._part(state, first, second, result, p, True)
 
 
 @dataclass(frozen=True)
@@ -174,7 +186,7 @@ class Level:
         if state == OPPOSITE:
             state, note = self._missed(measured, values)
         return Part(state, f"{_shown(values.values())}, so in {sum(good)} of {len(good)} seeds{note}", None,
-                    _shown(values.values()), {"values": list(values.values())})
+                    ((TITLES[self.side.metric], str(self.side.cells), _shown(values.values())),), {"values": list(values.values())})
 
     def _missed(self, measured, values):
         """-> (state, words) where no seed keeps to the limit."""
@@ -225,8 +237,8 @@ class Ratio(_TwoSides):
         state = OPEN
         if p is not None and p < 1 - LEVEL:
             state = OPPOSITE if result.mean < 0 else HOLDS if math.exp(result.mean) >= self.limit else OPEN
-        short = f"{_shown(first.values())} over {_shown(second.values())} is {math.exp(result.mean):.2f}"
-        return Part(state, f"{short} (logarithms: {_test_words(result, p)})", p, short,
+        words = f"{_shown(first.values())} over {_shown(second.values())} is {math.exp(result.mean):.2f}"
+        return Part(state, f"{words} (logarithms: {_test_words(result, p)})", p, self._seen(first, second),
                     {"ratio": math.exp(result.mean), **_numbers(result, p)})
 
 
@@ -247,7 +259,7 @@ class Close(_TwoSides):
         state = HOLDS if -self.margin <= low and high <= self.margin else \
             OPPOSITE if low > self.margin or high < -self.margin else OPEN
         # The p is of a difference of 0, not of one of the margin.
-        return _difference_part(state, first, second, result, p, False)
+        return self._part(state, first, second, result, p, False)
 
 
 @dataclass(frozen=True)
@@ -286,8 +298,9 @@ class Ordered:
             OPPOSITE if seen <= 1 - self.share and p_other < 1 - LEVEL else OPEN
         listed = ", ".join(f"{variant} {number(mean, 1)}" for variant, mean in
                            sorted(means.items(), key=lambda item: -item[1]))
-        short = f"{100 * seen:.0f} % of the pairs in the published order"
-        return Part(state, f"{short}, p = {p_text(p)} (means: {listed})", p_other if state == OPPOSITE else p, short,
+        words = f"{100 * seen:.0f} % of the pairs in the published order"
+        return Part(state, f"{words}, p = {p_text(p)} (means: {listed})", p_other if state == OPPOSITE else p,
+                    ((words, "", ""), (TITLES[self.metric], "", listed)),
                     {"share": seen, "p": p, "means": means})
 
 
@@ -321,9 +334,10 @@ class Stable:
         state = OPEN
         if p is not None and p < 1 - LEVEL:
             state = HOLDS if result.mean > 0 else OPPOSITE
-        text = " against ".join(", ".join(f"{rate:g}" for rate in rates[str(cells)][0].values())
-                                for cells in (self.first, self.second))
-        return Part(state, f"{text} by seed ({_test_words(result, p)}, in powers of ten)", p, text, _numbers(result, p))
+        listed = {str(cells): ", ".join(f"{rate:g}" for rate in rates[str(cells)][0].values())
+                  for cells in (self.first, self.second)}
+        return Part(state, f"{' against '.join(listed.values())} by seed ({_test_words(result, p)}, in powers of ten)", p,
+                    tuple(("largest stable learning rate by seed", *item) for item in listed.items()), _numbers(result, p))
 
     def _largest(self, measured, cells):
         """-> ({seed: rate}, reason why there is none). A run that broke down (status 70) is a result, a missing one none."""
@@ -367,9 +381,8 @@ class Claim:
             measured = {**measured, "cells": [cell for cell in measured["cells"] if cell["seed"] in seeds]}
         parts = [rule.judge(measured) for rule in self.rules]
         said = [gate, *parts] if gate is not None and gate.state != HOLDS else parts
-        words, short = ("; ".join(dict.fromkeys(texts)) for texts in
-                        ([part.words for part in said], [part.short or part.words for part in said]))
-        return {"claim": self.key, "verdict": _verdict(gate, parts), "words": words, "short": short,
+        words = "; ".join(dict.fromkeys(part.words for part in said))
+        return {"claim": self.key, "verdict": _verdict(gate, parts), "words": words, "short": table_text(said),
                 "control": gate.words if gate else None, "seeds": seeds,
                 "parts": [{"state": part.state, "words": part.words, **part.figures} for part in parts]}
 
@@ -384,10 +397,11 @@ def judge_control(cells, measured):
     masses, rates = (side.values(measured) for side in sides)
     seeds = [seed for seed in masses if masses[seed] > CONTROL_MASS or rates[seed] > CONTROL_RATE]
     state = HOLDS if len(seeds) == len(masses) else OPEN if len(seeds) >= MIN_SEEDS else OPPOSITE
-    short = f"{cells} sinks in {len(seeds)} of {len(masses)} seeds"
+    outcome = f"{cells} sinks in {len(seeds)} of {len(masses)} seeds"
     listed = ", ".join(f"{number(masses[seed], 2)} / {number(rates[seed], 0)} %" for seed in masses)
-    words = f"{short} (mass / sink rate of seeds {', '.join(map(str, masses))}: {listed})"
-    return Part(state, words + (", and only those count" if state == OPEN else ""), None, short), seeds
+    words = f"{outcome} (mass / sink rate of seeds {', '.join(map(str, masses))}: {listed})"
+    return Part(state, words + (", and only those count" if state == OPEN else ""), None,
+                ((outcome, "", ""),)), seeds
 
 
 def _verdict(gate, parts):
