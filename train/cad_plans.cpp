@@ -167,10 +167,15 @@ CadPlans::Planned& CadPlans::planned(Pass pass, int lane, int64_t round) {
     return p;
 }
 
-void CadPlans::add_to_balance(const Planned& p, int64_t layers) {
+const CaKeys& CadPlans::Planned::keys() {
+    if (!known_keys) known_keys = keys_of(plan, segments, options);
+    return *known_keys;
+}
+
+void CadPlans::add_to_balance(Planned& p, int64_t layers) {
     const std::vector<int64_t> before = loads_of(plan_nothing(p.segments), p.segments, p.options);
     const std::vector<int64_t> after = loads_of(p.plan, p.segments, p.options);
-    const CaBytes bytes = bytes_of(p.plan, keys_of(p.plan, p.segments, p.options), p.segments, p.options);
+    const CaBytes bytes = bytes_of(p.plan, p.keys(), p.segments, p.options);
     double total = 0;
     for (const int64_t load : after) total += static_cast<double>(load);
     const auto times = static_cast<double>(layers);
@@ -207,13 +212,13 @@ int64_t CadPlans::round_of_layer(int64_t layer) const {
 
 const CaRound& CadPlans::round(Pass pass, const AttentionCall& call) {
     Planned& p = planned(pass, call.lane, round_of_layer(call.layer));
-    if (!p.round) p.round = round_of(p.plan, p.segments, p.options, rank_, groups_);
+    if (!p.round) p.round = round_of(p.plan, p.keys(), p.segments, p.options.servers, rank_, groups_);
     return *p.round;
 }
 
 const CaHomeRound& CadPlans::home_round(Pass pass, const AttentionCall& call) {
     Planned& p = planned(pass, call.lane, round_of_layer(call.layer));
-    if (!p.home_round) p.home_round.emplace(home_round_of(p.plan, p.segments, p.options, home_));
+    if (!p.home_round) p.home_round.emplace(home_round_of(p.plan, p.keys(), p.segments, home_));
     return *p.home_round;
 }
 
