@@ -93,7 +93,7 @@ Tensor Block::column_scores() const {
 void Block::forward_pre(std::span<const int32_t> positions, const Exec& exec, RopeTiming rope) {
     const int64_t NH = model_.heads, NKV = model_.key_heads();
     norm1(exec);
-    matmul_forward(flat(a_.qkv), a_.norm1, p_.qkv, p_.qkv_bias, exec);
+    map_.forward(a_.qkv, a_.norm1, a_.qk_source, p_.qkv, p_.qkv_bias, exec);
     for (size_t i = 0; i < parts_.size(); ++i) parts_[i].forward_maps(part(i, positions), a_.norm1, exec);
     if (const Tensor normed = a_.qk_normed) {
         qk_norm_forward(normed.slice_columns(0, NH), a_.q_rstd, a_.qkv.slice_columns(0, NH), p_.q_norm_gain,
@@ -210,8 +210,9 @@ void Block::backward_pre(Tensor dx, std::span<const int32_t> positions, Write wr
                              exec);
         }
     }
-    if (of_weights(part)) matmul_backward_weight(d_.qkv, d_.qkv_bias, flat(s_.dqkv), a_.norm1, write, exec);
-    if (of_inputs(part)) matmul_backward_input(s_.dnorm, flat(s_.dqkv), p_.qkv, Write::kOverwrite, exec);
+    if (of_weights(part)) map_.backward_weight(d_.qkv, d_.qkv_bias, s_.dqkv, a_.norm1, a_.qk_source, write, exec);
+    if (of_inputs(part))
+        map_.backward_input(s_.dnorm, s_.dembedding, static_cast<bool>(a_.qk_source), s_.dqkv, p_.qkv, exec);
     for (size_t i = 0; i < parts_.size(); ++i)
         parts_[i].backward_maps(this->part(i, positions), s_.dnorm, a_.norm1, write, part, exec);
     if (!of_inputs(part)) return;

@@ -7,6 +7,7 @@
 #include "kernels/core_attention.h"
 #include "model/activations.h"
 #include "model/parameters.h"
+#include "model/qkv_map.h"
 
 namespace plimsoll {
 
@@ -34,6 +35,7 @@ class Block {
         : model_(config.model),
           parts_(parts),
           spec_(config.attention.spec(layer, config.model)),
+          map_(config),
           p_(parameters),
           d_(gradients),
           a_(activations),
@@ -92,6 +94,7 @@ class Block {
     const ModelConfig& model_;
     const LayerParts& parts_;
     AttentionSpec spec_;
+    QkvMap map_;
     BlockTensors p_, d_;
     BlockActivations a_;
     BlockScratch s_;

@@ -62,6 +62,22 @@ void check_gates(const AttentionConfig& a) {
                    a.gate_start);
 }
 
+void check_queries_and_keys(const ModelConfig& m, const AttentionConfig& a) {
+    if (a.qk_source.empty()) fail_input("attention.qk_source wants at least one entry");
+    check_names("attention.qk_source", a.qk_source, {"input", "embedding", "position"});
+    const int64_t keys = m.key_heads() * m.head_channels();
+    if (a.query_key == "merged" && keys != m.channels)
+        fail_input(
+            "attention.query_key = \"merged\" makes keys of their source's {} channels (model.channels), but {} key "
+            "heads of {} have {}; change model.kv_heads or model.head_size",
+            m.channels, m.key_heads(), m.head_channels(), keys);
+    if (a.query_key == "symmetric" && m.key_heads() != m.heads)
+        fail_input(
+            "attention.query_key = \"symmetric\" wants a key head for each query head, got model.kv_heads = {} for "
+            "model.heads = {}; set model.kv_heads = 0",
+            m.kv_heads, m.heads);
+}
+
 // Pairs of maps need pairs of heads, and stand alone: other parts of a block count model.heads.
 void check_differential(const NetworkConfig& network) {
     const ModelConfig& m = network.model;
@@ -112,6 +128,12 @@ bool AttentionConfig::learned_extra_column(int64_t layer) const {
 
 const std::string& AttentionConfig::extra_column_at(int64_t layer) const {
     return at(extra_column, layer);
+}
+
+QkSource AttentionConfig::qk_source_at(int64_t layer) const {
+    const std::string& name = per_layer(qk_source, layer);
+    if (name == "embedding") return QkSource::kEmbedding;
+    return name == "position" ? QkSource::kPosition : QkSource::kInput;
 }
 
 const std::string& AttentionConfig::pattern_name(int64_t layer) const {
@@ -177,6 +199,7 @@ void NetworkConfig::validate() const {
     if (attention.pattern.empty()) fail_input("attention.pattern wants at least one entry");
     if (attention.window.empty()) fail_input("attention.window wants at least one entry");
     check_names("attention.extra_column", attention.extra_column, {"none", "constant", "learned", "key", "key_value"});
+    check_queries_and_keys(model, attention);
     check_gates(attention);
     for (const auto& [key, kinds] : {std::pair{"attention.query_temperature", &attention.query_temperature},
                                      {"attention.value_temperature", &attention.value_temperature}}) {

@@ -65,6 +65,9 @@ struct ModelConfig {
     Activation activation_kind() const;  // not for "none"
 };
 
+// What a layer maps queries and keys from (qk_source.h).
+enum class QkSource : uint8_t { kInput, kEmbedding, kPosition };
+
 // What a variant changes. Lists give one entry per layer and repeat: ["sigmoid", "softmax"] alternates.
 struct AttentionConfig {
     std::vector<std::string> weighting = {"softmax"};
@@ -74,6 +77,8 @@ struct AttentionConfig {
     bool value_bias = false;
     std::string score_bias = "log_n";
     double score_bias_value = 0;
+    std::vector<std::string> qk_source = {"input"};
+    std::string query_key = "separate";
     std::string feature_map = "none";
     std::string differential = "none";
     std::vector<std::string> gate = {"none"};
@@ -114,6 +119,13 @@ struct AttentionConfig {
             "log_n = -log(model.context); per_row = -log of the number of visible keys; constant = score_bias_value; "
             "learned = one per head, from log_n on");
         v.field("score_bias_value", self.score_bias_value, "b of score_bias = constant");
+        v.list("qk_source", self.qk_source,
+               "what queries and keys are mapped from, per layer: input (the block's normed input, as values are), "
+               "embedding (the stream as it enters the first block), position (fixed random vectors, one per position: "
+               "scores do not depend on the text)");
+        v.choice("query_key", self.query_key, {"separate", "merged", "symmetric"},
+                 "matrices of queries and keys: merged = one, keys are their source itself (W_K = 1); symmetric = one "
+                 "for both");
         v.choice("feature_map", self.feature_map, {"none", "elu1", "mlp"},
                  "scores of phi(q) and phi(k): elu1 = elu(x) + 1 per channel after RoPE; mlp = W2 relu(W1 x) before "
                  "RoPE, one per layer for queries, keys and heads");
@@ -164,6 +176,7 @@ struct AttentionConfig {
     bool learned_score_bias(int64_t layer) const;
     // "none", "constant", "learned", "key" or "key_value".
     const std::string& extra_column_at(int64_t layer) const;
+    QkSource qk_source_at(int64_t layer) const;
     // As in the configuration, such as "dilated".
     const std::string& pattern_name(int64_t layer) const;
     // The kind of gate on the attention output.

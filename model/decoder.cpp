@@ -19,6 +19,11 @@ const NetworkConfig& checked(const NetworkConfig& network, const DecoderOptions&
                 "a stream moves keys to other places in the cache, but layer {} has attention.pattern \"{}\", which "
                 "goes by true distances; wanted \"causal\"",
                 layer, network.attention.pattern_name(layer));
+        if (network.attention.qk_source_at(layer) == QkSource::kPosition)
+            fail_input(
+                "a stream moves keys to other positions, but keys of layer {} are those of a position "
+                "(attention.qk_source = \"position\"); train with \"input\" or \"embedding\"",
+                layer);
         if (spec.prefix > 0)
             fail_input(
                 "a stream forgets its first tokens, but attention.prefix = {} makes of them what all others read; "
@@ -76,8 +81,11 @@ Decoder::Decoder(const NetworkConfig& network, const NetworkWeights& weights, co
     if (network_.model.norm == "layer") last_mean_slot_ = activation_plan_.add("last mean", {1}, stream);
     last_rstd_slot_ = activation_plan_.add("last rstd", {1}, stream);
     logits_slot_ = activation_plan_.add("logits", {1, network_.total_vocab()}, stream);
+    if (reads_source(network_, StageRange::whole(network_.model), QkSource::kPosition))
+        vectors_slot_ = activation_plan_.add("vectors of positions", {options_.cache.tokens, C}, stream);
     activations_ = Arena(activation_plan_);
     scratch_ = Arena(scratch_plan_);
+    if (vectors_slot_) fill_position_vectors(activations_[vectors_slot_], exec_);
     const Tensor matrices = weights.working ? weights.working : weights.parameters;
     for (int64_t layer = 0; layer < network_.model.layers; ++layer) {
         parts_.emplace_back(network_, layer);
@@ -108,6 +116,7 @@ void Decoder::forward(std::span<const int32_t> tokens) {
     };
     embedding_forward(stream(0), tokens, positions_, get("wte.weight", weights_.parameters),
                       get("wpe.weight", weights_.parameters), exec_);
+    block_plan_.qk_sources().forward(activations_, scratch_, stream(0), positions_, activations_[vectors_slot_], exec_);
     for (int64_t layer = 0; layer < layers; ++layer) {
         Block block(network_, parts_[static_cast<size_t>(layer)], layer, blocks_[static_cast<size_t>(layer)], {},
                     block_plan_.view(activations_, scratch_, network_, layer, n),

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 
+#include "kernels/memory.h"
+
 namespace plimsoll {
 
 #define PLIMSOLL_PART(make) std::unique_ptr<BlockPart> make(const NetworkConfig& config, int64_t layer);
@@ -17,6 +19,19 @@ void append(std::vector<T>& to, std::vector<T> from) {
 }
 
 }  // namespace
+
+void copy_rows(Tensor to, Tensor from, const Exec& exec) {
+    check(to.dtype == from.dtype && to.rows() == from.rows() && to.row_elements() == from.row_elements(),
+          "copy_rows: {} in {} from {} in {}", to.shape, name_of(to.dtype), from.shape, name_of(from.dtype));
+    const int64_t size = size_of(from.dtype);
+    copy_rects(std::array{CopyRect{.to = to.data,
+                                   .to_pitch = to.row_stride * size,
+                                   .from = from.data,
+                                   .from_pitch = from.row_stride * size,
+                                   .width = from.row_elements() * size,
+                                   .height = from.rows()}},
+               exec);
+}
 
 BlockParts make_parts(const NetworkConfig& config, int64_t layer) {
     BlockParts parts;

@@ -135,6 +135,9 @@ inline Tensor flat(Tensor t) {
     return t && t.shape.rank() == 3 ? t.reshape({t.shape[0], t.shape[1] * t.shape[2]}) : t;
 }
 
+// to = from: tensors of one dtype with as many rows, and as many elements in each, with row strides or not.
+void copy_rows(Tensor to, Tensor from, const Exec& exec);
+
 // The parts of a layer, in the order of parts.def.
 using BlockParts = std::vector<std::unique_ptr<BlockPart>>;
 BlockParts make_parts(const NetworkConfig& config, int64_t layer);

@@ -40,6 +40,9 @@ Transformer::Transformer(const NetworkConfig& config, StageRange stage, int64_t 
     const int64_t elements = table_.buffer_elements();
     const DType stream = precision.stream();
     parameter_slot_ = plan_.parameters.add("parameters", {elements}, stream);
+    if (reads_source(config_, stage, QkSource::kPosition))
+        vectors_slot_ =
+            plan_.parameters.add("vectors of positions", {config_.model.context, config_.model.channels}, stream);
     if (precision.compute != stream)
         working_slot_ = plan_.parameters.add("working copy", {elements}, precision.compute);
     gradient_slot_ = plan_.gradients.add("gradients", {elements}, stream);
@@ -65,6 +68,7 @@ void Transformer::allocate(Device device) {
 }
 
 void Transformer::refresh_working(const Exec& exec) {
+    if (vectors_slot_ && !has_vectors_) fill_position_vectors(parameters_[vectors_slot_], exec), has_vectors_ = true;
     if (!working()) return;
     const int64_t elements = table_.buffer_elements();
     convert(working().reshape({1, elements}), parameters().reshape({1, elements}), exec);
@@ -178,6 +182,10 @@ void Transformer::blocks_forward(CoreAttention& core, ModelInputs inputs, const 
         if (stage_.embedding)
             embedding_forward(stream_in(static_cast<int64_t>(input.tokens.size()), input.set), input.tokens,
                               input.positions, get("wte.weight"), get("wpe.weight"), exec);
+    for (const ModelInput& input : inputs)
+        block_plan_.qk_sources().forward(activations(input.set), scratch(input.set),
+                                         stream_in(static_cast<int64_t>(input.tokens.size()), input.set),
+                                         input.positions, parameters_[vectors_slot_], exec);
     for (int64_t layer = stage_.first_layer; layer < stage_.last_layer; ++layer) {
         before_layer(layer);
         for (const ModelInput& input : inputs) {
@@ -256,11 +264,20 @@ void Transformer::backward(CoreAttention& core, ModelInputs inputs, Write write,
             if (options_.sets > 1) head_forward(input, precision_.compute, here, exec);
             head_->backward(stream_gradient(n, input.set), head(n, input.set), input.targets, 1.0, here, exec);
         });
+    const auto of_embeddings = [&](auto&& f) {
+        each([&](const ModelInput& input, int64_t n, Write) {
+            if (const Tensor d = scratch_plan_.dembedding(scratch(input.set), n); d && of_inputs(part)) f(input, n, d);
+        });
+    };
+    of_embeddings([&](const ModelInput&, int64_t, Tensor d) { fill_zero(d, exec); });
     if (of_weights(part)) on_ready(config_.model.layers);
     for (int64_t layer = stage_.last_layer; layer-- > stage_.first_layer;) {
         block_backward(layer, core, inputs, write, part, exec);
         if (of_weights(part)) on_ready(layer);
     }
+    of_embeddings([&](const ModelInput& input, int64_t n, Tensor d) {
+        residual_forward(stream_gradient(n, input.set), stream_gradient(n, input.set), d, exec);
+    });
     if (!of_weights(part)) return;
     if (stage_.embedding)
         each([&](const ModelInput& input, int64_t n, Write here) {

@@ -62,7 +62,8 @@ class Transformer {
     Tensor parameters() const { return parameters_[parameter_slot_]; }
     Tensor working() const { return parameters_[working_slot_]; }
     Tensor gradients() const { return gradients_[gradient_slot_]; }
-    // Rounds the masters to the working copy: after initialize() or a load; optimizers keep it up to date.
+    // Rounds the masters to the working copy, and fills what is no parameter but constant (the vectors of positions of
+    // attention.qk_source): after initialize() or a load; optimizers keep it up to date.
     void refresh_working(const Exec& exec);
 
     // Micro batches forward; their loss is written to the sums that loss() returns (the first one's; others are added),
@@ -132,11 +133,12 @@ class Transformer {
     ActivationOptions options_;
     ParameterTable table_;
     ModelPlan plan_;
-    ArenaSlot parameter_slot_, working_slot_, gradient_slot_, loss_slot_, last_x_slot_, dx_slot_;
+    ArenaSlot parameter_slot_, working_slot_, gradient_slot_, loss_slot_, last_x_slot_, dx_slot_, vectors_slot_;
     ActivationPlan block_plan_;
     BlockScratchPlan scratch_plan_;
     std::vector<LayerParts> parts_;  // per block of the stage
     std::optional<LmHead> head_;
+    bool has_vectors_ = false;
     Arena parameters_, gradients_, head_scratch_;
     std::vector<Arena> activations_, scratch_;                      // [set], [lane]
     std::vector<BlockTensors> block_parameters_, block_gradients_;  // per block of the stage

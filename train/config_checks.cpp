@@ -73,6 +73,12 @@ void RunConfig::check_values() const {
             "cad.mode = \"on\" in a pipeline with parallel.schedule = \"{}\"; wanted \"same-phase\": all stages serve "
             "core attention at one time",
             parallel.schedule);
+    if (const auto& sources = attention.qk_source;
+        parallel.pipelined() && std::ranges::find(sources, "embedding") != sources.end())
+        fail_input(
+            "attention.qk_source = \"embedding\" in a pipeline (parallel.stages = {}, parallel.chunks = {}): only its "
+            "first stage holds the embeddings; wanted 1 of each, or another attention.qk_source",
+            parallel.stages, parallel.chunks);
     if (cad.mode == "on" && parallel.pipelined() && train.recompute == "block")
         fail_input("cad.mode = \"on\" in a pipeline with train.recompute = \"block\"; wanted \"none\" or \"light\"");
     if (cad.plans()) {

@@ -35,6 +35,9 @@ void Trainer::print_settings() {
                                  fmt::join(c.attention.weighting, ", "), fmt::join(c.attention.extra_column, ", "),
                                  fmt::join(c.attention.gate, ", "), fmt::join(c.attention.pattern, ", "),
                                  fmt::join(c.attention.window, ", "), c.attention.placeholders));
+    if (c.attention.qk_source != std::vector<std::string>{"input"} || c.attention.query_key != "separate")
+        row("", fmt::format("queries and keys from {}, matrices {}", fmt::join(c.attention.qk_source, ", "),
+                            c.attention.query_key));
     if (c.attention.prefix > 1)
         row("", fmt::format("prefix-LM: the first {} tokens of a document see one another, and are no targets",
                             c.attention.prefix));

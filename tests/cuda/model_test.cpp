@@ -36,6 +36,13 @@ NetworkConfig small_network(const std::string& variant) {
         c.attention.query_temperature = {"both", "token"}, c.attention.value_temperature = {"position"};
         c.attention.post_norm = true, c.attention.layer_scale = 0.5;
     }
+    if (variant == "qk_sources") c.attention.qk_source = {"embedding", "position"};
+    if (variant == "merged_qk") {
+        c.model.kv_heads = 4, c.attention.query_key = "merged", c.attention.qk_source = {"input", "embedding"};
+    }
+    if (variant == "symmetric_qk") {
+        c.model.kv_heads = 4, c.attention.query_key = "symmetric", c.attention.qk_source = {"input", "position"};
+    }
     if (variant == "gpt2") {
         c.model.kv_heads = 4, c.model.activation = "gelu", c.model.norm = "layer", c.model.position = "learned";
         c.model.bias = true, c.model.tied = true, c.model.qk_norm = false;
@@ -97,7 +104,8 @@ TEST_P(CudaModel, StepMatchesTheCpuInFp32) {
 INSTANTIATE_TEST_SUITE_P(Variants, CudaModel,
                          testing::Values("softmax", "sigmoid", "gated", "gated_headwise", "placeholder", "learned_sink",
                                          "kv_bias", "map_elu1", "map_mlp", "gates", "head_mixture", "scales",
-                                         "differential_v1", "differential_v2", "gpt2"),
+                                         "differential_v1", "differential_v2", "qk_sources", "merged_qk",
+                                         "symmetric_qk", "gpt2"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

@@ -14,6 +14,7 @@ import zlib
 from pathlib import Path
 
 import gates_and_scales
+import queries_and_keys
 import torch
 import torch.nn.functional as F
 
@@ -87,7 +88,7 @@ FIXTURES = {
     "differential_v2_gqa": {"attention.differential": "v2", "model.heads": 4, "model.kv_heads": 2, "T": 11},
 }
 NUMBERED = 22  # so many have seeds by their place in the list, later ones by their names
-FIXTURES |= gates_and_scales.FIXTURES
+FIXTURES |= gates_and_scales.FIXTURES | queries_and_keys.FIXTURES
 BIASED = ("sigmoid", "relu")  # weightings that attention.score_bias concerns
 WITH_BLOCK_0 = ("gpt2_softmax", "llama_softmax_gqa_qknorm")
 B = 2
@@ -119,7 +120,7 @@ def parameter_shapes(config):
     for layer in range(config["model.layers"]):
         block = f"blocks.{layer}."
         norm(block + "norm1")
-        linear(block + "attn.qkv", (NH + 2 * NKV) * HS, C)
+        linear(block + "attn.qkv", sum(queries_and_keys.mapped_heads(config)) * HS, C)
         if config["model.qk_norm"]:
             shapes[block + "attn.q_norm.gain"] = shapes[block + "attn.k_norm.gain"] = (HS,)
         if config["attention.extra_column"] == "learned":
@@ -390,13 +391,12 @@ def differential_attention(q, k, v, normed, p, block, layer, mask, config):
     return torch.cat(heads, -1)
 
 
-def block_forward(x, p, layer, positions, mask, config):
+def block_forward(x, embedded, p, layer, positions, mask, config):
     NH, NKV, HS = (config["model." + key] for key in ("heads", "kv_heads", "head_size"))
     T = config["T"]
     block = f"blocks.{layer}."
     normed = normalize(x, p[block + "norm1.gain"], p.get(block + "norm1.bias"), config)
-    qkv = F.linear(normed, p[block + "attn.qkv.weight"], p.get(block + "attn.qkv.bias"))
-    q, k, v = qkv.view(B, T, NH + 2 * NKV, HS).split((NH, NKV, NKV), 2)
+    q, k, v = queries_and_keys.queries_keys_values(normed, embedded, positions, p, block, layer, config)
     if config["model.qk_norm"]:  # over each head, before the rotation; always RMSNorm
         rms = config | {"model.norm": "rms"}
         q = normalize(q, p[block + "attn.q_norm.gain"], None, rms)
@@ -439,7 +439,8 @@ def forward(p, tokens, targets, positions, cu_seqlens, config):
         x = x + p["wpe.weight"][positions]
     streams = [x]
     for layer in range(config["model.layers"]):
-        streams.append(block_forward(streams[-1], p, layer, positions, visible(config, cu_seqlens, layer), config))
+        mask = visible(config, cu_seqlens, layer)
+        streams.append(block_forward(streams[-1], x, p, layer, positions, mask, config))
     x = normalize(streams[-1], p["final_norm.gain"], p.get("final_norm.bias"), config)
     logits = F.linear(x, p["wte.weight"] if config["model.tied"] else p["lm_head.weight"])
     scored = targets >= 0
@@ -482,7 +483,8 @@ def main():
     torch.set_num_threads(1)
     total = 0
     for number, (name, changes) in enumerate(FIXTURES.items()):
-        unknown = changes.keys() - BASE.keys() - OPTIONAL.keys() - gates_and_scales.OPTIONAL.keys()
+        unknown = changes.keys() - BASE.keys() - OPTIONAL.keys()
+        unknown -= gates_and_scales.OPTIONAL.keys() | queries_and_keys.OPTIONAL.keys()
         assert not unknown, unknown
         seed = SEED + number if number < NUMBERED else zlib.crc32(name.encode())
         total += write_fixture(name, BASE | changes, torch.Generator().manual_seed(seed))

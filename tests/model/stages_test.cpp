@@ -140,7 +140,16 @@ TEST_P(Stages, ComputeTheBitsOfTheWholeNetwork) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Networks, Stages, testing::ValuesIn(networks()),
+// Those that stages can hold.
+std::vector<Named> staged() {
+    std::vector<Named> all = networks();
+    std::erase_if(all, [](const Named& n) {
+        return reads_source(n.config, StageRange::whole(n.config.model), QkSource::kEmbedding);
+    });
+    return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Networks, Stages, testing::ValuesIn(staged()),
                          [](const auto& info) { return std::string(info.param.name); });
 
 TEST(StagesOf, ASplitBackwardNeedsAllActivations) {
@@ -148,6 +157,43 @@ TEST(StagesOf, ASplitBackwardNeedsAllActivations) {
     EXPECT_THROW(Transformer(c, StageRange::whole(c.model), 11, Precision{DType::kF32},
                              {.recompute = Recompute::kLight, .split = BackwardSplit::kYes}),
                  Error);
+}
+
+TEST(StagesOf, EmbeddingsForQueriesStayOnTheirStage) {
+    NetworkConfig c = tiny_llama();
+    c.model.layers = 4, c.attention.qk_source = {"embedding", "embedding", "input", "input"};
+    const auto plan = [&](StageRange range) { Transformer(c, range, 11, Precision{DType::kF32}); };
+    EXPECT_NO_THROW(plan({0, 2, true, false}));
+    EXPECT_NO_THROW(plan({2, 4, false, true}));
+    try {
+        plan({1, 4, false, true});
+        ADD_FAILURE() << "a stage without embeddings";
+    } catch (const Error& error) {
+        EXPECT_NE(std::string(error.what()).find("attention.qk_source = \"embedding\" in layers 1 to 3"),
+                  std::string::npos);
+    }
+}
+
+// The gradients of weights may come later than those of inputs, which embeddings for queries add to.
+TEST(StagesOf, ASplitBackwardWithEmbeddingsForQueriesGivesTheSameBits) {
+    for (const char* map : {"separate", "merged", "symmetric"}) {
+        NetworkConfig c = tiny_llama();
+        c.model.kv_heads = 3, c.attention.qk_source = {"embedding"}, c.attention.query_key = map;
+        const TinyBatch batch(c, 2);
+        Exec exec{.device = Device::kCpu, .threads = 2};
+        LocalCoreAttention core;
+        const ModelInput input = batch.input();
+        const auto whole = stage_of(c, StageRange::whole(c.model), batch.n(), DType::kF32, {}, exec);
+        const auto split = stage_of(c, StageRange::whole(c.model), batch.n(), DType::kF32,
+                                    {.sets = 1, .split = BackwardSplit::kYes}, exec);
+        for (Transformer* model : {whole.get(), split.get()}) model->forward(core, input, Write::kOverwrite, exec);
+        const auto nothing = [](int64_t) {};
+        whole->backward(core, {&input, 1}, Write::kOverwrite, BackwardPart::kAll, nothing, exec);
+        for (const BackwardPart part : {BackwardPart::kInputs, BackwardPart::kWeights})
+            split->backward(core, {&input, 1}, Write::kOverwrite, part, nothing, exec);
+        const std::span<float> a = whole->gradients().span<float>(), b = split->gradients().span<float>();
+        EXPECT_TRUE(std::ranges::equal(a, b)) << map;
+    }
 }
 
 // Each layer is announced before it is read and once its gradients are complete: weights last.

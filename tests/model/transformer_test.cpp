@@ -165,10 +165,11 @@ TEST(Transformer, MemoryGrowsWithTokensAndParametersDoNot) {
 
 // What is computed again has the same bits, in backward and for the probes, and takes less memory the more it is.
 TEST(Transformer, RecomputeChangesMemoryAndNoBit) {
-    NetworkConfig gated = tiny_llama(), plain = tiny_llama();
+    NetworkConfig gated = tiny_llama(), plain = tiny_llama(), sourced = tiny_llama();
+    sourced.attention.qk_source = {"position", "embedding"};
     gated.attention.gate = {"headwise", "elementwise"}, gated.attention.weighting = {"sigmoid", "softmax"};
     plain.model.activation = "none";
-    for (const NetworkConfig& config : {tiny_llama(), tiny_gpt2(), gated, plain})
+    for (const NetworkConfig& config : {tiny_llama(), tiny_gpt2(), gated, plain, sourced})
         for (const DType compute : {DType::kF32, DType::kBF16}) {
             const TinyBatch batch(config, 2, true);
             TinyModel kept(config, batch.n(), compute);
@@ -204,6 +205,31 @@ TEST(Transformer, RecomputeWithoutFeedForwardLayersChangesNoBit) {
         EXPECT_EQ(again.run(batch), kept.run(batch));
         EXPECT_TRUE(same_bits(copied<float>(kept.model.gradients()), copied<float>(again.model.gradients())));
     }
+}
+
+// Scores of positions are those of every text; those of embeddings do not depend on the blocks below.
+TEST(Transformer, ScoresDependOnTheirSourceAlone) {
+    NetworkConfig c = tiny_llama();
+    c.attention.qk_source = {"position", "embedding", "input"};
+    c.model.layers = 3;
+    const TinyBatch batch(c, 2), other(c, 2, false, 6);
+    TinyModel run(c, batch.n(), DType::kF32);
+    const auto lse = [&](const TinyBatch& of) {
+        run.loss(of);
+        std::vector<std::vector<float>> layers;
+        for (int64_t layer = 0; layer < c.model.layers; ++layer)
+            layers.push_back(copied<float>(run.model.block(run.core, of.input(), layer, run.exec).activations().lse));
+        return layers;
+    };
+    const auto text = lse(batch), other_text = lse(other);
+    EXPECT_TRUE(same_bits(text[0], other_text[0]));
+    for (const size_t layer : {1u, 2u}) EXPECT_FALSE(same_bits(text[layer], other_text[layer])) << layer;
+    const Tensor out =
+        run.model.table().view(run.model.parameters(), run.model.table().find("blocks.0.attn.out.weight"));
+    for (float& weight : out.span<float>()) weight += 0.1f;
+    const auto changed = lse(batch);
+    for (const size_t layer : {0u, 1u}) EXPECT_TRUE(same_bits(text[layer], changed[layer])) << layer;
+    EXPECT_FALSE(same_bits(text[2], changed[2]));
 }
 
 // A smaller micro batch than planned uses the front of the same memory and computes the same.

@@ -43,6 +43,8 @@ TEST_P(Turns, GiveTheBitsOfOneAfterTheOther) {
         c.attention.post_norm = true, c.attention.layer_scale = 0.5;
     } else if (name == "kv_bias") {
         c.attention.extra_column = {"key_value"}, c.attention.value_bias = true;
+    } else if (name == "embedding_qk") {
+        c.attention.qk_source = {"embedding", "position"};
     } else if (name == "differential") {
         c.model.heads = 4, c.model.kv_heads = 2, c.attention.differential = "v1";
     } else {
@@ -90,14 +92,15 @@ TEST_P(Turns, GiveTheBitsOfOneAfterTheOther) {
     EXPECT_EQ(std::memcmp(a.data, b.data, static_cast<size_t>(a.bytes())), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Of, Turns,
-    ::testing::Combine(::testing::Values("none", "headwise", "elementwise", "parts", "kv_bias", "differential"),
-                       ::testing::Values(Recompute::kNone, Recompute::kLight, Recompute::kBlock),
-                       ::testing::Values(BackwardSplit::kNo), ::testing::Values(DType::kF32, DType::kBF16)));
+INSTANTIATE_TEST_SUITE_P(Of, Turns,
+                         ::testing::Combine(::testing::Values("none", "headwise", "elementwise", "parts", "kv_bias",
+                                                              "differential", "embedding_qk"),
+                                            ::testing::Values(Recompute::kNone, Recompute::kLight, Recompute::kBlock),
+                                            ::testing::Values(BackwardSplit::kNo),
+                                            ::testing::Values(DType::kF32, DType::kBF16)));
 INSTANTIATE_TEST_SUITE_P(OfSplit, Turns,
                          ::testing::Combine(::testing::Values("headwise", "elementwise", "parts", "kv_bias",
-                                                              "differential"),
+                                                              "differential", "embedding_qk"),
                                             ::testing::Values(Recompute::kNone), ::testing::Values(BackwardSplit::kYes),
                                             ::testing::Values(DType::kF64, DType::kF32)));
 

@@ -57,6 +57,8 @@ inline Fixture read_fixture(const std::string& folder, const std::string& name) 
     a.window = one_or_many<int64_t>(c.at("attention.window")), a.pinned = c.at("attention.pinned");
     a.placeholders = c.at("attention.placeholders");
     a.column_shared = c.value("attention.column_shared", false), a.value_bias = c.value("attention.value_bias", false);
+    if (c.contains("attention.qk_source")) a.qk_source = one_or_many<std::string>(c.at("attention.qk_source"));
+    a.query_key = c.value("attention.query_key", "separate");
     a.feature_map = c.value("attention.feature_map", "none");
     if (c.contains("attention.pattern")) a.pattern = one_or_many<std::string>(c.at("attention.pattern"));
     a.prefix = c.value("attention.prefix", a.prefix);

@@ -71,6 +71,11 @@ TEST_F(GgufExportTest, SaysWhyNoneFits) {
     refused({"layer 1 has K bias"}, [](N& c) { c.attention.extra_column = {"none", "key"}; });
     refused({"layer 0 has KV bias"}, [](N& c) { c.attention.extra_column = {"key_value"}; });
     refused({"value_bias = true"}, [](N& c) { c.attention.value_bias = true; });
+    refused({"layer 1", "attention.qk_source = \"position\""}, [](N& c) {
+        c.attention.qk_source = {"input", "position"};
+    });
+    refused({"query_key = \"symmetric\""},
+            [](N& c) { c.model.kv_heads = c.model.heads, c.attention.query_key = "symmetric"; });
     refused({"feature_map = \"elu1\""}, [](N& c) { c.attention.feature_map = "elu1"; });
     refused({"differential = \"v1\""},
             [](N& c) { c.model.heads = 4, c.model.kv_heads = 2, c.attention.differential = "v1"; });
