@@ -48,6 +48,7 @@ void Trainer::print_settings() {
     for (const auto& [what, kinds] : parts)
         if (std::ranges::any_of(*kinds, [](const std::string& kind) { return kind != "none"; }))
             row("", fmt::format("{} {}", what, fmt::join(*kinds, ", ")));
+    if (c.attention.gate_input == "value") row("", "gates are maps of the tokens' values");
     if (c.attention.post_norm) row("", "norm on the attention branch");
     if (c.attention.layer_scale != 0)
         row("", fmt::format("scale of the attention branch, from {}", c.attention.layer_scale));

@@ -409,24 +409,25 @@ def block_forward(x, p, layer, positions, mask, config):
         q, k = (rotate(value, positions, config["model.rope_theta"]) for value in (q, k))
     if feature_map == "elu1":
         q, k = F.elu(q) + 1, F.elu(k) + 1
-    q, k, v = gates_and_scales.operands(q, k, v, normed, positions, p, block, config)
+    q, k, v, ungated = gates_and_scales.operands(q, k, v, normed, positions, p, block, config)
+    inputs = gates_and_scales.gate_inputs(v, normed, config)
     q, k, v = (value.transpose(1, 2) for value in (q, k, v))
     if option(config, "attention.differential") != "none":
         out = differential_attention(q, k, v, normed, p, block, layer, mask, config)
-        return finish_block(x, out, normed, p, block, config)
+        return finish_block(x, out, inputs, p, block, config)
     k, v = (value.repeat_interleave(NH // NKV, 1) for value in (k, v))
     virtual = (p.get(block + "attn." + name) for name in ("sink_logit", "score_bias", "extra_key", "extra_value"))
     out = attention(q, k, v, mask, config, layer, *virtual).transpose(1, 2)
-    out = gates_and_scales.gated("gate", out, normed, p, block, config)
+    out = gates_and_scales.gated("gate", out, gates_and_scales.gate_inputs(ungated, normed, config), p, block, config)
     if option(config, "attention.value_bias"):
         out = out + p[block + "attn.value_bias"]
-    return finish_block(x, out.reshape(B, T, NH * HS), normed, p, block, config)
+    return finish_block(x, out.reshape(B, T, NH * HS), inputs, p, block, config)
 
 
-def finish_block(x, attended, normed, p, block, config):
-    """The output projection, the residual and the feed-forward layer."""
+def finish_block(x, attended, inputs, p, block, config):
+    """The output projection, the residual and the feed-forward layer; inputs: what its gate is a map of."""
     branch = F.linear(attended, p[block + "attn.out.weight"], p.get(block + "attn.out.bias"))
-    x = x + gates_and_scales.branch(branch, normed, p, block, config, normalize)
+    x = x + gates_and_scales.branch(branch, inputs, p, block, config, normalize)
     if config["model.activation"] == "none":
         return x
     return x + feed_forward(normalize(x, p[block + "norm2.gain"], p.get(block + "norm2.bias"), config), p, block, config)

@@ -61,6 +61,8 @@ TEST(Config, ImpossibleSizesAreRefusedByName) {
            [](C& c) { c.attention.gate_key = {"elementwise"}, c.attention.gate_function = "softmax"; });
     expect("attention.gate_projection = \"headwise\" with",
            [](C& c) { c.attention.gate_projection = {"headwise"}, c.attention.gate_function = "softmax"; });
+    expect("attention.gate_input is \"value\", but no gate is a map of its input",
+           [](C& c) { c.attention.gate = {"constant_headwise"}, c.attention.gate_input = "value"; });
     expect("attention.gate_start is 4, but no gate has a bias",
            [](C& c) { c.attention.gate = {"headwise"}, c.attention.gate_start = 4; });
     expect("and extra_column want", [](C& c) { c.attention.extra_column.clear(); });
@@ -134,7 +136,8 @@ TEST(Config, DifferentialAttentionWantsPairsAndStandsAlone) {
               c.attention.gate = {"none", "headwise"};
           },
           +[](C& c) { c.attention.extra_column = {"learned"}; }, +[](C& c) { c.attention.value_bias = true; },
-          +[](C& c) { c.attention.feature_map = "elu1"; }})
+          +[](C& c) { c.attention.feature_map = "elu1"; },
+          +[](C& c) { c.attention.gate_projection = {"headwise"}, c.attention.gate_input = "value"; }})
         EXPECT_NE(with(4, 2, "v1", change).find("goes without"), std::string::npos);
 }
 

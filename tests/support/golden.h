@@ -64,6 +64,7 @@ inline Fixture read_fixture(const std::string& folder, const std::string& name) 
     a.gate_value = kinds("attention.gate_value"), a.gate_key = kinds("attention.gate_key");
     a.gate_query = kinds("attention.gate_query"), a.gate_projection = kinds("attention.gate_projection");
     a.gate_function = c.value("attention.gate_function", a.gate_function);
+    a.gate_input = c.value("attention.gate_input", a.gate_input);
     a.gate_combination = c.value("attention.gate_combination", a.gate_combination);
     a.gate_bias = c.value("attention.gate_bias", false), a.gate_start = c.value("attention.gate_start", 0.0);
     a.query_temperature = kinds("attention.query_temperature");

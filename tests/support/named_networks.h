@@ -47,6 +47,16 @@ inline std::vector<Named> networks() {
         c.attention.gate = {"headwise"}, c.attention.gate_function = "softmax";
         c.attention.gate_query = {"none", "headwise"};
     });
+    add("gate_of_values", tiny_llama(), [](NetworkConfig& c) {
+        c.attention.gate_input = "value", c.attention.gate_value = {"elementwise", "headwise"};
+        c.attention.gate = {"headwise", "elementwise"}, c.attention.gate_key = {"none", "headwise"};
+        c.attention.value_temperature = {"none", "token"}, c.attention.gate_projection = {"none", "elementwise"};
+    });
+    all.back().documents = true;
+    add("head_mixture_of_values", tiny_gpt2(), [](NetworkConfig& c) {
+        c.attention.gate_input = "value", c.attention.gate = {"headwise"}, c.attention.gate_function = "softmax";
+        c.attention.gate_bias = true, c.attention.gate_start = 0.3;
+    });
     add("temperatures", tiny_llama(), [](NetworkConfig& c) {
         c.attention.query_temperature = {"both", "token"}, c.attention.value_temperature = {"position", "both"};
     });
