@@ -189,11 +189,15 @@ struct AttentionConfig {
 
 struct LossConfig {
     double z_loss = 0;
+    double bos_decorrelation = 0;
     int64_t logits_mib = 256;
 
     template <class Self, class Visitor>
     static void visit(Self& self, Visitor&& v) {
         v.field("z_loss", self.z_loss, "weight of the mean squared log-partition, added to the loss (PaLM: 1e-4)");
+        v.field("bos_decorrelation", self.bos_decorrelation,
+                "weight of the squared cosine between each token and its document's first, mean over the streams that "
+                "enter blocks; in training only, reported beside the loss; 0 = off");
         v.field("logits_mib", self.logits_mib,
                 "MiB of logits kept at once; a larger vocabulary is done in chunks, computed twice");
     }

@@ -31,7 +31,8 @@ BASE = {
 }
 # Keys that only the fixtures name that change them, with what others have: a new one leaves the other files alone.
 OPTIONAL = {"attention.column_shared": False, "attention.value_bias": False, "attention.feature_map": "none",
-            "attention.pattern": "causal", "attention.dilation": 2, "attention.prefix": 0, "attention.differential": "none"}
+            "loss.bos_decorrelation": 0.0, "attention.pattern": "causal", "attention.dilation": 2, "attention.prefix": 0,
+            "attention.differential": "none"}
 GPT2 = {"model.activation": "gelu", "model.norm": "layer", "model.position": "learned", "model.bias": True,
         "model.qk_norm": False}
 
@@ -84,6 +85,7 @@ FIXTURES = {
                  "attention.pinned": 1, "attention.placeholders": 1, "T": 12},
     "differential_v1_gqa": {"attention.differential": "v1", "model.layers": 2, "model.heads": 4, "model.kv_heads": 2,
                             "model.head_size": 4},
+    "bos_decorrelation": {"loss.bos_decorrelation": 0.7, "model.layers": 2, "attention.placeholders": 1, "T": 12},
     "differential_v2_gqa": {"attention.differential": "v2", "model.heads": 4, "model.kv_heads": 2, "T": 11},
 }
 NUMBERED = 22  # so many have seeds by their place in the list, later ones by their names
@@ -449,13 +451,25 @@ def forward(p, tokens, targets, positions, cu_seqlens, config):
     return (nll + config["loss.z_loss"] * lse * lse).mean(), logits, streams
 
 
+def decorrelation(streams, targets, positions, config):
+    """Mean over blocks of the sum of squared cosines between tokens and their document's first, per scored position."""
+    places = positions.flatten()
+    total = 0
+    for stream in streams[:config["model.layers"]]:
+        h = stream.flatten(0, 1)
+        first = h[torch.arange(len(places)) - places].detach()
+        total = total + (F.cosine_similarity(h, first, 1) ** 2)[places > 0].sum()
+    return total / (config["model.layers"] * (targets >= 0).sum())
+
+
 def write_fixture(name, config, generator):
     p = random_parameters(config, generator)
     tokens, targets, positions, cu_seqlens = random_batch(config, generator)
     loss, logits, streams = forward(p, tokens, targets, positions, cu_seqlens, config)
     for stream in streams:
         stream.retain_grad()
-    loss.backward()
+    auxiliary = decorrelation(streams, targets, positions, config)
+    (loss + option(config, "loss.bos_decorrelation") * auxiliary).backward()
 
     tensors = [(key, "param", value) for key, value in p.items()]
     tensors += [(key, "grad", value.grad) for key, value in p.items()]
@@ -471,6 +485,8 @@ def write_fixture(name, config, generator):
     header = {"config": config, "B": B, "T": config["T"], "dtype": "float64", "loss": loss.item(),
               "tokens": tokens.flatten().tolist(), "targets": targets.flatten().tolist(),
               "positions": positions.flatten().tolist(), "cu_seqlens": cu_seqlens}
+    if "loss.bos_decorrelation" in config:
+        header["decorrelation"] = auxiliary.item()
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in header.items()]
     lines.append(' "tensors": [\n' + ",\n".join("  " + json.dumps(row) for row in rows) + "\n ]")
     (HERE / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -81,6 +81,7 @@ TEST(Config, ImpossibleSizesAreRefusedByName) {
     expect("layer 0 has none, but attention.pattern \"blocked\"", [](C& c) { c.attention.pattern = {"blocked"}; });
     expect("attention.placeholders is 10", [](C& c) { c.attention.placeholders = 10; });  // two positions remain
     expect("loss.z_loss is -1", [](C& c) { c.loss.z_loss = -1; });
+    expect("loss.bos_decorrelation is -0.1", [](C& c) { c.loss.bos_decorrelation = -0.1; });
     expect("loss.logits_mib is 0", [](C& c) { c.loss.logits_mib = 0; });
 }
 

@@ -128,6 +128,14 @@ inline std::vector<Named> networks() {
     return all;
 }
 
+// networks(), and what has an effect in training alone. Its gradient is not that of the loss: it stops at first tokens.
+inline std::vector<Named> trained_networks() {
+    std::vector<Named> all = networks();
+    all.push_back({"bos_decorrelation", tiny_llama(), true});
+    all.back().config.loss.bos_decorrelation = 3;
+    return all;
+}
+
 // Whether a decoder can stream: keys change their positions, which must not be in them or in what is beside them.
 inline bool can_stream(const NetworkConfig& network) {
     const AttentionConfig& a = network.attention;
