@@ -80,7 +80,7 @@ MUTATIONS = [
     ("decorrelation keeps the length's part", "kernels/cpu/decorrelation.cpp", "of_first * first[c] + of_row * row[c]",
      "of_first * first[c]", "kernels_test", "*Decorrelation*"),
     ("the first layer's stream is not decorrelated", "model/transformer.cpp", "if (of_inputs(part)) decorrelate(",
-     "if (of_inputs(part) && layer) decorrelate(", "model_test", "*Decorrelation*"),
+     "if (of_inputs(part) && layer) decorrelate(", "golden_test", "*bos_decorrelation*"),
     ("values do not learn from their gates", "model/parts/gate.cpp",
      "map_backward(v, flat(d.v), flat(before.v), write, BackwardPart::kAll, exec);",
      "map_backward(v, flat(d.v), flat(before.v), write, BackwardPart::kWeights, exec);", "model_test", "*Gradients*of_values*"),
