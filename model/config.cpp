@@ -40,7 +40,7 @@ void check_gates(const AttentionConfig& a) {
         {"attention.gate_key", &a.gate_key},
         {"attention.gate_query", &a.gate_query},
         {"attention.gate_projection", &a.gate_projection}};
-    bool starts = a.gate_bias;
+    bool starts = a.gate_bias, maps = false;
     for (const auto& [key, kinds] : gates) {
         if (kinds->empty()) fail_input("{} wants at least one entry", key);
         if (kinds == &a.gate_projection)
@@ -50,6 +50,7 @@ void check_gates(const AttentionConfig& a) {
                         {"none", "headwise", "elementwise", "shared", "constant_headwise", "constant_elementwise"});
         for (const std::string& kind : *kinds) {
             starts = starts || kind.starts_with("constant");
+            maps = maps || (kind != "none" && !kind.starts_with("constant"));
             if (a.gate_function == "softmax" && kind != "none" && (kind != "headwise" || kinds == &a.gate_projection))
                 fail_input(
                     "{} = \"{}\" with attention.gate_function = \"softmax\", which is over heads; wanted \"headwise\" "
@@ -60,6 +61,10 @@ void check_gates(const AttentionConfig& a) {
     if (a.gate_start != 0 && !starts)
         fail_input("attention.gate_start is {}, but no gate has a bias or is constant; set attention.gate_bias = true",
                    a.gate_start);
+    if (a.gate_input == "value" && !maps)
+        fail_input(
+            "attention.gate_input is \"value\", but no gate is a map of its input; set attention.gate_value to "
+            "\"elementwise\" or \"headwise\", or another gate");
 }
 
 void check_queries_and_keys(const ModelConfig& m, const AttentionConfig& a) {
@@ -98,14 +103,15 @@ void check_differential(const NetworkConfig& network) {
             list, [&](const std::string& value) { return std::ranges::find(legal, value) != legal.end(); });
     };
     bool alone = all(a.extra_column, {"none", "constant"}) && !a.value_bias && a.feature_map == "none" &&
-                 a.score_bias != "learned";
+                 a.score_bias != "learned" && a.gate_input != "value";
     for (const auto* kinds :
          {&a.gate, &a.gate_value, &a.gate_key, &a.gate_query, &a.query_temperature, &a.value_temperature})
         alone = alone && all(*kinds, {"none"});
     if (!alone)
         fail_input(
             "attention.differential = \"{}\" goes without gates but gate_projection, temperatures, value_bias, "
-            "feature_map, a learned score_bias, and extra_column other than \"none\" and \"constant\"",
+            "feature_map, gate_input = \"value\", a learned score_bias, and extra_column other than \"none\" and "
+            "\"constant\"",
             a.differential);
 }
 
@@ -239,6 +245,8 @@ void NetworkConfig::validate() const {
             attention.score_bias, fmt::join(attention.weighting, ", "));
     if (attention.differential != "none") check_differential(*this);
     if (loss.z_loss < 0) fail_input("loss.z_loss is {}, must be at least 0", loss.z_loss);
+    if (!(loss.bos_decorrelation >= 0))
+        fail_input("loss.bos_decorrelation is {}, must be at least 0", loss.bos_decorrelation);
     check_range("loss.logits_mib", loss.logits_mib, 1, 1 << 20);
 }
 

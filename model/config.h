@@ -86,6 +86,7 @@ struct AttentionConfig {
     std::vector<std::string> gate_key = {"none"};
     std::vector<std::string> gate_query = {"none"};
     std::vector<std::string> gate_projection = {"none"};
+    std::string gate_input = "block";
     std::string gate_function = "sigmoid";
     std::string gate_combination = "multiply";
     bool gate_bias = false;
@@ -142,6 +143,9 @@ struct AttentionConfig {
         v.list("gate_query", self.gate_query, "gate on queries, behind QK-norm and RoPE (G4), likewise");
         v.list("gate_projection", self.gate_projection,
                "gate on the output projection's output (G5), likewise; headwise = one per token; not shared");
+        v.choice("gate_input", self.gate_input, {"block", "value"},
+                 "what gates are linear maps of: block = the block's normed input; value = the token's values, all key "
+                 "heads' (with gate_value: value-state gated attention)");
         v.choice(
             "gate_function", self.gate_function, {"sigmoid", "half_sigmoid", "silu", "softmax"},
             "of every gate; half_sigmoid = 1/2 + sigmoid/2; softmax = heads x softmax over a token's heads (a soft "
@@ -199,11 +203,15 @@ struct AttentionConfig {
 
 struct LossConfig {
     double z_loss = 0;
+    double bos_decorrelation = 0;
     int64_t logits_mib = 256;
 
     template <class Self, class Visitor>
     static void visit(Self& self, Visitor&& v) {
         v.field("z_loss", self.z_loss, "weight of the mean squared log-partition, added to the loss (PaLM: 1e-4)");
+        v.field("bos_decorrelation", self.bos_decorrelation,
+                "weight of the squared cosine between each token and its document's first, mean over the streams that "
+                "enter blocks; in training only, reported beside the loss; 0 = off");
         v.field("logits_mib", self.logits_mib,
                 "MiB of logits kept at once; a larger vocabulary is done in chunks, computed twice");
     }

@@ -130,9 +130,12 @@ class BlockPart {
     virtual Tensor column_scores(const PartView& /*v*/) const { return {}; }
 };
 
-// (N, a, b) as (N, a * b).
+// (N, a, b) as (N, a * b), with the same stride of rows.
 inline Tensor flat(Tensor t) {
-    return t && t.shape.rank() == 3 ? t.reshape({t.shape[0], t.shape[1] * t.shape[2]}) : t;
+    if (!t || t.shape.rank() != 3) return t;
+    Tensor rows(t.data, t.dtype, {t.shape[0], t.shape[1] * t.shape[2]}, t.device);
+    rows.row_stride = t.row_stride;
+    return rows;
 }
 
 // to = from: tensors of one dtype with as many rows, and as many elements in each, with row strides or not.

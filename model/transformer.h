@@ -77,8 +77,8 @@ class Transformer {
         forward(
             core, {&input, 1}, write, [](int64_t) {}, exec);
     }
-    // Sums of the loss over the micro batches since one was written; zero for a stage without the head. Waits for the
-    // device.
+    // Sums of the loss over the micro batches since one was written, but for what other stages compute of it. Waits for
+    // the device.
     LossSums loss(const Exec& exec) const;
     // The loss of one micro batch with logits rounded to fp32, for evaluation; backward() may not follow. Needs a whole
     // network.
@@ -119,6 +119,8 @@ class Transformer {
     LmHeadTensors head(int64_t n, int set) const;
     Block block(int64_t layer, int64_t n, int set);
     void head_forward(const ModelInput& input, DType logits_dtype, Write write, const Exec& exec);
+    // The gradient of loss.bos_decorrelation through the streams that enter `layer`.
+    void decorrelate(int64_t layer, ModelInputs inputs, const Exec& exec);
     void embedding_gradients(const ModelInput& input, Tensor dx, Write write, const Exec& exec);
     // forward_pre, core attention and forward_hidden of a block.
     void forward_hidden(int64_t layer, CoreAttention& core, const ModelInput& input, const Exec& exec);
@@ -133,7 +135,8 @@ class Transformer {
     ActivationOptions options_;
     ParameterTable table_;
     ModelPlan plan_;
-    ArenaSlot parameter_slot_, working_slot_, gradient_slot_, loss_slot_, last_x_slot_, dx_slot_, vectors_slot_;
+    ArenaSlot parameter_slot_, working_slot_, gradient_slot_, loss_slot_, decorrelation_slot_, squares_slot_,
+        last_x_slot_, dx_slot_, vectors_slot_;
     ActivationPlan block_plan_;
     BlockScratchPlan scratch_plan_;
     std::vector<LayerParts> parts_;  // per block of the stage

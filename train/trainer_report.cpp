@@ -51,10 +51,14 @@ void Trainer::print_settings() {
     for (const auto& [what, kinds] : parts)
         if (std::ranges::any_of(*kinds, [](const std::string& kind) { return kind != "none"; }))
             row("", fmt::format("{} {}", what, fmt::join(*kinds, ", ")));
+    if (c.attention.gate_input == "value") row("", "gates are maps of the tokens' values");
     if (c.attention.post_norm) row("", "norm on the attention branch");
     if (c.attention.layer_scale != 0)
         row("", fmt::format("scale of the attention branch, from {}", c.attention.layer_scale));
     if (c.attention.placeholders) row("", "placeholder positions carry no target; losses are over real targets only");
+    if (c.loss.bos_decorrelation > 0)
+        row("", fmt::format("loss.bos_decorrelation {}: squared cosines with the first token, beside the loss",
+                            c.loss.bos_decorrelation));
     row("parameters", fmt::format("{} ({} without embeddings), {:.3g} FLOPs per token", table.count(),
                                   table.count_non_embedding(), flops_per_token(network_)));
     row("data", data_.describe());
@@ -152,6 +156,7 @@ void Trainer::report_step(const StepResult& r, double step_seconds) {
               {"tokens", state_.tokens},
               {"seconds", elapsed()},
               {"checkpoint_failures", checkpointer_.failures()}};
+    if (config_.loss.bos_decorrelation > 0) line["bos_decorrelation"] = r.decorrelation;
     std::string pipeline;
     if (!stage_times_.empty()) {
         line["bubble"] = bubble_of(stage_times_);

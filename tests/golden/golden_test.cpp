@@ -41,6 +41,7 @@ class Golden : public testing::TestWithParam<std::string> {
         }
         model.backward(
             core, f.input(), Write::kOverwrite, [](int64_t) {}, exec);
+        EXPECT_NEAR(model.loss(exec).decorrelation * mean, f.decorrelation, tolerance * f.decorrelation);
         std::vector<double> all, expected;
         for (size_t i = 0; i < model.table().entries().size(); ++i) {
             const std::string& name = model.table().entries()[i].name;

@@ -68,6 +68,8 @@ TEST(Config, ImpossibleSizesAreRefusedByName) {
     expect("source's 18 channels (model.channels), but 1 key heads of 6 have 6",
            [](C& c) { c.attention.query_key = "merged"; });
     expect("got model.kv_heads = 1 for model.heads = 3", [](C& c) { c.attention.query_key = "symmetric"; });
+    expect("attention.gate_input is \"value\", but no gate is a map of its input",
+           [](C& c) { c.attention.gate = {"constant_headwise"}, c.attention.gate_input = "value"; });
     expect("attention.gate_start is 4, but no gate has a bias",
            [](C& c) { c.attention.gate = {"headwise"}, c.attention.gate_start = 4; });
     expect("and extra_column want", [](C& c) { c.attention.extra_column.clear(); });
@@ -86,6 +88,7 @@ TEST(Config, ImpossibleSizesAreRefusedByName) {
     expect("layer 0 has none, but attention.pattern \"blocked\"", [](C& c) { c.attention.pattern = {"blocked"}; });
     expect("attention.placeholders is 10", [](C& c) { c.attention.placeholders = 10; });  // two positions remain
     expect("loss.z_loss is -1", [](C& c) { c.loss.z_loss = -1; });
+    expect("loss.bos_decorrelation is -0.1", [](C& c) { c.loss.bos_decorrelation = -0.1; });
     expect("loss.logits_mib is 0", [](C& c) { c.loss.logits_mib = 0; });
 }
 
@@ -141,7 +144,8 @@ TEST(Config, DifferentialAttentionWantsPairsAndStandsAlone) {
               c.attention.gate = {"none", "headwise"};
           },
           +[](C& c) { c.attention.extra_column = {"learned"}; }, +[](C& c) { c.attention.value_bias = true; },
-          +[](C& c) { c.attention.feature_map = "elu1"; }})
+          +[](C& c) { c.attention.feature_map = "elu1"; },
+          +[](C& c) { c.attention.gate_projection = {"headwise"}, c.attention.gate_input = "value"; }})
         EXPECT_NE(with(4, 2, "v1", change).find("goes without"), std::string::npos);
 }
 

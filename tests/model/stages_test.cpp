@@ -44,6 +44,7 @@ struct Pipeline {
     Exec exec{.device = Device::kCpu, .threads = 2};
     LocalCoreAttention core;
     std::vector<std::unique_ptr<Transformer>> stages;
+    LossSums sums;
 
     Pipeline(const NetworkConfig& config, const std::vector<StageRange>& ranges, int64_t N, DType dtype,
              BackwardSplit split) {
@@ -72,7 +73,8 @@ struct Pipeline {
                     stages[s]->backward(
                         core, {&input, 1}, write(m), part, [](int64_t) {}, exec);
                 }
-        const LossSums sums = stages.back()->loss(exec);
+        sums = {};
+        for (const auto& stage : stages) sums += stage->loss(exec);
         return sums.nll + sums.z;
     }
     static ModelInput input_of(const std::vector<TinyBatch>& batches, int m) {
@@ -117,6 +119,7 @@ TEST_P(Stages, ComputeTheBitsOfTheWholeNetwork) {
             for (const BackwardSplit split : {BackwardSplit::kNo, BackwardSplit::kYes}) {
                 Pipeline pipeline(c, ranges, most_tokens(data), dtype, split);
                 EXPECT_EQ(pipeline.run(data, split), sums.nll + sums.z);
+                EXPECT_NEAR(pipeline.sums.decorrelation, sums.decorrelation, 1e-13 * sums.decorrelation);
                 for (const Parameter& p : whole.model.table().entries()) {
                     const Tensor g =
                         whole.model.table().view(whole.model.gradients(), whole.model.table().find(p.name));
@@ -142,7 +145,7 @@ TEST_P(Stages, ComputeTheBitsOfTheWholeNetwork) {
 
 // Those that stages can hold.
 std::vector<Named> staged() {
-    std::vector<Named> all = networks();
+    std::vector<Named> all = trained_networks();
     std::erase_if(all, [](const Named& n) {
         return reads_source(n.config, StageRange::whole(n.config.model), QkSource::kEmbedding);
     });

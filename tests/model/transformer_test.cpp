@@ -14,8 +14,9 @@ namespace plimsoll {
 namespace {
 
 class TransformerTest : public testing::TestWithParam<Named> {};
+class GradientTest : public testing::TestWithParam<Named> {};
 
-TEST_P(TransformerTest, GradientsMatchCentralDifferences) {
+TEST_P(GradientTest, GradientsMatchCentralDifferences) {
     expect_gradients_of_central_differences(GetParam());
 }
 
@@ -93,8 +94,56 @@ TEST_P(TransformerTest, GradientsStayAsTheyWereWhenReported) {
         });
 }
 
-INSTANTIATE_TEST_SUITE_P(Networks, TransformerTest, testing::ValuesIn(networks()),
+INSTANTIATE_TEST_SUITE_P(Networks, GradientTest, testing::ValuesIn(networks()),
                          [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(Networks, TransformerTest, testing::ValuesIn(trained_networks()),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+// Embeddings of ids that begin no document do not reach first tokens, where the gradient stops: theirs is that of the
+// loss and the weighed sum of squared cosines. (All gradients: the golden fixture.)
+TEST(Transformer, DecorrelationsGradientMatchesCentralDifferences) {
+    NetworkConfig config = tiny_llama();
+    config.loss.bos_decorrelation = 3;
+    const TinyBatch batch = batch_of(config, 3, true);
+    TinyModel run(config, batch.n(), DType::kF64);
+    const auto loss = [&] { return run.run(batch) + 3 * run.model.loss(run.exec).decorrelation; };
+    loss();
+    const int table = run.model.table().find("wte.weight");
+    const std::vector<double> gradients = copied<double>(run.model.table().view(run.model.gradients(), table));
+    const std::span<double> values = run.model.table().view(run.model.parameters(), table).span<double>();
+    const auto C = static_cast<size_t>(config.model.channels);
+    std::vector<bool> first(static_cast<size_t>(config.vocab));
+    for (size_t n = 0; n < batch.tokens.size(); ++n)
+        if (batch.positions[n] == 0) first[static_cast<size_t>(batch.tokens[n])] = true;
+    EXPECT_LT(std::count(first.begin(), first.end(), true), config.vocab - 5);  // others are left
+    constexpr double kStep = 1e-5;
+    for (size_t i = 0; i < values.size(); i += 3) {
+        if (first[i / C]) continue;
+        const double kept = values[i];
+        values[i] = kept + kStep;
+        const double above = loss();
+        values[i] = kept - kStep;
+        const double below = loss();
+        values[i] = kept;
+        EXPECT_NEAR(gradients[i], (above - below) / (2 * kStep), 1e-6 * (1 + std::abs(gradients[i]))) << i;
+    }
+}
+
+// The loss is that of the network without it, and so are the gradients where it weighs nothing.
+TEST(Transformer, DecorrelationIsNoPartOfTheLoss) {
+    NetworkConfig config = tiny_llama();
+    const TinyBatch batch(config, 2, true);
+    TinyModel plain(config, batch.n(), DType::kF32);
+    const double loss = plain.run(batch);
+    EXPECT_EQ(plain.model.loss(plain.exec).decorrelation, 0);
+    config.loss.bos_decorrelation = 1e-30;
+    TinyModel other(config, batch.n(), DType::kF32);
+    EXPECT_EQ(other.run(batch), loss);
+    EXPECT_GT(other.model.loss(other.exec).decorrelation, 0);
+    EXPECT_LT(other.model.loss(other.exec).decorrelation, static_cast<double>(batch.n()));
+    EXPECT_TRUE(same_bits(copied<float>(plain.model.gradients()), copied<float>(other.model.gradients())));
+    EXPECT_EQ(other.model.evaluate(other.core, batch.input(), other.exec).decorrelation, 0);
+}
 
 TEST(Transformer, ChunksOfTheVocabularyAgreeWithAllAtOnce) {
     NetworkConfig config = tiny_llama();
@@ -167,6 +216,7 @@ TEST(Transformer, MemoryGrowsWithTokensAndParametersDoNot) {
 TEST(Transformer, RecomputeChangesMemoryAndNoBit) {
     NetworkConfig gated = tiny_llama(), plain = tiny_llama(), sourced = tiny_llama();
     sourced.attention.qk_source = {"position", "embedding"};
+    plain.loss.bos_decorrelation = 2;
     gated.attention.gate = {"headwise", "elementwise"}, gated.attention.weighting = {"sigmoid", "softmax"};
     plain.model.activation = "none";
     for (const NetworkConfig& config : {tiny_llama(), tiny_gpt2(), gated, plain, sourced})

@@ -47,6 +47,16 @@ inline std::vector<Named> networks() {
         c.attention.gate = {"headwise"}, c.attention.gate_function = "softmax";
         c.attention.gate_query = {"none", "headwise"};
     });
+    add("gate_of_values", tiny_llama(), [](NetworkConfig& c) {
+        c.attention.gate_input = "value", c.attention.gate_value = {"elementwise", "headwise"};
+        c.attention.gate = {"headwise", "elementwise"}, c.attention.gate_key = {"none", "headwise"};
+        c.attention.value_temperature = {"none", "token"}, c.attention.gate_projection = {"none", "elementwise"};
+    });
+    all.back().documents = true;
+    add("head_mixture_of_values", tiny_gpt2(), [](NetworkConfig& c) {
+        c.attention.gate_input = "value", c.attention.gate = {"headwise"}, c.attention.gate_function = "softmax";
+        c.attention.gate_bias = true, c.attention.gate_start = 0.3;
+    });
     add("temperatures", tiny_llama(), [](NetworkConfig& c) {
         c.attention.query_temperature = {"both", "token"}, c.attention.value_temperature = {"position", "both"};
     });
@@ -141,6 +151,14 @@ inline std::vector<Named> networks() {
     add("placeholders", tiny_gpt2(), [](NetworkConfig& c) { c.attention.placeholders = 2; });
     all.back().documents = true;
     add("no_mlp_z_loss", tiny_llama(), [](NetworkConfig& c) { c.model.activation = "none", c.loss.z_loss = 0.01; });
+    return all;
+}
+
+// networks(), and what has an effect in training alone. Its gradient is not that of the loss: it stops at first tokens.
+inline std::vector<Named> trained_networks() {
+    std::vector<Named> all = networks();
+    all.push_back({"bos_decorrelation", tiny_llama(), true});
+    all.back().config.loss.bos_decorrelation = 3;
     return all;
 }
 

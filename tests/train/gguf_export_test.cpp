@@ -91,6 +91,8 @@ TEST_F(GgufExportTest, SaysWhyNoneFits) {
             [](N& c) { c.attention.gate = {"headwise"}, c.attention.gate_function = "silu"; });
     refused({"gate_combination = \"add\""},
             [](N& c) { c.attention.gate = {"headwise"}, c.attention.gate_combination = "add"; });
+    refused({"attention.gate_input = \"value\""},
+            [](N& c) { c.attention.gate = {"headwise"}, c.attention.gate_input = "value"; });
     refused({"attention.gate_bias"}, [](N& c) { c.attention.gate = {"headwise"}, c.attention.gate_bias = true; });
     refused({"a temperature of queries"}, [](N& c) { c.attention.query_temperature = {"token"}; });
     refused({"a temperature of values"}, [](N& c) { c.attention.value_temperature = {"position"}; });

@@ -166,6 +166,8 @@ TEST_F(HfTest, RefusesWhatNoClassComputes) {
     refused({"a gate on keys"}, [](N& c) { c.attention.gate_key = {"headwise"}; });
     refused({"attention.gate_function = \"silu\""},
             [](N& c) { c.attention.gate = {"headwise"}, c.attention.gate_function = "silu"; });
+    refused({"attention.gate_input = \"value\""},
+            [](N& c) { c.attention.gate = {"headwise"}, c.attention.gate_input = "value"; });
     refused({"a temperature of queries"}, [](N& c) { c.attention.query_temperature = {"token"}; });
     refused({"attention.post_norm"}, [](N& c) { c.attention.post_norm = true; });
     refused({"attention.layer_scale"}, [](N& c) { c.attention.layer_scale = 1e-4; });

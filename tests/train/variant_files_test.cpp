@@ -45,7 +45,10 @@ class VariantFilesTest : public testing::TestWithParam<std::string> {
 };
 
 TEST_P(VariantFilesTest, GradientsMatchCentralDifferences) {
-    expect_gradients_of_central_differences(network());
+    Named named = network();
+    // Its gradient stops at first tokens, which finite differences do not know: decorrelation_test.cpp has it.
+    named.config.loss.bos_decorrelation = 0;
+    expect_gradients_of_central_differences(named);
 }
 
 TEST_P(VariantFilesTest, LaterTokensLeaveEarlierPositionsAlone) {

@@ -48,6 +48,8 @@ std::string beyond_stock(const NetworkConfig& network) {
                 "its gates are not products with a sigmoid (attention.gate_function = \"{}\", "
                 "gate_combination = \"{}\")",
                 a.gate_function, a.gate_combination);
+        if (a.gate_input == "value")
+            return "its gates are maps of values (attention.gate_input = \"value\"), not of the block's input";
         if (a.gate_bias) return "its gates have biases (attention.gate_bias)";
     }
     return "";
