@@ -137,7 +137,7 @@ const std::string& AttentionConfig::extra_column_at(int64_t layer) const {
 }
 
 QkSource AttentionConfig::qk_source_at(int64_t layer) const {
-    const std::string& name = per_layer(qk_source, layer);
+    const std::string& name = at(qk_source, layer);
     if (name == "embedding") return QkSource::kEmbedding;
     return name == "position" ? QkSource::kPosition : QkSource::kInput;
 }
