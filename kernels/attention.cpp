@@ -6,6 +6,7 @@
 
 #include "kernels/attention/row.h"
 #include "kernels/attention/variants.h"
+#include "kernels/widened_rows.h"
 
 namespace plimsoll {
 namespace {
@@ -15,20 +16,6 @@ constexpr std::array kVariants{
 #include "kernels/attention/variants.def"
 #undef PLIMSOLL_VARIANT
 };
-
-// Rows of a (T, HS) tensor of any floating dtype, as double.
-std::vector<double> widened_rows(Tensor t) {
-    const int64_t T = t.shape[0], HS = t.shape[1];
-    std::vector<double> out(static_cast<size_t>(T * HS));
-    dispatch_float(t.dtype, [&]<class S>() {
-        const S* from = t.ptr<S>();
-        for (int64_t i = 0; i < T; ++i)
-            for (int64_t c = 0; c < HS; ++c)
-                out[static_cast<size_t>(i * HS + c)] =
-                    static_cast<double>(static_cast<Accumulator<S>>(from[i * t.row_stride + c]));
-    });
-    return out;
-}
 
 }  // namespace
 

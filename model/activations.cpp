@@ -70,7 +70,10 @@ Recompute recompute_of(const std::string& name) {
 
 ActivationPlan::ActivationPlan(ArenaPlan& kept, ArenaPlan& shared, const NetworkConfig& config, StageRange stage,
                                int64_t N, Precision precision, Recompute recompute)
-    : precision_(precision), first_layer_(stage.first_layer), shared_(kActivations) {
+    : precision_(precision),
+      first_layer_(stage.first_layer),
+      shared_(kActivations),
+      qk_sources_(kept, shared, config, stage, N, precision) {
     std::array<PlannedTensor, kActivations> largest{};  // over the layers, of what they share
     for (int64_t layer = stage.first_layer; layer < stage.last_layer; ++layer) {
         std::vector<ArenaSlot>& slots = kept_.emplace_back(kActivations);
@@ -103,6 +106,7 @@ BlockActivations ActivationPlan::view(const Arena& kept, const Arena& shared, co
         const Tensor memory = slots[i] ? kept[slots[i]] : shared[shared_[i]];
         views.*list[i].tensor = Tensor(memory.data, list[i].dtype, list[i].shape, memory.device);
     }
+    views.qk_source = qk_sources_.view(kept, config.attention.qk_source_at(layer), n);
     views.parts = parts_[static_cast<size_t>(layer - first_layer_)].view(parts_in_shared_ ? shared : kept, n);
     return views;
 }
@@ -132,6 +136,10 @@ BlockScratchPlan::BlockScratchPlan(ArenaPlan& kept, ArenaPlan& shared, const Net
     branch_ = shared.add("branch", {N, C}, compute);
     dnorm_ = shared.add("dnorm", {N, C}, compute);
     dy_ = shared.add("dy", {N, NH, HS}, compute);
+    for (int64_t layer = stage.first_layer; layer < stage.last_layer; ++layer)
+        reads_embedding_.push_back(config.attention.qk_source_at(layer) == QkSource::kEmbedding);
+    if (reads_source(config, stage, QkSource::kEmbedding))
+        dembedding_ = shared.add("dembedding", {N, C}, precision.stream());
     std::vector<std::vector<PartTensor>> part_operands, part_scratch;
     for (int64_t layer = stage.first_layer; layer < stage.last_layer; ++layer) {
         PartNeeds needs = LayerParts(config, layer).needs(N, precision);
@@ -163,6 +171,7 @@ BlockScratch BlockScratchPlan::view(const Arena& kept, const Arena& shared, int6
             .dact = rows(arena, operands.dact),
             .dy = rows(shared, dy_),
             .dqkv = rows(arena, operands.dqkv),
+            .dembedding = reads_embedding_[block] ? dembedding(shared, n) : Tensor{},
             .dout = rows(arena, operands.dout),
             .ddown = rows(arena, operands.ddown),
             .part_operands = part_operands_[block].view(arena, n),

@@ -5,6 +5,7 @@
 
 #include "kernels/arena.h"
 #include "model/layer_parts.h"
+#include "model/qk_source.h"
 
 namespace plimsoll {
 
@@ -13,6 +14,7 @@ struct BlockActivations {
     Tensor x;               // (N, C) stream: the residual entering the block
     Tensor norm1;           // (N, C)
     Tensor mean1, rstd1;    // (N)
+    Tensor qk_source;       // (N, C) what queries and keys are mapped from, if not norm1; several layers' own
     Tensor qkv;             // (N, NH + 2 NKV, HS): rotated in place unless qk_norm
     Tensor qk_normed;       // (N, NH + NKV, HS) with qk_norm: normalised, then rotated
     Tensor q_rstd, k_rstd;  // (N, NH), (N, NKV) with qk_norm
@@ -33,6 +35,9 @@ struct BlockScratch {
     Tensor dact;    // (N, F)
     Tensor dy;      // (N, NH, HS)
     Tensor dqkv;    // like qkv
+    // (N, C) stream: the gradient of embeddings as a source of queries and keys, summed over the blocks; only in blocks
+    // that have it.
+    Tensor dembedding;
     // With BackwardSplit::kYes, for every block its own, as dact and dqkv then are: gradients of the branches of
     // attention and feed-forward layer, which their weights' gradients are computed from later.
     Tensor dout, ddown;  // (N, C)
@@ -62,6 +67,7 @@ class ActivationPlan {
     // Views for n <= N tokens of one block.
     BlockActivations view(const Arena& kept, const Arena& shared, const NetworkConfig& config, int64_t layer,
                           int64_t n) const;
+    const QkSources& qk_sources() const { return qk_sources_; }
     // Calls f(tensor of a, tensor of b) for every tensor that this layer has.
     void for_each_pair(const NetworkConfig& config, int64_t layer, const BlockActivations& a, const BlockActivations& b,
                        const std::function<void(Tensor, Tensor)>& f) const;
@@ -73,6 +79,7 @@ class ActivationPlan {
     std::vector<ArenaSlot> shared_;             // [tensor]
     std::vector<PlannedPartTensors> parts_;     // [block]
     bool parts_in_shared_ = false;
+    QkSources qk_sources_;
 };
 
 // Plans the scratch of a stage's blocks: in `shared` once, and what a split backward keeps in `kept` for each block.
@@ -82,6 +89,8 @@ class BlockScratchPlan {
                      Precision precision, BackwardSplit split);
     // Views for a block.
     BlockScratch view(const Arena& kept, const Arena& shared, int64_t layer, int64_t n) const;
+    // BlockScratch::dembedding; empty if no block has it.
+    Tensor dembedding(const Arena& shared, int64_t n) const { return first_rows(shared[dembedding_], n); }
 
   private:
     // What gradients of weights are computed from.
@@ -92,7 +101,8 @@ class BlockScratchPlan {
                           DType compute) const;
 
     int64_t first_layer_;
-    ArenaSlot branch_, dnorm_, dy_;
+    ArenaSlot branch_, dnorm_, dy_, dembedding_;
+    std::vector<bool> reads_embedding_;  // [block]
     Operands shared_;
     std::vector<Operands> kept_;                                    // [block] of a split backward
     std::vector<PlannedPartTensors> part_operands_, part_scratch_;  // [block]

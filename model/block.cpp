@@ -93,7 +93,7 @@ Tensor Block::column_scores() const {
 void Block::forward_pre(std::span<const int32_t> positions, const Exec& exec, RopeTiming rope) {
     const int64_t NH = model_.heads, NKV = model_.key_heads();
     norm1(exec);
-    matmul_forward(flat(a_.qkv), a_.norm1, p_.qkv, p_.qkv_bias, exec);
+    map_.forward(a_.qkv, a_.norm1, a_.qk_source, p_.qkv, p_.qkv_bias, exec);
     for (size_t i = 0; i < parts_.size(); ++i) parts_[i].forward_maps(part(i, positions), a_.norm1, exec);
     if (const Tensor normed = a_.qk_normed) {
         qk_norm_forward(normed.slice_columns(0, NH), a_.q_rstd, a_.qkv.slice_columns(0, NH), p_.q_norm_gain,
@@ -113,8 +113,11 @@ Tensor Block::attended(size_t end, const Exec& exec) const {
     return y;
 }
 
-Tensor Block::attention_branch(const Exec& exec) const {
+void Block::forward_outputs(const Exec& exec) const {
     for (size_t i = 0; i < parts_.size(); ++i) parts_[i].forward_output(part(i), core_tensors(), exec);
+}
+
+Tensor Block::attention_branch(const Exec& exec) const {
     matmul_forward(s_.branch, flat(attended(parts_.size(), exec)), p_.out, p_.out_bias, exec);
     Tensor branch = s_.branch;
     for (size_t i = 0; i < parts_.size(); ++i) branch = parts_[i].forward_branch(part(i), branch, exec);
@@ -122,6 +125,8 @@ Tensor Block::attention_branch(const Exec& exec) const {
 }
 
 void Block::forward_hidden(const Exec& exec) {
+    forward_outputs(exec);
+    if (!a_.x_mid && !parts_.keep_branch()) return;
     const Tensor branch = attention_branch(exec);
     if (!a_.x_mid) return;
     residual_norm_forward(a_.x_mid, a_.norm2, a_.mean2, a_.rstd2, a_.x, branch, p_.norm2_gain, p_.norm2_bias,
@@ -130,7 +135,10 @@ void Block::forward_hidden(const Exec& exec) {
 }
 
 void Block::forward_post(Tensor x_out, const Exec& exec) {
-    if (!a_.x_mid) return residual_forward(x_out, a_.x, attention_branch(exec), exec);
+    if (!a_.x_mid) {
+        forward_outputs(exec);
+        return residual_forward(x_out, a_.x, attention_branch(exec), exec);
+    }
     forward_hidden(exec);
     matmul_forward(s_.branch, a_.act, p_.down, p_.down_bias, exec);
     residual_forward(x_out, a_.x_mid, s_.branch, exec);
@@ -178,7 +186,8 @@ void Block::backward_post(Tensor dx, Write write, BackwardPart part, const Exec&
     const Tensor dy(s_.dy.data, s_.dy.dtype, read, s_.dy.device);
     matmul_backward_input(flat(dy), dbranch, p_.out, Write::kOverwrite, exec);
     for (size_t i = parts_.size(); i-- > 0;)
-        parts_[i].backward_attended(this->part(i), dy, attended(i, exec), write, exec);
+        parts_[i].backward_attended(this->part(i), dy, parts_[i].reads_attended() ? attended(i, exec) : Tensor{}, write,
+                                    exec);
     for (size_t i = parts_.size(); i-- > 0;)
         parts_[i].backward_output(this->part(i), core_gradients(), core_tensors(), write, exec);
 }
@@ -201,8 +210,9 @@ void Block::backward_pre(Tensor dx, std::span<const int32_t> positions, Write wr
                              exec);
         }
     }
-    if (of_weights(part)) matmul_backward_weight(d_.qkv, d_.qkv_bias, flat(s_.dqkv), a_.norm1, write, exec);
-    if (of_inputs(part)) matmul_backward_input(s_.dnorm, flat(s_.dqkv), p_.qkv, Write::kOverwrite, exec);
+    if (of_weights(part)) map_.backward_weight(d_.qkv, d_.qkv_bias, s_.dqkv, a_.norm1, a_.qk_source, write, exec);
+    if (of_inputs(part))
+        map_.backward_input(s_.dnorm, s_.dembedding, static_cast<bool>(a_.qk_source), s_.dqkv, p_.qkv, exec);
     for (size_t i = 0; i < parts_.size(); ++i)
         parts_[i].backward_maps(this->part(i, positions), s_.dnorm, a_.norm1, write, part, exec);
     if (!of_inputs(part)) return;

@@ -7,6 +7,7 @@
 #include "kernels/core_attention.h"
 #include "model/activations.h"
 #include "model/parameters.h"
+#include "model/qkv_map.h"
 
 namespace plimsoll {
 
@@ -34,6 +35,7 @@ class Block {
         : model_(config.model),
           parts_(parts),
           spec_(config.attention.spec(layer, config.model)),
+          map_(config),
           p_(parameters),
           d_(gradients),
           a_(activations),
@@ -46,7 +48,8 @@ class Block {
 
     // The parts of forward that backward runs again where their outputs were not kept (Recompute): for kLight norm1
     // before backward_pre, restore_hidden (norm2 and the activation) before backward_post; for kBlock forward_pre, core
-    // attention and forward_hidden, which is forward_post without its last product and residual.
+    // attention and forward_hidden, which is forward_post without what nobody keeps: its last product and residual; in
+    // a block without feed-forward layer the output projection too, if no part keeps something behind core attention.
     void norm1(const Exec& exec);
     void restore_hidden(const Exec& exec);
     void forward_hidden(const Exec& exec);
@@ -83,12 +86,15 @@ class Block {
     AttentionTensors gradients(size_t parts) const;
     // What the parts before `end` make of core attention's output for the output projection.
     Tensor attended(size_t end, const Exec& exec) const;
-    // The attention branch: the output projection and the parts behind it.
+    // What parts change in place of core attention's outputs.
+    void forward_outputs(const Exec& exec) const;
+    // The attention branch made of them: the output projection and the parts around it.
     Tensor attention_branch(const Exec& exec) const;
 
     const ModelConfig& model_;
     const LayerParts& parts_;
     AttentionSpec spec_;
+    QkvMap map_;
     BlockTensors p_, d_;
     BlockActivations a_;
     BlockScratch s_;

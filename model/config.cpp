@@ -12,11 +12,6 @@ namespace {
 // Names of MaskPattern, in the order of the enumerators.
 constexpr std::array<std::string_view, 4> kPatterns = {"causal", "dilated", "strided", "blocked"};
 
-template <class T>
-const T& per_layer(const std::vector<T>& values, int64_t layer) {
-    return values[static_cast<size_t>(layer) % values.size()];
-}
-
 MaskPattern pattern_by_name(const std::string& name) {
     for (size_t i = 0; i < kPatterns.size(); ++i)
         if (kPatterns[i] == name) return static_cast<MaskPattern>(i);
@@ -45,7 +40,7 @@ void check_gates(const AttentionConfig& a) {
         {"attention.gate_key", &a.gate_key},
         {"attention.gate_query", &a.gate_query},
         {"attention.gate_projection", &a.gate_projection}};
-    bool starts = a.gate_bias;
+    bool starts = a.gate_bias, maps = false;
     for (const auto& [key, kinds] : gates) {
         if (kinds->empty()) fail_input("{} wants at least one entry", key);
         if (kinds == &a.gate_projection)
@@ -55,6 +50,7 @@ void check_gates(const AttentionConfig& a) {
                         {"none", "headwise", "elementwise", "shared", "constant_headwise", "constant_elementwise"});
         for (const std::string& kind : *kinds) {
             starts = starts || kind.starts_with("constant");
+            maps = maps || (kind != "none" && !kind.starts_with("constant"));
             if (a.gate_function == "softmax" && kind != "none" && (kind != "headwise" || kinds == &a.gate_projection))
                 fail_input(
                     "{} = \"{}\" with attention.gate_function = \"softmax\", which is over heads; wanted \"headwise\" "
@@ -65,6 +61,26 @@ void check_gates(const AttentionConfig& a) {
     if (a.gate_start != 0 && !starts)
         fail_input("attention.gate_start is {}, but no gate has a bias or is constant; set attention.gate_bias = true",
                    a.gate_start);
+    if (a.gate_input == "value" && !maps)
+        fail_input(
+            "attention.gate_input is \"value\", but no gate is a map of its input; set attention.gate_value to "
+            "\"elementwise\" or \"headwise\", or another gate");
+}
+
+void check_queries_and_keys(const ModelConfig& m, const AttentionConfig& a) {
+    if (a.qk_source.empty()) fail_input("attention.qk_source wants at least one entry");
+    check_names("attention.qk_source", a.qk_source, {"input", "embedding", "position"});
+    const int64_t keys = m.key_heads() * m.head_channels();
+    if (a.query_key == "merged" && keys != m.channels)
+        fail_input(
+            "attention.query_key = \"merged\" makes keys of their source's {} channels (model.channels), but {} key "
+            "heads of {} have {}; change model.kv_heads or model.head_size",
+            m.channels, m.key_heads(), m.head_channels(), keys);
+    if (a.query_key == "symmetric" && m.key_heads() != m.heads)
+        fail_input(
+            "attention.query_key = \"symmetric\" wants a key head for each query head, got model.kv_heads = {} for "
+            "model.heads = {}; set model.kv_heads = 0",
+            m.kv_heads, m.heads);
 }
 
 // Pairs of maps need pairs of heads, and stand alone: other parts of a block count model.heads.
@@ -87,14 +103,15 @@ void check_differential(const NetworkConfig& network) {
             list, [&](const std::string& value) { return std::ranges::find(legal, value) != legal.end(); });
     };
     bool alone = all(a.extra_column, {"none", "constant"}) && !a.value_bias && a.feature_map == "none" &&
-                 a.score_bias != "learned";
+                 a.score_bias != "learned" && a.gate_input != "value";
     for (const auto* kinds :
          {&a.gate, &a.gate_value, &a.gate_key, &a.gate_query, &a.query_temperature, &a.value_temperature})
         alone = alone && all(*kinds, {"none"});
     if (!alone)
         fail_input(
             "attention.differential = \"{}\" goes without gates but gate_projection, temperatures, value_bias, "
-            "feature_map, a learned score_bias, and extra_column other than \"none\" and \"constant\"",
+            "feature_map, gate_input = \"value\", a learned score_bias, and extra_column other than \"none\" and "
+            "\"constant\"",
             a.differential);
 }
 
@@ -112,19 +129,25 @@ Activation ModelConfig::activation_kind() const {
 }
 
 bool AttentionConfig::learned_extra_column(int64_t layer) const {
-    return per_layer(extra_column, layer) == "learned";
+    return extra_column_at(layer) == "learned";
 }
 
 const std::string& AttentionConfig::extra_column_at(int64_t layer) const {
-    return per_layer(extra_column, layer);
+    return at(extra_column, layer);
+}
+
+QkSource AttentionConfig::qk_source_at(int64_t layer) const {
+    const std::string& name = at(qk_source, layer);
+    if (name == "embedding") return QkSource::kEmbedding;
+    return name == "position" ? QkSource::kPosition : QkSource::kInput;
 }
 
 const std::string& AttentionConfig::pattern_name(int64_t layer) const {
-    return per_layer(pattern, layer);
+    return at(pattern, layer);
 }
 
 bool AttentionConfig::learned_score_bias(int64_t layer) const {
-    return score_bias == "learned" && takes_bias(weighting_by_name(per_layer(weighting, layer)));
+    return score_bias == "learned" && takes_bias(weighting_by_name(at(weighting, layer)));
 }
 
 AttentionConfig::CoreHeads AttentionConfig::core_heads(const ModelConfig& model) const {
@@ -134,10 +157,10 @@ AttentionConfig::CoreHeads AttentionConfig::core_heads(const ModelConfig& model)
 
 AttentionSpec AttentionConfig::spec(int64_t layer, const ModelConfig& model) const {
     AttentionSpec spec;
-    spec.weighting = weighting_by_name(per_layer(weighting, layer));
+    spec.weighting = weighting_by_name(at(weighting, layer));
     spec.scale = 1.0 / std::sqrt(static_cast<double>(model.head_channels()));
     if (takes_extra_column(spec.weighting)) {
-        const std::string& column = per_layer(extra_column, layer);
+        const std::string& column = extra_column_at(layer);
         if (column == "constant") spec.extra_column = ExtraColumn::kConstant;
         if (column == "learned") spec.extra_column = ExtraColumn::kLearnedLogit;
         spec.extra_logit = extra_logit;
@@ -148,8 +171,8 @@ AttentionSpec AttentionConfig::spec(int64_t layer, const ModelConfig& model) con
         if (score_bias == "log_n") spec.score_bias = -std::log(static_cast<double>(model.context));
         if (score_bias == "constant") spec.score_bias = score_bias_value;
     }
-    spec.pattern = pattern_by_name(per_layer(pattern, layer));
-    spec.window = per_layer(window, layer);
+    spec.pattern = pattern_by_name(pattern_name(layer));
+    spec.window = at(window, layer);
     spec.dilation = spec.pattern == MaskPattern::kDilated ? dilation : 1;
     spec.pinned = pinned;
     spec.prefix = prefix > 1 ? prefix : 0;  // one token sees itself anyway
@@ -182,6 +205,7 @@ void NetworkConfig::validate() const {
     if (attention.pattern.empty()) fail_input("attention.pattern wants at least one entry");
     if (attention.window.empty()) fail_input("attention.window wants at least one entry");
     check_names("attention.extra_column", attention.extra_column, {"none", "constant", "learned", "key", "key_value"});
+    check_queries_and_keys(model, attention);
     check_gates(attention);
     for (const auto& [key, kinds] : {std::pair{"attention.query_temperature", &attention.query_temperature},
                                      {"attention.value_temperature", &attention.value_temperature}}) {
@@ -204,14 +228,14 @@ void NetworkConfig::validate() const {
     for (int64_t layer = 0; layer < model.layers; ++layer) {
         const Weighting weighting = attention.spec(layer, model).weighting;
         bias_taken |= takes_bias(weighting);
-        if (!takes_extra_column(weighting) && per_layer(attention.extra_column, layer) != "none")
+        if (!takes_extra_column(weighting) && attention.extra_column_at(layer) != "none")
             fail_input(
                 "attention.extra_column: layer {} has weighting '{}', which does not normalise over exp(s); wanted "
                 "\"none\"",
-                layer, per_layer(attention.weighting, layer));
+                layer, attention.at(attention.weighting, layer));
         if (attention.extra_column_at(layer).starts_with("key") && weighting != Weighting::kSoftmax)
             fail_input("attention.extra_column: \"{}\" in layer {} wants weighting \"softmax\", got '{}'",
-                       attention.extra_column_at(layer), layer, per_layer(attention.weighting, layer));
+                       attention.extra_column_at(layer), layer, attention.at(attention.weighting, layer));
     }
     if (!bias_taken && attention.score_bias != "none" && attention.score_bias != "log_n")
         fail_input(
@@ -221,6 +245,8 @@ void NetworkConfig::validate() const {
             attention.score_bias, fmt::join(attention.weighting, ", "));
     if (attention.differential != "none") check_differential(*this);
     if (loss.z_loss < 0) fail_input("loss.z_loss is {}, must be at least 0", loss.z_loss);
+    if (!(loss.bos_decorrelation >= 0))
+        fail_input("loss.bos_decorrelation is {}, must be at least 0", loss.bos_decorrelation);
     check_range("loss.logits_mib", loss.logits_mib, 1, 1 << 20);
 }
 

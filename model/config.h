@@ -65,6 +65,9 @@ struct ModelConfig {
     Activation activation_kind() const;  // not for "none"
 };
 
+// What a layer maps queries and keys from (qk_source.h).
+enum class QkSource : uint8_t { kInput, kEmbedding, kPosition };
+
 // What a variant changes. Lists give one entry per layer and repeat: ["sigmoid", "softmax"] alternates.
 struct AttentionConfig {
     std::vector<std::string> weighting = {"softmax"};
@@ -74,6 +77,8 @@ struct AttentionConfig {
     bool value_bias = false;
     std::string score_bias = "log_n";
     double score_bias_value = 0;
+    std::vector<std::string> qk_source = {"input"};
+    std::string query_key = "separate";
     std::string feature_map = "none";
     std::string differential = "none";
     std::vector<std::string> gate = {"none"};
@@ -81,6 +86,7 @@ struct AttentionConfig {
     std::vector<std::string> gate_key = {"none"};
     std::vector<std::string> gate_query = {"none"};
     std::vector<std::string> gate_projection = {"none"};
+    std::string gate_input = "block";
     std::string gate_function = "sigmoid";
     std::string gate_combination = "multiply";
     bool gate_bias = false;
@@ -114,6 +120,13 @@ struct AttentionConfig {
             "log_n = -log(model.context); per_row = -log of the number of visible keys; constant = score_bias_value; "
             "learned = one per head, from log_n on");
         v.field("score_bias_value", self.score_bias_value, "b of score_bias = constant");
+        v.list("qk_source", self.qk_source,
+               "what queries and keys are mapped from, per layer: input (the block's normed input, as values are), "
+               "embedding (the stream as it enters the first block), position (fixed random vectors, one per position: "
+               "scores do not depend on the text)");
+        v.choice("query_key", self.query_key, {"separate", "merged", "symmetric"},
+                 "matrices of queries and keys: merged = one, keys are their source itself (W_K = 1); symmetric = one "
+                 "for both");
         v.choice("feature_map", self.feature_map, {"none", "elu1", "mlp"},
                  "scores of phi(q) and phi(k): elu1 = elu(x) + 1 per channel after RoPE; mlp = W2 relu(W1 x) before "
                  "RoPE, one per layer for queries, keys and heads");
@@ -130,6 +143,9 @@ struct AttentionConfig {
         v.list("gate_query", self.gate_query, "gate on queries, behind QK-norm and RoPE (G4), likewise");
         v.list("gate_projection", self.gate_projection,
                "gate on the output projection's output (G5), likewise; headwise = one per token; not shared");
+        v.choice("gate_input", self.gate_input, {"block", "value"},
+                 "what gates are linear maps of: block = the block's normed input; value = the token's values, all key "
+                 "heads' (with gate_value: value-state gated attention)");
         v.choice(
             "gate_function", self.gate_function, {"sigmoid", "half_sigmoid", "silu", "softmax"},
             "of every gate; half_sigmoid = 1/2 + sigmoid/2; softmax = heads x softmax over a token's heads (a soft "
@@ -164,6 +180,7 @@ struct AttentionConfig {
     bool learned_score_bias(int64_t layer) const;
     // "none", "constant", "learned", "key" or "key_value".
     const std::string& extra_column_at(int64_t layer) const;
+    QkSource qk_source_at(int64_t layer) const;
     // As in the configuration, such as "dilated".
     const std::string& pattern_name(int64_t layer) const;
     // The kind of gate on the attention output.
@@ -171,7 +188,8 @@ struct AttentionConfig {
     // Whether gates are products with a sigmoid.
     bool plain_gates() const { return gate_function == "sigmoid" && gate_combination == "multiply"; }
     // A layer's entry of one of the lists.
-    static const std::string& at(const std::vector<std::string>& values, int64_t layer) {
+    template <class T>
+    static const T& at(const std::vector<T>& values, int64_t layer) {
         return values[static_cast<size_t>(layer) % values.size()];
     }
     struct CoreHeads {
@@ -185,11 +203,15 @@ struct AttentionConfig {
 
 struct LossConfig {
     double z_loss = 0;
+    double bos_decorrelation = 0;
     int64_t logits_mib = 256;
 
     template <class Self, class Visitor>
     static void visit(Self& self, Visitor&& v) {
         v.field("z_loss", self.z_loss, "weight of the mean squared log-partition, added to the loss (PaLM: 1e-4)");
+        v.field("bos_decorrelation", self.bos_decorrelation,
+                "weight of the squared cosine between each token and its document's first, mean over the streams that "
+                "enter blocks; in training only, reported beside the loss; 0 = off");
         v.field("logits_mib", self.logits_mib,
                 "MiB of logits kept at once; a larger vocabulary is done in chunks, computed twice");
     }

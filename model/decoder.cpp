@@ -19,14 +19,18 @@ const NetworkConfig& checked(const NetworkConfig& network, const DecoderOptions&
                 "a stream moves keys to other places in the cache, but layer {} has attention.pattern \"{}\", which "
                 "goes by true distances; wanted \"causal\"",
                 layer, network.attention.pattern_name(layer));
+        if (network.attention.qk_source_at(layer) == QkSource::kPosition)
+            fail_input(
+                "a stream moves keys to other positions, but keys of layer {} are those of a position "
+                "(attention.qk_source = \"position\"); train with \"input\" or \"embedding\"",
+                layer);
         if (spec.prefix > 0)
             fail_input(
                 "a stream forgets its first tokens, but attention.prefix = {} makes of them what all others read; "
                 "wanted 0",
                 spec.prefix);
     }
-    const bool rotated_later = options.cache.streaming || !options.cache.frequencies.empty();
-    if (rotated_later && network.attention.feature_map == "elu1" && network.model.position == "rope")
+    if (options.cache.rotates() && network.attention.feature_map == "elu1" && network.model.position == "rope")
         fail_input(
             "a stream, or other wavelengths of RoPE, rotate keys in the cache, where attention.feature_map = \"elu1\" "
             "has changed them after their rotation; train with feature_map = \"mlp\", or with another model.position");
@@ -77,8 +81,11 @@ Decoder::Decoder(const NetworkConfig& network, const NetworkWeights& weights, co
     if (network_.model.norm == "layer") last_mean_slot_ = activation_plan_.add("last mean", {1}, stream);
     last_rstd_slot_ = activation_plan_.add("last rstd", {1}, stream);
     logits_slot_ = activation_plan_.add("logits", {1, network_.total_vocab()}, stream);
+    if (reads_source(network_, StageRange::whole(network_.model), QkSource::kPosition))
+        vectors_slot_ = activation_plan_.add("vectors of positions", {options_.cache.tokens, C}, stream);
     activations_ = Arena(activation_plan_);
     scratch_ = Arena(scratch_plan_);
+    if (vectors_slot_) fill_position_vectors(activations_[vectors_slot_], exec_);
     const Tensor matrices = weights.working ? weights.working : weights.parameters;
     for (int64_t layer = 0; layer < network_.model.layers; ++layer) {
         parts_.emplace_back(network_, layer);
@@ -98,7 +105,6 @@ int64_t Decoder::room() const {
 
 void Decoder::forward(std::span<const int32_t> tokens) {
     const auto n = static_cast<int64_t>(tokens.size());
-    const bool by_cache = options_.cache.streaming || !options_.cache.frequencies.empty();
     positions_.assign(tokens.size(), 0);
     for (int64_t i = 0; i < n && !options_.cache.streaming; ++i)
         positions_[static_cast<size_t>(i)] = static_cast<int32_t>(cache_.length() + i);
@@ -110,12 +116,15 @@ void Decoder::forward(std::span<const int32_t> tokens) {
     };
     embedding_forward(stream(0), tokens, positions_, get("wte.weight", weights_.parameters),
                       get("wpe.weight", weights_.parameters), exec_);
+    block_plan_.qk_sources().forward(activations_, scratch_, stream(0), positions_, activations_[vectors_slot_], exec_);
     for (int64_t layer = 0; layer < layers; ++layer) {
         Block block(network_, parts_[static_cast<size_t>(layer)], layer, blocks_[static_cast<size_t>(layer)], {},
                     block_plan_.view(activations_, scratch_, network_, layer, n),
                     block_scratch_plan_.view(activations_, scratch_, layer, n));
-        block.forward_pre(positions_, exec_, by_cache ? RopeTiming::kLater : RopeTiming::kNow);
-        cache_.forward({.t = block.core_tensors(), .cu_seqlens = bounds, .spec = block.spec(), .layer = layer}, exec_);
+        block.forward_pre(positions_, exec_, options_.cache.rotates() ? RopeTiming::kLater : RopeTiming::kNow);
+        const AttentionTensors core = block.core_tensors();
+        cache_.forward({.t = core, .cu_seqlens = bounds, .spec = block.spec(), .layer = layer}, exec_);
+        if (parts_[static_cast<size_t>(layer)].read_queries()) cache_.rotate_queries(core.q, exec_);
         block.forward_post(stream(layer + 1), exec_);
     }
     cache_.advance(n);

@@ -58,7 +58,7 @@ class Decoder {
     ActivationPlan block_plan_;
     BlockScratchPlan block_scratch_plan_;
     LmHead head_;
-    ArenaSlot out_slot_, sums_slot_, last_norm_slot_, last_mean_slot_, last_rstd_slot_, logits_slot_;
+    ArenaSlot out_slot_, sums_slot_, last_norm_slot_, last_mean_slot_, last_rstd_slot_, logits_slot_, vectors_slot_;
     Arena activations_, scratch_;
     std::vector<LayerParts> parts_;  // [layer]
     std::vector<BlockTensors> blocks_;

@@ -1,16 +1,20 @@
 #include "model/flops.h"
 
+#include <numeric>
+
 #include "kernels/attention/mask.h"
 #include "model/layer_parts.h"
+#include "model/qkv_map.h"
 
 namespace plimsoll {
 
 double block_flops_per_token(const NetworkConfig& config, int64_t layer) {
     const ModelConfig& model = config.model;
-    const int64_t C = model.channels, NH = model.heads, NKV = model.key_heads(), HS = model.head_channels(),
-                  F = model.hidden(), T = model.context;
+    const int64_t C = model.channels, NH = model.heads, HS = model.head_channels(), F = model.hidden(),
+                  T = model.context;
     const LayerParts parts(config, layer);
-    int64_t weights = (NH + 2 * NKV) * HS * C + C * parts.output_heads(NH) * HS;
+    const std::vector<int64_t> maps = QkvMap(config).rows();
+    int64_t weights = std::accumulate(maps.begin(), maps.end(), int64_t{0}) * C + C * parts.output_heads(NH) * HS;
     if (F) weights += (inputs_per_output(model.activation_kind()) + 1) * F * C;
     for (const ParameterSpec& p : parts.parameters())
         if (p.matrix) weights += p.shape.elements();
@@ -19,7 +23,10 @@ double block_flops_per_token(const NetworkConfig& config, int64_t layer) {
     for (int64_t i = 0; i < T; ++i) visible += static_cast<double>(mask.visible_keys(i, T));
     const double attention =
         4.0 * static_cast<double>(config.attention.core_heads(model).query * HS) * visible / static_cast<double>(T);
-    return 3 * (2 * static_cast<double>(weights) + attention);
+    // Vectors of positions have no gradient.
+    const bool fixed = config.attention.qk_source_at(layer) == QkSource::kPosition;
+    const double unneeded = fixed ? 2 * static_cast<double>((maps[0] + (maps.size() > 2 ? maps[1] : 0)) * C) : 0;
+    return 3 * (2 * static_cast<double>(weights) + attention) - unneeded;
 }
 
 double head_flops_per_token(const NetworkConfig& config) {

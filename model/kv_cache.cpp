@@ -82,13 +82,7 @@ void CachedAttention::compute_forward(const AttentionCall& call, const Exec& exe
         queries_.clear();
         for (int64_t i = 0; i < n; ++i) queries_.push_back(query(length_ + i));
     }
-    if (options_.streaming) {
-        attention_cached_forward(t, queries_, options_.frequencies, spec, exec);
-        if (options_.frequencies.empty()) return;
-        positions_.clear();  // who reads the queries after core attention reads them as it did
-        for (const CachedQuery& query : queries_) positions_.push_back(static_cast<int32_t>(query.position));
-        return rope_forward(t.q, positions_, options_.frequencies, exec);
-    }
+    if (options_.streaming) return attention_cached_forward(t, queries_, options_.frequencies, spec, exec);
     if (!options_.frequencies.empty()) {
         positions_.clear();
         for (int64_t i = 0; i < n; ++i) positions_.push_back(static_cast<int32_t>(length_ + i));
@@ -101,6 +95,13 @@ void CachedAttention::compute_forward(const AttentionCall& call, const Exec& exe
     t.gate = {};
     attention_tasks_forward(t, {{&range, 1}, {&task, 1}}, spec, exec);
     if (call.t.gate) head_gate_forward(t.out, call.t.gate, exec);
+}
+
+void CachedAttention::rotate_queries(Tensor queries, const Exec& exec) {
+    if (!options_.streaming || options_.frequencies.empty()) return;
+    positions_.clear();
+    for (const CachedQuery& query : queries_) positions_.push_back(static_cast<int32_t>(query.position));
+    rope_forward(queries, positions_, options_.frequencies, exec);
 }
 
 void CachedAttention::compute_backward(const AttentionCall& call, const Exec& /*exec*/) {

@@ -27,6 +27,9 @@ struct CacheOptions {
     // keys come rotated, or the network rotates nothing.
     std::vector<double> frequencies = {};
     double score_factor = 1;  // times the scale of scores (YaRN's temperature), but not of a part's virtual key
+
+    // Whether a network with RoPE leaves keys and queries to be rotated here.
+    bool rotates() const { return streaming || !frequencies.empty(); }
 };
 
 // The cache of one sequence. Every layer calls it once for the same new tokens, as the only document of the call; then
@@ -37,9 +40,13 @@ class CachedAttention final : public CoreAttention {
     CachedAttention(const NetworkConfig& network, DType dtype, const CacheOptions& options);
 
     // Rotates (if it has frequencies) and keeps the call's keys and values; then attends from the call's queries, which
-    // are rotated in place likewise. On the CPU only.
+    // are rotated in place likewise, but for a stream's: see rotate_queries. On the CPU only.
     void compute_forward(const AttentionCall& call, const Exec& exec) override;
     void compute_backward(const AttentionCall& call, const Exec& exec) override;
+
+    // Makes the queries of the last call what core attention read, for who reads them behind it: those of a stream with
+    // frequencies are rotated in place, others are so already.
+    void rotate_queries(Tensor queries, const Exec& exec);
 
     // The tokens of the last calls, of every layer, count from now on.
     void advance(int64_t tokens) { length_ += tokens; }

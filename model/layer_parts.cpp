@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 
+#include "kernels/memory.h"
+
 namespace plimsoll {
 
 #define PLIMSOLL_PART(make) std::unique_ptr<BlockPart> make(const NetworkConfig& config, int64_t layer);
@@ -17,6 +19,19 @@ void append(std::vector<T>& to, std::vector<T> from) {
 }
 
 }  // namespace
+
+void copy_rows(Tensor to, Tensor from, const Exec& exec) {
+    check(to.dtype == from.dtype && to.rows() == from.rows() && to.row_elements() == from.row_elements(),
+          "copy_rows: {} in {} from {} in {}", to.shape, name_of(to.dtype), from.shape, name_of(from.dtype));
+    const int64_t size = size_of(from.dtype);
+    copy_rects(std::array{CopyRect{.to = to.data,
+                                   .to_pitch = to.row_stride * size,
+                                   .from = from.data,
+                                   .from_pitch = from.row_stride * size,
+                                   .width = from.row_elements() * size,
+                                   .height = from.rows()}},
+               exec);
+}
 
 BlockParts make_parts(const NetworkConfig& config, int64_t layer) {
     BlockParts parts;
@@ -40,6 +55,14 @@ LayerParts::LayerParts(const NetworkConfig& config, int64_t layer) : parts_(make
     check(std::max({all.parameters, all.kept, all.operands, all.scratch}) <= kMaxPartTensors,
           "layer {}: the parts have {} parameters and keep {} tensors, kMaxPartTensors is {}", layer, all.parameters,
           all.kept, kMaxPartTensors);
+}
+
+bool LayerParts::keep_branch() const {
+    return std::ranges::any_of(parts_, [](const auto& part) { return part->keeps_branch(); });
+}
+
+bool LayerParts::read_queries() const {
+    return std::ranges::any_of(parts_, [](const auto& part) { return part->reads_queries(); });
 }
 
 int64_t LayerParts::output_heads(int64_t heads) const {

@@ -14,6 +14,9 @@ class LayerParts {
 
     size_t size() const { return parts_.size(); }
     const BlockPart& operator[](size_t part) const { return *parts_[part]; }
+    // Whether one of them does.
+    bool keep_branch() const;
+    bool read_queries() const;
     // How many of `heads` the output projection reads.
     int64_t output_heads(int64_t heads) const;
     // Those of all parts, in their order.

@@ -12,6 +12,14 @@ struct LossSums {
     double nll = 0;  // nats
     double z = 0;    // z_loss * lse^2
     int64_t scored = 0;
+    // Squared cosines between tokens and their document's first, over the streams that enter the blocks and divided by
+    // their number L; weighs loss.bos_decorrelation. Of this stage's blocks, complete after backward().
+    double decorrelation = 0;
+
+    LossSums& operator+=(const LossSums& other) {
+        nll += other.nll, z += other.z, scored += other.scored, decorrelation += other.decorrelation;
+        return *this;
+    }
 };
 
 // Views bound to one micro batch of n tokens.

@@ -1,10 +1,12 @@
 #include "model/parameters.h"
 
 #include <cmath>
+#include <numeric>
 
 #include "kernels/memory.h"
 #include "kernels/random.h"
 #include "model/layer_parts.h"
+#include "model/qkv_map.h"
 
 namespace plimsoll {
 namespace {
@@ -40,8 +42,7 @@ void ParameterTable::add(std::string name, Shape shape, InitSpec init, int64_t l
 void ParameterTable::add_block(const NetworkConfig& config, int64_t layer) {
     const ModelConfig& model = config.model;
     const Initializer init(model);
-    const int64_t C = model.channels, NH = model.heads, NKV = model.key_heads(), HS = model.head_channels(),
-                  F = model.hidden();
+    const int64_t C = model.channels, NH = model.heads, HS = model.head_channels(), F = model.hidden();
     const std::string prefix = fmt::format("blocks.{}.", layer);
     const auto add_vector = [&](const std::string& name, int64_t size, InitSpec value, bool sink = false) {
         add(prefix + name, {size}, value, layer, false, sink);
@@ -57,7 +58,8 @@ void ParameterTable::add_block(const NetworkConfig& config, int64_t layer) {
         if (bias) add_vector(name + ".bias", out, init.bias(in));
     };
     add_norm("norm1");
-    add_linear("attn.qkv", (NH + 2 * NKV) * HS, C, init.linear(C), model.bias, {NH * HS, NKV * HS, NKV * HS});
+    const std::vector<int64_t> maps = QkvMap(config).rows();
+    add_linear("attn.qkv", std::accumulate(maps.begin(), maps.end(), int64_t{0}), C, init.linear(C), model.bias, maps);
     if (model.qk_norm) {
         add_vector("attn.q_norm.gain", HS, {Kind::kOne});
         add_vector("attn.k_norm.gain", HS, {Kind::kOne});

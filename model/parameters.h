@@ -48,8 +48,8 @@ struct Parameter {
     bool matrix;     // a linear weight or an embedding: decayed by optimizer.decay = "matrices"
     bool sink;       // a sink logit or a bias of scores: never decayed
     int64_t offset;  // first element in the flat buffer, a multiple of kParameterAlignment
-    // Rows of the matrices that a linear weight of a block, gates excepted, stacks: of attn.qkv its queries, keys and
-    // values, of SwiGLU's mlp.up its gate and its values, else all. Empty for every other parameter.
+    // Rows of the matrices that a linear weight of a block, gates excepted, stacks: of attn.qkv its queries, keys (if
+    // they have one) and values, of SwiGLU's mlp.up its gate and its values, else all. Empty for every other parameter.
     std::vector<int64_t> stacked = {};
 };
 

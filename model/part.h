@@ -65,6 +65,9 @@ class BlockPart {
     // Its rows of the parameter table, named without the block's prefix ("attn.gate.weight").
     virtual std::vector<ParameterSpec> parameters() const { return {}; }
     virtual PartNeeds needs(int64_t N, Precision precision) const = 0;
+    // Whether hooks 4 and 5 fill what it keeps: then backward runs them again, with the projection between them, where
+    // that was not kept.
+    virtual bool keeps_branch() const { return false; }
     // How many heads the output projection reads of `heads`: at most as many.
     virtual int64_t output_heads(int64_t heads) const { return heads; }
 
@@ -95,15 +98,19 @@ class BlockPart {
     virtual void backward_operands(const PartView& /*v*/, const AttentionTensors& /*d*/,
                                    const AttentionTensors& /*before*/, Write /*write*/, const Exec& /*exec*/) const {}
 
-    // 3 Right after core attention: changes t.out and t.lse in place, once. The way back is called before core
+    // 3 Right after core attention: changes t.out and t.lse in place, once; t.q is as core attention read it only for a
+    // part that says so, which a cache that rotates queries otherwise saves. The way back is called before core
     // attention's, with d.out; what it has to add to d.q, d.k and d.v it adds in backward_operands.
+    virtual bool reads_queries() const { return false; }
     virtual void forward_output(const PartView& /*v*/, const AttentionTensors& /*t*/, const Exec& /*exec*/) const {}
     virtual void backward_output(const PartView& /*v*/, const AttentionTensors& /*d*/, const AttentionTensors& /*t*/,
                                  Write /*write*/, const Exec& /*exec*/) const {}
 
     // 4 y, core attention's output, as the output projection reads it: returns y or a tensor of v.scratch. Called again
     // in backward, for the projection's gradient; so it changes nothing else. dy becomes the gradient of y in place, or
-    // where bind_gradients bound another gradient of core attention's output, that is written.
+    // where bind_gradients bound another gradient of core attention's output, that is written. On the way back y is
+    // computed again, and only for parts that read it: the others get an empty one.
+    virtual bool reads_attended() const { return false; }
     virtual Tensor forward_attended(const PartView& /*v*/, Tensor y, const Exec& /*exec*/) const { return y; }
     virtual void backward_attended(const PartView& /*v*/, Tensor /*dy*/, Tensor /*y*/, Write /*write*/,
                                    const Exec& /*exec*/) const {}
@@ -123,10 +130,16 @@ class BlockPart {
     virtual Tensor column_scores(const PartView& /*v*/) const { return {}; }
 };
 
-// (N, a, b) as (N, a * b).
+// (N, a, b) as (N, a * b), with the same stride of rows.
 inline Tensor flat(Tensor t) {
-    return t && t.shape.rank() == 3 ? t.reshape({t.shape[0], t.shape[1] * t.shape[2]}) : t;
+    if (!t || t.shape.rank() != 3) return t;
+    Tensor rows(t.data, t.dtype, {t.shape[0], t.shape[1] * t.shape[2]}, t.device);
+    rows.row_stride = t.row_stride;
+    return rows;
 }
+
+// to = from: tensors of one dtype with as many rows, and as many elements in each, with row strides or not.
+void copy_rows(Tensor to, Tensor from, const Exec& exec);
 
 // The parts of a layer, in the order of parts.def.
 using BlockParts = std::vector<std::unique_ptr<BlockPart>>;

@@ -1,5 +1,6 @@
 #include "model/transformer.h"
 
+#include "kernels/decorrelation.h"
 #include "kernels/embedding.h"
 #include "kernels/memory.h"
 #include "kernels/residual.h"
@@ -40,10 +41,17 @@ Transformer::Transformer(const NetworkConfig& config, StageRange stage, int64_t 
     const int64_t elements = table_.buffer_elements();
     const DType stream = precision.stream();
     parameter_slot_ = plan_.parameters.add("parameters", {elements}, stream);
+    if (reads_source(config_, stage, QkSource::kPosition))
+        vectors_slot_ =
+            plan_.parameters.add("vectors of positions", {config_.model.context, config_.model.channels}, stream);
     if (precision.compute != stream)
         working_slot_ = plan_.parameters.add("working copy", {elements}, precision.compute);
     gradient_slot_ = plan_.gradients.add("gradients", {elements}, stream);
     loss_slot_ = plan_.gradients.add("loss sums", {3}, DType::kF64);  // summed over micro batches like gradients
+    if (config_.loss.bos_decorrelation > 0) {
+        decorrelation_slot_ = plan_.gradients.add("decorrelation sum", {1}, DType::kF64);
+        squares_slot_ = plan_.scratch.add("decorrelation squares", {N}, stream);
+    }
     last_x_slot_ = plan_.activations.add("x", {N, config_.model.channels}, stream);
     dx_slot_ = plan_.activations.add("dx", {N, config_.model.channels}, stream);
 }
@@ -65,6 +73,7 @@ void Transformer::allocate(Device device) {
 }
 
 void Transformer::refresh_working(const Exec& exec) {
+    if (vectors_slot_ && !has_vectors_) fill_position_vectors(parameters_[vectors_slot_], exec), has_vectors_ = true;
     if (!working()) return;
     const int64_t elements = table_.buffer_elements();
     convert(working().reshape({1, elements}), parameters().reshape({1, elements}), exec);
@@ -136,7 +145,13 @@ LmHeadTensors Transformer::head(int64_t n, int set) const {
 }
 
 LossSums Transformer::loss(const Exec& exec) const {
-    return head_ ? head_->loss(head(1, 0), exec) : LossSums{};
+    LossSums sums = head_ ? head_->loss(head(1, 0), exec) : LossSums{};
+    if (const Tensor sum = gradients_[decorrelation_slot_]) {
+        double squares = 0;
+        copy_tensor(Tensor(&squares, DType::kF64, {1}), sum, exec);
+        sums.decorrelation = squares / static_cast<double>(config_.model.layers);
+    }
+    return sums;
 }
 
 void Transformer::check_inputs(ModelInputs inputs) const {
@@ -178,6 +193,10 @@ void Transformer::blocks_forward(CoreAttention& core, ModelInputs inputs, const 
         if (stage_.embedding)
             embedding_forward(stream_in(static_cast<int64_t>(input.tokens.size()), input.set), input.tokens,
                               input.positions, get("wte.weight"), get("wpe.weight"), exec);
+    for (const ModelInput& input : inputs)
+        block_plan_.qk_sources().forward(activations(input.set), scratch(input.set),
+                                         stream_in(static_cast<int64_t>(input.tokens.size()), input.set),
+                                         input.positions, parameters_[vectors_slot_], exec);
     for (int64_t layer = stage_.first_layer; layer < stage_.last_layer; ++layer) {
         before_layer(layer);
         for (const ModelInput& input : inputs) {
@@ -209,7 +228,7 @@ LossSums Transformer::evaluate(CoreAttention& core, const ModelInput& input, con
     blocks_forward(
         core, {&input, 1}, [](int64_t) {}, exec);
     head_forward(input, precision_.stream(), Write::kOverwrite, exec);
-    return loss(exec);
+    return head_->loss(head(1, 0), exec);
 }
 
 void Transformer::block_backward(int64_t layer, CoreAttention& core, ModelInputs inputs, Write write, BackwardPart part,
@@ -251,22 +270,46 @@ void Transformer::backward(CoreAttention& core, ModelInputs inputs, Write write,
             f(input, n, &input == inputs.data() ? write : Write::kAccumulate);
         }
     };
+    if (const Tensor sum = gradients_[decorrelation_slot_]; sum && of_inputs(part) && write == Write::kOverwrite)
+        fill_zero(sum, exec);
     if (head_ && of_inputs(part))
         each([&](const ModelInput& input, int64_t n, Write here) {
             if (options_.sets > 1) head_forward(input, precision_.compute, here, exec);
             head_->backward(stream_gradient(n, input.set), head(n, input.set), input.targets, 1.0, here, exec);
         });
+    const auto of_embeddings = [&](auto&& f) {
+        each([&](const ModelInput& input, int64_t n, Write) {
+            if (const Tensor d = scratch_plan_.dembedding(scratch(input.set), n); d && of_inputs(part)) f(input, n, d);
+        });
+    };
+    of_embeddings([&](const ModelInput&, int64_t, Tensor d) { fill_zero(d, exec); });
     if (of_weights(part)) on_ready(config_.model.layers);
     for (int64_t layer = stage_.last_layer; layer-- > stage_.first_layer;) {
         block_backward(layer, core, inputs, write, part, exec);
+        if (of_inputs(part)) decorrelate(layer, inputs, exec);
         if (of_weights(part)) on_ready(layer);
     }
+    of_embeddings([&](const ModelInput& input, int64_t n, Tensor d) {
+        residual_forward(stream_gradient(n, input.set), stream_gradient(n, input.set), d, exec);
+    });
     if (!of_weights(part)) return;
     if (stage_.embedding)
         each([&](const ModelInput& input, int64_t n, Write here) {
             embedding_gradients(input, stream_gradient(n, input.set), here, exec);
         });
     on_ready(-1);
+}
+
+// By the sum over scored positions, as all gradients are: whatever the layout, they are divided by the step's number.
+void Transformer::decorrelate(int64_t layer, ModelInputs inputs, const Exec& exec) {
+    const Tensor sum = gradients_[decorrelation_slot_];
+    if (!sum) return;
+    for (const ModelInput& input : inputs) {
+        const auto n = static_cast<int64_t>(input.tokens.size());
+        decorrelation_backward(stream_gradient(n, input.set), sum, first_rows(scratch(input.set)[squares_slot_], n),
+                               stream_after(layer - 1, n, input.set), input.positions,
+                               config_.loss.bos_decorrelation / static_cast<double>(config_.model.layers), exec);
+    }
 }
 
 // The tables are added to: a tied one already holds the head's gradient.

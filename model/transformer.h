@@ -62,7 +62,8 @@ class Transformer {
     Tensor parameters() const { return parameters_[parameter_slot_]; }
     Tensor working() const { return parameters_[working_slot_]; }
     Tensor gradients() const { return gradients_[gradient_slot_]; }
-    // Rounds the masters to the working copy: after initialize() or a load; optimizers keep it up to date.
+    // Rounds the masters to the working copy, and fills what is no parameter but constant (the vectors of positions of
+    // attention.qk_source): after initialize() or a load; optimizers keep it up to date.
     void refresh_working(const Exec& exec);
 
     // Micro batches forward; their loss is written to the sums that loss() returns (the first one's; others are added),
@@ -76,8 +77,8 @@ class Transformer {
         forward(
             core, {&input, 1}, write, [](int64_t) {}, exec);
     }
-    // Sums of the loss over the micro batches since one was written; zero for a stage without the head. Waits for the
-    // device.
+    // Sums of the loss over the micro batches since one was written, but for what other stages compute of it. Waits for
+    // the device.
     LossSums loss(const Exec& exec) const;
     // The loss of one micro batch with logits rounded to fp32, for evaluation; backward() may not follow. Needs a whole
     // network.
@@ -118,6 +119,8 @@ class Transformer {
     LmHeadTensors head(int64_t n, int set) const;
     Block block(int64_t layer, int64_t n, int set);
     void head_forward(const ModelInput& input, DType logits_dtype, Write write, const Exec& exec);
+    // The gradient of loss.bos_decorrelation through the streams that enter `layer`.
+    void decorrelate(int64_t layer, ModelInputs inputs, const Exec& exec);
     void embedding_gradients(const ModelInput& input, Tensor dx, Write write, const Exec& exec);
     // forward_pre, core attention and forward_hidden of a block.
     void forward_hidden(int64_t layer, CoreAttention& core, const ModelInput& input, const Exec& exec);
@@ -132,11 +135,13 @@ class Transformer {
     ActivationOptions options_;
     ParameterTable table_;
     ModelPlan plan_;
-    ArenaSlot parameter_slot_, working_slot_, gradient_slot_, loss_slot_, last_x_slot_, dx_slot_;
+    ArenaSlot parameter_slot_, working_slot_, gradient_slot_, loss_slot_, decorrelation_slot_, squares_slot_,
+        last_x_slot_, dx_slot_, vectors_slot_;
     ActivationPlan block_plan_;
     BlockScratchPlan scratch_plan_;
     std::vector<LayerParts> parts_;  // per block of the stage
     std::optional<LmHead> head_;
+    bool has_vectors_ = false;
     Arena parameters_, gradients_, head_scratch_;
     std::vector<Arena> activations_, scratch_;                      // [set], [lane]
     std::vector<BlockTensors> block_parameters_, block_gradients_;  // per block of the stage

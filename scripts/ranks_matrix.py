@@ -72,11 +72,14 @@ def network(layout, variant, precision):
     # For interleaved a multiple of the stages; else a number that no count of stages divides.
     micro_batches = layout.data_ranks * (2 * layout.stages if layout.chunks > 1 else 5)
     keys = {"run.precision": precision, "run.device": "cpu", "run.threads": 1, "model.layers": max(5, virtual_stages),
-            "model.channels": 16, "model.context": 16, "model.ffn": 24, "model.tied": str(layout.tied).lower(),
-            "train.micro_batch": 1, "train.batch_tokens": 16 * micro_batches, "train.max_steps": STEPS,
+            "model.channels": 16, "model.heads": 2, "model.context": 16, "model.ffn": 24,
+            "model.tied": str(layout.tied).lower(), "train.micro_batch": 1,
+            "train.batch_tokens": 16 * micro_batches, "train.max_steps": STEPS,
             # With it every bit of the norm reaches the parameters.
             "train.clip": 0.05 if layout.tied else 0.0, "train.eval_every": 0, "data.val_samples": 2,
             "probes.enabled": "false"}
+    if variant == "differential_v2":  # its two maps share a key head
+        keys["model.kv_heads"] = 1
     if layout.cad:  # documents long enough that there is something to move
         context, lanes = 512, 2 if layout.cad == "ping-pong" else 1
         keys |= {"model.context": context, "data.documents": "pretrain", "data.document_mask": "true",

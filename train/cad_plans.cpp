@@ -78,16 +78,15 @@ CadPlans::CadPlans(const RunConfig& config, const NetworkConfig& network, DType 
         {.stages = stages_, .micro_batches = micro_batches, .in_flight_cap = config.parallel.in_flight, .costs = {}});
     for (auto* ticks : {&tick_of_[0], &tick_of_[1]})
         ticks->assign(static_cast<size_t>(stages_), std::vector<int64_t>(static_cast<size_t>(micro_batches), -1));
-    for (size_t s = 0; s < schedule.actions.size(); ++s)
-        for (const Action& action : schedule.actions[s]) {
-            if (action.kind != ActionKind::kForward && action.kind != ActionKind::kBackward) continue;
-            const size_t pass = action.kind == ActionKind::kBackward;
-            auto& ticks = at_tick_[pass];
-            if (static_cast<size_t>(action.tick) >= ticks.size())
-                ticks.resize(static_cast<size_t>(action.tick) + 1, std::vector<int64_t>(schedule.actions.size(), -1));
-            ticks[static_cast<size_t>(action.tick)][s] = action.micro_batch;
-            tick_of_[pass][s][static_cast<size_t>(action.micro_batch)] = action.tick;
-        }
+    int64_t number = 0;
+    for (const Tick& tick : ticks_of(schedule)) {
+        const size_t pass = index(tick.forward ? Pass::kForward : Pass::kBackward);
+        for (size_t s = 0; s < tick.micro_batch.size(); ++s)
+            if (const int64_t m = tick.micro_batch[s]; m >= 0) tick_of_[pass][s][static_cast<size_t>(m)] = number;
+        at_tick_[pass].resize(static_cast<size_t>(number), std::vector<int64_t>(tick.micro_batch.size(), -1));
+        at_tick_[pass].push_back(tick.micro_batch);
+        ++number;
+    }
 }
 
 void CadPlans::begin_step(int64_t first_sample) {
@@ -167,10 +166,15 @@ CadPlans::Planned& CadPlans::planned(Pass pass, int lane, int64_t round) {
     return p;
 }
 
-void CadPlans::add_to_balance(const Planned& p, int64_t layers) {
+const CaKeys& CadPlans::Planned::keys() {
+    if (!known_keys) known_keys = keys_of(plan, segments, options);
+    return *known_keys;
+}
+
+void CadPlans::add_to_balance(Planned& p, int64_t layers) {
     const std::vector<int64_t> before = loads_of(plan_nothing(p.segments), p.segments, p.options);
     const std::vector<int64_t> after = loads_of(p.plan, p.segments, p.options);
-    const CaBytes bytes = bytes_of(p.plan, keys_of(p.plan, p.segments, p.options), p.segments, p.options);
+    const CaBytes bytes = bytes_of(p.plan, p.keys(), p.segments, p.options);
     double total = 0;
     for (const int64_t load : after) total += static_cast<double>(load);
     const auto times = static_cast<double>(layers);
@@ -207,13 +211,13 @@ int64_t CadPlans::round_of_layer(int64_t layer) const {
 
 const CaRound& CadPlans::round(Pass pass, const AttentionCall& call) {
     Planned& p = planned(pass, call.lane, round_of_layer(call.layer));
-    if (!p.round) p.round = round_of(p.plan, p.segments, p.options, rank_, groups_);
+    if (!p.round) p.round = round_of(p.plan, p.keys(), p.segments, p.options.servers, rank_, groups_);
     return *p.round;
 }
 
 const CaHomeRound& CadPlans::home_round(Pass pass, const AttentionCall& call) {
     Planned& p = planned(pass, call.lane, round_of_layer(call.layer));
-    if (!p.home_round) p.home_round.emplace(home_round_of(p.plan, p.segments, p.options, home_));
+    if (!p.home_round) p.home_round.emplace(home_round_of(p.plan, p.keys(), p.segments, home_));
     return *p.home_round;
 }
 

@@ -73,11 +73,14 @@ class CadPlans {
         std::vector<CaSegment> segments;
         CaOptions options;
         CaPlan plan;
+        std::optional<CaKeys> known_keys;
         std::optional<CaRound> round;
         std::optional<CaHomeRound> home_round;
+
+        const CaKeys& keys();
     };
     Planned& planned(Pass pass, int lane, int64_t round);
-    void add_to_balance(const Planned& p, int64_t layers);
+    void add_to_balance(Planned& p, int64_t layers);
     void keep_if_most_unequal(Pass pass, int lane, int64_t round, const Planned& p);
     std::vector<CaSegment> segments_of(Pass pass, int lane, int64_t round);
     const std::vector<int32_t>& documents(int64_t first_sample);

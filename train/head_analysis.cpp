@@ -5,25 +5,17 @@
 #include <set>
 
 #include "kernels/random.h"
+#include "kernels/widened_rows.h"
 
 namespace plimsoll {
 namespace {
-
-// Rows of a head, dense, in double.
-std::vector<double> dense_rows(Tensor rows) {
-    const int64_t n = rows.shape[0], HS = rows.shape[1];
-    std::vector<double> out(static_cast<size_t>(n * HS));
-    for (int64_t i = 0; i < n; ++i)
-        for (int64_t c = 0; c < HS; ++c) out[static_cast<size_t>(i * HS + c)] = element(rows, i * rows.row_stride + c);
-    return out;
-}
 
 HeadAttribution attribution(const AttentionCall& call, int64_t head, int64_t begin, int64_t n) {
     const AttentionTensors& t = call.t;
     const int64_t HS = t.q.shape[2], group = t.q.shape[1] / t.v.shape[1];
     const HeadWeights weights(t, call.spec, head, begin, n);
-    const std::vector<double> v = dense_rows(head_rows(t.v, head / group, begin, n)),
-                              dout = dense_rows(head_rows(call.d.out, head, begin, n));
+    const std::vector<double> v = widened_rows(head_rows(t.v, head / group, begin, n)),
+                              dout = widened_rows(head_rows(call.d.out, head, begin, n));
     HeadAttribution result;
     for (int64_t i = 0; i < n; ++i) {
         const double g = head_gate(t, begin + i, head);

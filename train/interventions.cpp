@@ -15,6 +15,8 @@ constexpr std::array<std::string_view, 6> kKinds{"zero",           "identity", "
                                                  "zero_attention", "zero_mlp", "zero_block"};
 // Of the battery: the first token away, halved, doubled.
 constexpr std::array<double, 3> kGammas{0, 0.5, 2};
+// Statistic of a row beside which a column's weight exp(e - lse) is 0, in float and in double.
+constexpr double kAlone = 1e30;
 
 std::vector<std::string_view> split(std::string_view text, char separator) {
     std::vector<std::string_view> parts;
@@ -141,7 +143,16 @@ void intervene(const AttentionCall& call, const Intervention& intervention, int6
     for (int64_t i = 0; i < n; ++i) {
         const double g = identity ? head_gate(t, begin + i, head) : 0;
         change_row(out, i, [&](double, int64_t c) { return identity ? g * element(v, i * v.row_stride + c) : 0.0; });
+        if (call.spec.weighting == Weighting::kSoftmax) set_element(t.lse, head * t.q.shape[0] + begin + i, kAlone);
     }
+}
+
+// What is made on a head of a layer; null if nothing is.
+const Intervention* made_on(const Interventions& interventions, int64_t layer, int64_t head) {
+    const Intervention* last = nullptr;
+    for (const Intervention& one : interventions)
+        if (one.of_heads() && (one.layer < 0 || one.layer == layer) && (one.head < 0 || one.head == head)) last = &one;
+    return last;
 }
 
 }  // namespace
@@ -185,16 +196,14 @@ void IntervenedAttention::end_forward(const AttentionCall& call, const Exec& exe
     core_.end_forward(call, exec);
     check(call.t.out.device == Device::kCpu, "interventions are made in host memory");
     const int64_t NH = call.t.q.shape[1], documents = static_cast<int64_t>(call.cu_seqlens.size()) - 1;
-    std::vector<const Intervention*> of_head(static_cast<size_t>(NH));
-    for (const Intervention& one : interventions_)
-        for (int64_t head = 0; head < NH; ++head)
-            if (one.of_heads() && (one.layer < 0 || one.layer == call.layer) && (one.head < 0 || one.head == head))
-                of_head[static_cast<size_t>(head)] = &one;
+    // Core attention's heads lie by key head; `halves` key heads in turn are one of the model.
+    const int64_t group = NH / call.t.k.shape[1], halves = NH / heads_;
 #pragma omp parallel for num_threads(exec.threads) schedule(dynamic)
     for (int64_t unit = 0; unit < documents * NH; ++unit) {
         const auto d = static_cast<size_t>(unit / NH);
-        const Intervention* here = of_head[static_cast<size_t>(unit % NH)];
-        if (here) intervene(call, *here, unit % NH, call.cu_seqlens[d], call.cu_seqlens[d + 1] - call.cu_seqlens[d]);
+        const int64_t at = unit % NH, head = at / group / halves * group + at % group;
+        if (const Intervention* here = made_on(interventions_, call.layer, head))
+            intervene(call, *here, unit % NH, call.cu_seqlens[d], call.cu_seqlens[d + 1] - call.cu_seqlens[d]);
     }
 }
 
@@ -203,29 +212,43 @@ void IntervenedAttention::compute_backward(const AttentionCall& /*call*/, const 
 }
 
 WithoutBranches::WithoutBranches(Transformer& model, const Interventions& interventions) {
-    const auto zero = [&](Tensor buffer, const std::string& name, bool wanted) {
+    const NetworkConfig& config = model.config();
+    // Columns [begin, end) of a parameter's rows, or all of them, in all its precisions.
+    const auto zero = [&](const std::string& name, bool wanted, int64_t begin = 0, int64_t end = -1) {
         const int index = model.table().find(name);
         check(index >= 0 || !wanted, "the network has no '{}' to take a branch out by", name);
-        if (!buffer || index < 0) return;
-        const Tensor where = model.table().view(buffer, index);
-        const auto* from = static_cast<const std::byte*>(where.data);
-        saved_.push_back({where, {from, from + where.bytes()}});
-        std::memset(where.data, 0, static_cast<size_t>(where.bytes()));
+        for (const Tensor buffer : {model.parameters(), model.working()}) {
+            if (!buffer || index < 0) continue;
+            const Tensor where = model.table().view(buffer, index);
+            auto* const data = static_cast<std::byte*>(where.data);
+            saved_.push_back({where, {data, data + where.bytes()}});
+            const int64_t columns = where.shape[where.shape.rank() - 1], last = end < 0 ? columns : end;
+            for (int64_t row = 0; row < where.elements() / columns; ++row)
+                std::memset(data + (row * columns + begin) * size_of(where.dtype), 0,
+                            static_cast<size_t>((last - begin) * size_of(where.dtype)));
+        }
     };
     for (const Intervention& one : interventions) {
         if (one.of_heads()) continue;
-        for (int64_t layer = 0; layer < model.config().model.layers; ++layer) {
+        for (int64_t layer = 0; layer < config.model.layers; ++layer) {
             if (one.layer >= 0 && one.layer != layer) continue;
             for (const char* projection : {"attn.out", "mlp.down"}) {
                 const bool attention = projection[0] == 'a';
-                if (!attention && model.config().model.hidden() == 0) continue;
+                if (!attention && config.model.hidden() == 0) continue;
                 if (one.kind == (attention ? InterventionKind::kZeroMlp : InterventionKind::kZeroAttention)) continue;
                 for (const std::string part : {"weight", "bias"})
-                    for (const Tensor buffer : {model.parameters(), model.working()})
-                        zero(buffer, fmt::format("blocks.{}.{}.{}", layer, projection, part), part == "weight");
+                    zero(fmt::format("blocks.{}.{}.{}", layer, projection, part), part == "weight");
             }
         }
     }
+    if (config.attention.differential != "none") return;  // a score map has no columns of its own
+    const int64_t HS = config.model.head_channels();
+    for (int64_t layer = 0; layer < config.model.layers; ++layer)
+        for (int64_t head = 0; head < config.model.heads; ++head) {
+            const Intervention* one = made_on(interventions, layer, head);
+            if (one && one->kind == InterventionKind::kZero)
+                zero(fmt::format("blocks.{}.attn.out.weight", layer), true, head * HS, (head + 1) * HS);
+        }
 }
 
 // In reverse: two interventions may name one branch, and the first has saved what was there.

@@ -10,13 +10,21 @@
 namespace plimsoll {
 
 enum class InterventionKind : uint8_t {
-    kZero,      // the head's output is zero
-    kIdentity,  // its weights are the identity: every token attends to itself alone, with weight 1
+    // All that the head gives to the output projection is zero: its columns of W_O. So nothing is left of a key
+    // column's value, a V bias or a gate that is added. With differential attention a head is a score map, and its
+    // output y = 0 before the difference is taken.
+    kZero,
+    // Its weights are the identity: every token attends to itself alone, with weight 1; a column has none.
+    kIdentity,
     // The weight on a document's first token (the placeholder where there is one) is scaled by gamma = value >= 0 and
     // the row is normalised again, where the weighting normalises:
     //   A'_i0 = gamma A_i0 / D,  A'_ij = A_ij / D,  D = 1 + (gamma - 1) A_i0       ZeroTuning, arXiv:2505.11739
-    // An extra column is a key like the others; a row whose sum R_i is not 1 keeps it (A_i0 / R_i in D). Without
-    // normalisation D = 1. A row that is left without any weight (gamma = 0, nothing else to see) gives zero.
+    // An extra column is a key like the others. So is a learned one behind core attention (K bias, KV bias):
+    //   A_ij = exp(s_ij) / Z_i,  w_i = exp(e_i) / Z_i,  Z_i = exp(e_i) + sum_j exp(s_ij);
+    //   w'_i = w_i / D,  y'_i = sum_j A'_ij v_j + w'_i v*,
+    // which is lse'_i = log(sum_j exp(s_ij) + (gamma - 1) exp(s_i0)) for what computes the column.
+    // A row whose sum R_i is not 1 keeps it (A_i0 / R_i in D). Without normalisation D = 1. A row that is left without
+    // any weight (gamma = 0, nothing else to see) gives zero.
     kFirst,
     kZeroAttention,  // of a whole layer, with the output projection's bias
     kZeroMlp,        // of a whole layer, with the last bias
@@ -51,9 +59,10 @@ std::vector<Interventions> intervention_battery(const ModelConfig& model);
 // Host memory; forward only.
 class IntervenedAttention final : public CoreAttention {
   public:
-    // `core` must outlive this. Interventions on whole layers are left to WithoutBranches.
-    IntervenedAttention(CoreAttention& core, Interventions interventions)
-        : core_(core), interventions_(std::move(interventions)) {}
+    // `heads`: of the model; core attention may have several for one (differential attention, V1). `core` must outlive
+    // this. What is behind core attention, and interventions on whole layers, are left to WithoutBranches.
+    IntervenedAttention(CoreAttention& core, Interventions interventions, int64_t heads)
+        : core_(core), interventions_(std::move(interventions)), heads_(heads) {}
 
     void begin_forward(const AttentionCall& call, const Exec& exec) override { core_.begin_forward(call, exec); }
     void compute_forward(const AttentionCall& call, const Exec& exec) override { core_.compute_forward(call, exec); }
@@ -63,10 +72,11 @@ class IntervenedAttention final : public CoreAttention {
   private:
     CoreAttention& core_;
     Interventions interventions_;
+    int64_t heads_;
 };
 
-// While it lives, the last projections (and their biases) of the branches that are to be zero are zero in the model's
-// parameters, in host memory. Afterwards they are what they were, to the bit.
+// While it lives, the last projections (and their biases) of the branches that are to be zero, and the columns of heads
+// that are, are zero in the model's parameters, in host memory. Afterwards they are what they were, to the bit.
 class WithoutBranches {
   public:
     WithoutBranches(Transformer& model, const Interventions& interventions);

@@ -138,8 +138,7 @@ LossSums Replica::compute_as_virtual_ranks(int64_t first_sample, const Exec& exe
     for (int r = 0; r < config_.parallel.virtual_ranks; ++r) {
         compute_micro_batches(first_sample, r, exec);
         for (const auto& chunk : chunks_) {
-            const LossSums part = chunk->model.loss(exec);
-            sums.nll += part.nll, sums.z += part.z, sums.scored += part.scored;
+            sums += chunk->model.loss(exec);
             const Tensor gradients = as_row(chunk->model.gradients()), sum = as_row(chunk->extra[chunk->virtual_sum]);
             if (r == 0)
                 convert(sum, gradients, exec);
@@ -156,7 +155,9 @@ LossSums Replica::compute(int64_t first_sample, const Exec& exec) {
     attention_.begin_step(first_sample);
     if (config_.parallel.virtual_ranks > 1) return compute_as_virtual_ranks(first_sample, exec);
     compute_micro_batches(first_sample, grid_.data_rank, exec);
-    return chunks_.back()->model.loss(exec);
+    LossSums sums;
+    for (const auto& chunk : chunks_) sums += chunk->model.loss(exec);
+    return sums;
 }
 
 void Replica::finish_gradients() {

@@ -15,7 +15,7 @@ class Replica {
     void allocate(Device device);
 
     // Forward and backward of this replica's micro batches of the step that begins at `first_sample`. Sums of their
-    // loss, not yet over ranks (zero where the head is elsewhere).
+    // loss, not yet over ranks (without what other stages have: the head's where that is elsewhere).
     LossSums compute(int64_t first_sample, const Exec& exec);
     // Waits for the gradients of all ranks: afterwards every rank has the sums it updates with.
     void finish_gradients();

@@ -80,6 +80,12 @@ SweepJournal::SweepJournal(const Sweep& sweep) {
     }
 }
 
+void SweepJournal::note_end(const Sweep& sweep, const SweepCell& cell, int status) {
+    note_event(sweep, {{"event", "end"}, {"cell", cell.name}, {"status", status}});
+    exit_codes_[cell.name] = status;
+    running_.erase(cell.name);
+}
+
 CellProgress SweepJournal::progress_of(const SweepCell& cell) const {
     CellProgress progress;
     const json line = last_json_line((fs::path(cell.dir) / "metrics.jsonl").string());

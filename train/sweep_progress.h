@@ -29,10 +29,12 @@ std::string path_in(const Sweep& sweep, const std::string& name);
 // Appends a line to sweep.jsonl, with the time: {"event": "begin" or "end", "cell", ...}.
 void note_event(const Sweep& sweep, nlohmann::json event);
 
-// What sweep.jsonl says, and what runs now, as it was when this was made.
+// What sweep.jsonl says, and what runs now, as it was when this was made; what this notes itself it knows.
 class SweepJournal {
   public:
     explicit SweepJournal(const Sweep& sweep);
+    // note_event of a cell whose process has ended.
+    void note_end(const Sweep& sweep, const SweepCell& cell, int status);
     CellProgress progress_of(const SweepCell& cell) const;
     // Whether a process of this machine, or a task of SLURM's, runs the cell.
     bool is_running(const SweepCell& cell) const { return running_.contains(cell.name); }

@@ -58,12 +58,12 @@ class SweepLock {
 
 // What there is to do.
 struct Todo {
+    SweepJournal journal;
     std::vector<const SweepCell*> waiting;
     std::vector<std::string> failed, elsewhere;  // left alone
     size_t done = 0;
 
-    Todo(const Sweep& sweep, const SweepOptions& options) {
-        const SweepJournal journal(sweep);
+    Todo(const Sweep& sweep, const SweepOptions& options) : journal(sweep) {
         for (const SweepCell& cell : sweep.cells) switch (journal.progress_of(cell).state) {
                 case CellState::kDone:
                     ++done;
@@ -203,8 +203,8 @@ class LocalRunner {
         const int code = exit_status(status);
         const SweepCell& cell = *jobs_[job].cell;
         jobs_[job] = {};
-        note_event(sweep_, {{"event", "end"}, {"cell", cell.name}, {"status", code}});
-        const CellProgress progress = SweepJournal(sweep_).progress_of(cell);
+        todo_.journal.note_end(sweep_, cell, code);
+        const CellProgress progress = todo_.journal.progress_of(cell);
         todo_.done += progress.state == CellState::kDone;
         if (progress.state == CellState::kFailed) todo_.failed.push_back(cell.name);
         say("{}: {}, step {} of {}{}", progress.state == CellState::kDone ? "done" : fmt::format("ended with {}", code),

@@ -151,10 +151,10 @@ LossSums Trainer::compute_step() {
         return own;
     }
     // The loss, how many want to stop and why, and behind that every rank's time, without its waiting.
-    constexpr size_t kTimes = 3 + kStops;
+    constexpr size_t kLosses = 4, kTimes = kLosses + kStops;
     std::vector<double> sums(kTimes + static_cast<size_t>(grid_.world.size()));
-    sums[0] = own.nll, sums[1] = own.z, sums[2] = static_cast<double>(own.scored);
-    sums[3 + static_cast<size_t>(wanted_stop())] = 1;
+    sums[0] = own.nll, sums[1] = own.z, sums[2] = static_cast<double>(own.scored), sums[3] = own.decorrelation;
+    sums[kLosses + static_cast<size_t>(wanted_stop())] = 1;
     sums[kTimes + static_cast<size_t>(grid_.world.rank())] =
         now_seconds() - start - (grid_.traffic() - before).wait_seconds;
     grid_.world.sum(sums);
@@ -164,9 +164,9 @@ LossSums Trainer::compute_step() {
     replica_.inject(fault_, state_.step + 1);
     stop_ = Stop::kNo;
     for (size_t why = kStops - 1; why > 0; --why)
-        if (sums[3 + why] > 0) stop_ = static_cast<Stop>(why);
+        if (sums[kLosses + why] > 0) stop_ = static_cast<Stop>(why);
     if (config_.parallel.pipelined()) stage_times_ = grid_.world.gather_each(replica_.stage_times());
-    return {.nll = sums[0], .z = sums[1], .scored = static_cast<int64_t>(sums[2])};
+    return {.nll = sums[0], .z = sums[1], .scored = static_cast<int64_t>(sums[2]), .decorrelation = sums[3]};
 }
 
 // Every rank planned for all: they must have come to the same.
@@ -195,6 +195,7 @@ StepResult Trainer::train_step() {
     const TraceRange range(exec_, "update");
     const double mean = 1.0 / static_cast<double>(std::max<int64_t>(1, sums.scored));
     result.loss = (sums.nll + sums.z) * mean;
+    result.decorrelation = sums.decorrelation * mean;
     result.norm = replica_.gradient_norm(exec_) * mean;
     result.lr = learning_rate(config_.schedule, config_.optimizer.lr, state_.step, max_steps_);
     result.verdict = health_.judge(result.loss, result.norm);

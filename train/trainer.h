@@ -39,8 +39,9 @@ inline constexpr size_t kStops = 5;
 
 // What one optimizer step did.
 struct StepResult {
-    double loss = 0;  // mean NLL + z-loss over the scored targets, nats
-    double norm = 0;  // of the gradient, before clipping
+    double loss = 0;           // mean NLL + z-loss over the scored targets, nats
+    double decorrelation = 0;  // what loss.bos_decorrelation weighs, beside `loss`
+    double norm = 0;           // of the gradient, before clipping
     double lr = 0;
     int64_t tokens = 0;
     Verdict verdict = Verdict::kUpdate;

@@ -35,6 +35,9 @@ void Trainer::print_settings() {
                                  fmt::join(c.attention.weighting, ", "), fmt::join(c.attention.extra_column, ", "),
                                  fmt::join(c.attention.gate, ", "), fmt::join(c.attention.pattern, ", "),
                                  fmt::join(c.attention.window, ", "), c.attention.placeholders));
+    if (c.attention.qk_source != std::vector<std::string>{"input"} || c.attention.query_key != "separate")
+        row("", fmt::format("queries and keys from {}, matrices {}", fmt::join(c.attention.qk_source, ", "),
+                            c.attention.query_key));
     if (c.attention.prefix > 1)
         row("", fmt::format("prefix-LM: the first {} tokens of a document see one another, and are no targets",
                             c.attention.prefix));
@@ -48,10 +51,14 @@ void Trainer::print_settings() {
     for (const auto& [what, kinds] : parts)
         if (std::ranges::any_of(*kinds, [](const std::string& kind) { return kind != "none"; }))
             row("", fmt::format("{} {}", what, fmt::join(*kinds, ", ")));
+    if (c.attention.gate_input == "value") row("", "gates are maps of the tokens' values");
     if (c.attention.post_norm) row("", "norm on the attention branch");
     if (c.attention.layer_scale != 0)
         row("", fmt::format("scale of the attention branch, from {}", c.attention.layer_scale));
     if (c.attention.placeholders) row("", "placeholder positions carry no target; losses are over real targets only");
+    if (c.loss.bos_decorrelation > 0)
+        row("", fmt::format("loss.bos_decorrelation {}: squared cosines with the first token, beside the loss",
+                            c.loss.bos_decorrelation));
     row("parameters", fmt::format("{} ({} without embeddings), {:.3g} FLOPs per token", table.count(),
                                   table.count_non_embedding(), flops_per_token(network_)));
     row("data", data_.describe());
@@ -149,6 +156,7 @@ void Trainer::report_step(const StepResult& r, double step_seconds) {
               {"tokens", state_.tokens},
               {"seconds", elapsed()},
               {"checkpoint_failures", checkpointer_.failures()}};
+    if (config_.loss.bos_decorrelation > 0) line["bos_decorrelation"] = r.decorrelation;
     std::string pipeline;
     if (!stage_times_.empty()) {
         line["bubble"] = bubble_of(stage_times_);

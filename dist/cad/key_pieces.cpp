@@ -162,31 +162,10 @@ CaBytes bytes_of(const CaPlan& plan, const CaKeys& keys, std::span<const CaSegme
                  const CaOptions& options) {
     const auto ranks = static_cast<size_t>(options.servers);
     CaBytes bytes{std::vector<int64_t>(ranks, 0), std::vector<int64_t>(ranks, 0)};
-    const auto travel = [&](int from, int to, int64_t count) {
+    for_each_transfer(plan, keys, segments, options, [&](CaHop, int from, int to, int64_t count) {
         bytes.sent[static_cast<size_t>(from)] += count;
         bytes.received[static_cast<size_t>(to)] += count;
-    };
-    const CaCosts& costs = options.costs;
-    std::vector<bool> computes_for(ranks * ranks, false);  // by home, server
-    for (const CaTask& task : plan.tasks) {
-        const int home = segments[static_cast<size_t>(task.segment)].home;
-        if (task.server == home) continue;
-        travel(home, task.server, (task.end - task.begin) * costs.query_out);
-        travel(task.server, home, (task.end - task.begin) * costs.query_back);
-        const size_t pair = static_cast<size_t>(home) * ranks + static_cast<size_t>(task.server);
-        if (!computes_for[pair]) travel(home, task.server, costs.pair_out);
-        computes_for[pair] = true;
-    }
-    for (const CaKeyPiece& piece : keys.pieces) {
-        const int owner = segments[static_cast<size_t>(piece.segment)].home;
-        const int64_t rows = piece.end - piece.begin;
-        for (int64_t i = piece.first_server; i < piece.last_server; ++i) {
-            const int server = keys.servers[static_cast<size_t>(i)];
-            const int source = piece.relay < 0 || server == piece.relay ? owner : piece.relay;
-            travel(source, server, rows * costs.key_out);
-            travel(server, source, rows * costs.key_back);
-        }
-    }
+    });
     return bytes;
 }
 

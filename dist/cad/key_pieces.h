@@ -38,6 +38,39 @@ struct CaKeys {
 // home goes the same ways in reverse: to the relay, whose sum goes to the owner.
 CaKeys keys_of(const CaPlan& plan, std::span<const CaSegment> segments, const CaOptions& options);
 
+// The all-to-alls of a plan, in the order in which they come: to the servers in two hops, and home in two.
+enum class CaHop : uint8_t { kOut, kOutAgain, kBack, kBackAgain };
+
+// Calls f(hop, from, to, bytes) for all that travels, some pairs of ranks several times in a hop. What stays on a rank
+// is left out; with relays, their servers send gradients to them in kBack, and they the sums home in kBackAgain.
+template <class F>
+void for_each_transfer(const CaPlan& plan, const CaKeys& keys, std::span<const CaSegment> segments,
+                       const CaOptions& options, F&& f) {
+    const CaCosts& costs = options.costs;
+    const auto ranks = static_cast<size_t>(options.servers);
+    std::vector<bool> computes_for(ranks * ranks, false);  // by home, server
+    for (const CaTask& task : plan.tasks) {
+        const int home = segments[static_cast<size_t>(task.segment)].home;
+        if (task.server == home) continue;
+        f(CaHop::kOut, home, task.server, (task.end - task.begin) * costs.query_out);
+        f(CaHop::kBack, task.server, home, (task.end - task.begin) * costs.query_back);
+        const size_t pair = static_cast<size_t>(home) * ranks + static_cast<size_t>(task.server);
+        if (!computes_for[pair]) f(CaHop::kOut, home, task.server, costs.pair_out);
+        computes_for[pair] = true;
+    }
+    for (const CaKeyPiece& piece : keys.pieces) {
+        const int owner = segments[static_cast<size_t>(piece.segment)].home;
+        const int64_t rows = piece.end - piece.begin;
+        for (int64_t i = piece.first_server; i < piece.last_server; ++i) {
+            const int server = keys.servers[static_cast<size_t>(i)];
+            const bool relayed = piece.relay >= 0 && server != piece.relay;
+            const int source = relayed ? piece.relay : owner;
+            f(relayed ? CaHop::kOutAgain : CaHop::kOut, source, server, rows * costs.key_out);
+            f(piece.relay >= 0 && !relayed ? CaHop::kBackAgain : CaHop::kBack, server, source, rows * costs.key_back);
+        }
+    }
+}
+
 // Bytes per rank, both hops and both directions of CaCosts together; what stays on a rank counts nothing.
 struct CaBytes {
     std::vector<int64_t> sent, received;

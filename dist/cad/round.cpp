@@ -26,13 +26,9 @@ bool holds(const KeyRange& range, int64_t position) {
 
 class RoundBuilder {
   public:
-    RoundBuilder(CaRound& round, std::span<const CaSegment> segments, const CaOptions& options, int rank,
+    RoundBuilder(CaRound& round, const CaKeys& keys, std::span<const CaSegment> segments, int rank,
                  std::span<const int> groups)
-        : round_(round),
-          segments_(segments),
-          groups_(groups),
-          me_(rank),
-          keys_(keys_of(round.plan, segments, options)) {
+        : round_(round), segments_(segments), groups_(groups), me_(rank), keys_(keys) {
         round.rank = rank;
         const int group_count = groups.empty() ? 1 : *std::ranges::max_element(groups) + 1;
         round.served.resize(at(group_count));
@@ -206,7 +202,7 @@ class RoundBuilder {
     std::span<const CaSegment> segments_;
     std::span<const int> groups_;
     int me_;
-    CaKeys keys_;
+    const CaKeys& keys_;
     std::unordered_map<int64_t, Document> documents_;
     std::unordered_map<int64_t, std::vector<KeyRange>> placed_;  // this server's copies, by document
     std::vector<int64_t> batch_row_;                             // [segment], of this rank's
@@ -236,15 +232,25 @@ RowRoute RowRoute::reversed() const {
 
 CaRound round_of(CaPlan plan, std::span<const CaSegment> segments, const CaOptions& options, int rank,
                  std::span<const int> groups) {
-    CaRound round(options.servers);
+    const CaKeys keys = keys_of(plan, segments, options);
+    return round_of(std::move(plan), keys, segments, options.servers, rank, groups);
+}
+
+CaRound round_of(CaPlan plan, const CaKeys& keys, std::span<const CaSegment> segments, int ranks, int rank,
+                 std::span<const int> groups) {
+    CaRound round(ranks);
     round.plan = std::move(plan);
-    RoundBuilder(round, segments, options, rank, groups).build();
+    RoundBuilder(round, keys, segments, rank, groups).build();
     return round;
 }
 
 CaHomeRound home_round_of(CaPlan plan, std::span<const CaSegment> segments, const CaOptions& options, int home) {
+    const CaKeys keys = keys_of(plan, segments, options);
+    return home_round_of(std::move(plan), keys, segments, home);
+}
+
+CaHomeRound home_round_of(CaPlan plan, const CaKeys& keys, std::span<const CaSegment> segments, int home) {
     CaHomeRound result(std::move(plan));
-    const CaKeys keys = keys_of(result.plan, segments, options);
     std::unordered_map<int64_t, int64_t> row_of;  // this home's documents
     std::unordered_map<int64_t, bool> moves;
     int64_t row = 0;

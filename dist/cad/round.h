@@ -82,6 +82,9 @@ struct CaRound {
 // tasks have in common besides the mask (a pipeline's stage: its layer's sink logits); empty: all the same.
 CaRound round_of(CaPlan plan, std::span<const CaSegment> segments, const CaOptions& options, int rank,
                  std::span<const int> groups = {});
+// The same with the plan's keys_of, which the caller has; `ranks` is CaOptions::servers.
+CaRound round_of(CaPlan plan, const CaKeys& keys, std::span<const CaSegment> segments, int ranks, int rank,
+                 std::span<const int> groups = {});
 
 // What one rank's documents need from every server, for computing all of it in one process (ServersInTurn).
 struct CaHomeRound {
@@ -98,5 +101,7 @@ struct CaHomeRound {
 };
 // Throws Error (78) if a document of this home spans ranks.
 CaHomeRound home_round_of(CaPlan plan, std::span<const CaSegment> segments, const CaOptions& options, int home);
+// The same with the plan's keys_of.
+CaHomeRound home_round_of(CaPlan plan, const CaKeys& keys, std::span<const CaSegment> segments, int home);
 
 }  // namespace plimsoll

@@ -173,6 +173,24 @@ Schedule same_phase(int stages, int64_t micro_batches, int64_t in_flight_cap) {
     return with_messages(ticks.orders, ticks.timeline, {.forward = Moment::kReady, .backward = Moment::kReady});
 }
 
+std::vector<Tick> ticks_of(const Schedule& schedule) {
+    std::vector<Tick> ticks;
+    for (size_t s = 0; s < schedule.actions.size(); ++s)
+        for (const Action& action : schedule.actions[s]) {
+            if (communicates(action.kind)) continue;
+            check(action.tick >= 0,
+                  "pipeline schedule {}: stage {} has {} outside of ticks; core attention by plan needs same-phase",
+                  schedule.name, s, describe(action));
+            const auto number = static_cast<size_t>(action.tick);
+            if (number >= ticks.size())
+                ticks.resize(number + 1, {.micro_batch = std::vector<int64_t>(schedule.actions.size(), -1)});
+            ticks[number].forward = action.kind == ActionKind::kForward || action.kind == ActionKind::kServeForward;
+            if (action.kind == ActionKind::kForward || action.kind == ActionKind::kBackward)
+                ticks[number].micro_batch[s] = action.micro_batch;
+        }
+    return ticks;
+}
+
 Schedule make_schedule(std::string_view name, const ScheduleOptions& options) {
     const int stages = options.stages;
     const int64_t micro_batches = options.micro_batches, cap = options.in_flight_cap;

@@ -48,6 +48,14 @@ bool communicates(ActionKind kind);
 // "send forward of micro batch 3, chunk 0".
 std::string describe(const Action& action);
 
+// What the stages compute in a tick of a same-phase schedule.
+struct Tick {
+    bool forward = true;
+    std::vector<int64_t> micro_batch;  // by stage; -1 where it only serves core attention of others
+};
+// By number. Throws Error if an action that is no message lies outside of ticks: in any other schedule.
+std::vector<Tick> ticks_of(const Schedule& schedule);
+
 // Seconds, or any unit: all results have the same. The vectors are by virtual stage.
 struct PipelineCosts {
     std::vector<double> forward, backward, weight;

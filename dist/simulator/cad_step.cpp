@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <map>
 #include <numeric>
 
 #include "dist/pipeline/simulate.h"
@@ -12,30 +11,6 @@ namespace plimsoll {
 namespace {
 
 constexpr double kNanos = 2;  // that ping-pong keeps buffers of at a time
-
-// What each stage computes in a tick: a micro batch, or -1 where it only serves.
-struct Tick {
-    bool forward = true;
-    std::vector<int64_t> micro_batch;  // by stage
-};
-
-std::map<int64_t, Tick> ticks_of(const Schedule& schedule) {
-    std::map<int64_t, Tick> ticks;
-    for (size_t s = 0; s < schedule.actions.size(); ++s)
-        for (const Action& action : schedule.actions[s]) {
-            if (communicates(action.kind)) continue;
-            check(action.tick >= 0,
-                  "pipeline schedule {}: stage {} has {} outside of ticks; core attention by plan needs "
-                  "same-phase",
-                  schedule.name, s, describe(action));
-            Tick& tick = ticks[action.tick];
-            tick.micro_batch.resize(schedule.actions.size(), -1);
-            tick.forward = action.kind == ActionKind::kForward || action.kind == ActionKind::kServeForward;
-            if (action.kind == ActionKind::kForward || action.kind == ActionKind::kBackward)
-                tick.micro_batch[s] = action.micro_batch;
-        }
-    return ticks;
-}
 
 // One nano batch of all stages in one direction of a tick.
 struct NanoTimes {
@@ -60,12 +35,12 @@ class CadStep {
           buffers_(ranks_, 0) {}
 
     SimulatedStep run() {
-        std::map<int64_t, double> seconds;
+        std::vector<double> seconds;  // by tick
         double forward = 0, backward = 0;
-        for (const auto& [number, tick] : ticks_of(schedule_)) {
-            seconds[number] = tick_seconds(tick);
+        for (const Tick& tick : ticks_of(schedule_)) {
+            seconds.push_back(tick_seconds(tick));
             double& least = tick.forward ? forward : backward;
-            least = least == 0 ? seconds[number] : std::min(least, seconds[number]);
+            least = least == 0 ? seconds.back() : std::min(least, seconds.back());
         }
         const double send =
             schedule_.stages > 1
@@ -73,7 +48,9 @@ class CadStep {
                 : 0;
         const Simulation run = simulate(
             schedule_,
-            [&](int, const Action& action) { return action.kind == ActionKind::kWeight ? 0 : seconds[action.tick]; },
+            [&](int, const Action& action) {
+                return action.kind == ActionKind::kWeight ? 0 : seconds[static_cast<size_t>(action.tick)];
+            },
             send);
         check(run.stuck.empty(), "pipeline schedule {}: {}", schedule_.name, run.stuck);
         const double update = update_seconds(costs_, forward, backward);

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <set>
-#include <utility>
 
 namespace plimsoll {
 namespace {
@@ -56,30 +54,11 @@ PlanTraffic traffic_of(const CaPlan& plan, std::span<const CaSegment> segments, 
                        int64_t ranks_per_node) {
     PlanTraffic traffic{Exchange(options.servers), Exchange(options.servers), Exchange(options.servers),
                         Exchange(options.servers)};
-    const CaCosts& costs = options.costs;
-    std::set<std::pair<int, int>> pairs;  // of home and server
-    for (const CaTask& task : plan.tasks) {
-        const int home = segments[at(task.segment)].home;
-        const int64_t rows = task.end - task.begin;
-        traffic.out.add(home, task.server, rows * costs.query_out, ranks_per_node);
-        traffic.back.add(task.server, home, rows * costs.query_back, ranks_per_node);
-        if (home != task.server && pairs.emplace(home, task.server).second)
-            traffic.out.add(home, task.server, costs.pair_out, ranks_per_node);
-    }
-    const CaKeys keys = keys_of(plan, segments, options);
-    for (const CaKeyPiece& piece : keys.pieces) {
-        const int owner = segments[at(piece.segment)].home;
-        const int64_t rows = piece.end - piece.begin;
-        for (int64_t i = piece.first_server; i < piece.last_server; ++i) {
-            const int server = keys.servers[at(i)];
-            const bool relayed = piece.relay >= 0 && server != piece.relay;
-            const int source = relayed ? piece.relay : owner;
-            (relayed ? traffic.out_again : traffic.out).add(source, server, rows * costs.key_out, ranks_per_node);
-            // Gradients go back the same way: a relay adds those of its servers before it sends them home.
-            (piece.relay >= 0 && !relayed ? traffic.back_again : traffic.back)
-                .add(server, source, rows * costs.key_back, ranks_per_node);
-        }
-    }
+    const std::array hops{&traffic.out, &traffic.out_again, &traffic.back, &traffic.back_again};  // by CaHop
+    for_each_transfer(plan, keys_of(plan, segments, options), segments, options,
+                      [&](CaHop hop, int from, int to, int64_t bytes) {
+                          hops[static_cast<size_t>(hop)]->add(from, to, bytes, ranks_per_node);
+                      });
     return traffic;
 }
 

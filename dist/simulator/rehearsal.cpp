@@ -72,25 +72,17 @@ class RehearsedRounds final : public CaRounds {
     using Key = std::pair<int64_t, int>;  // tick, nano batch
     RehearsedRounds(const StepPlacement& placement, const Schedule& schedule, const StepCosts& costs,
                     const CadOptions& cad, int rank) {
-        std::map<int64_t, std::vector<int64_t>> micro_batch;  // [tick][stage]
-        std::map<int64_t, bool> forward;
-        for (size_t s = 0; s < schedule.actions.size(); ++s)
-            for (const Action& a : schedule.actions[s]) {
-                if (a.kind != ActionKind::kForward && a.kind != ActionKind::kBackward) continue;
-                micro_batch[a.tick].resize(schedule.actions.size(), -1);
-                micro_batch[a.tick][s] = a.micro_batch;
-                forward[a.tick] = a.kind == ActionKind::kForward;
-            }
-        for (const auto& [tick, stages] : micro_batch)
+        const std::vector<Tick> ticks = ticks_of(schedule);
+        for (size_t t = 0; t < ticks.size(); ++t)
             for (size_t nano = 0; nano < placement.micro_batches.front().size(); ++nano) {
-                const std::vector<CaSegment> segments = segments_of(placement, stages, nano);
+                const std::vector<CaSegment> segments = segments_of(placement, ticks[t].micro_batch, nano);
                 const CaOptions options{.servers = placement.columns * schedule.stages,
                                         .tolerance = cad.tolerance,
                                         .block = cad.block,
-                                        .costs = (forward[tick] ? costs.forward : costs.backward).bytes,
+                                        .costs = (ticks[t].forward ? costs.forward : costs.backward).bytes,
                                         .byte_cap = cad.byte_cap,
                                         .two_hop = cad.two_hop};
-                rounds_.emplace(Key{tick, static_cast<int>(nano)},
+                rounds_.emplace(Key{static_cast<int64_t>(t), static_cast<int>(nano)},
                                 round_of(plan_core_attention(segments, options), segments, options, rank));
             }
     }

@@ -11,6 +11,7 @@
 #include "kernels/attention/row.h"
 #include "kernels/attention/variants.h"
 #include "kernels/attention_tasks.h"
+#include "kernels/cpu/heads.h"
 #include "kernels/cpu/workspace.h"
 
 namespace plimsoll::cpu {
@@ -120,13 +121,6 @@ struct HeadRows {
         : data(t.ptr<T>() + begin * t.row_stride + head * t.shape[2]), stride(t.row_stride) {}
     T* row(int64_t i) const { return data + i * stride; }
 };
-
-// The gate of a token's head, 1 without one.
-template <class T>
-inline Accumulator<T> gate_of(Tensor gate, int64_t token, int64_t head) {
-    using R = Accumulator<T>;
-    return gate ? sigmoid_fast(static_cast<R>(gate.ptr<T>()[token * gate.shape[1] + head])) : R(1);
-}
 
 // A head's learned value of a tensor (NH), 0 without one.
 template <class R>

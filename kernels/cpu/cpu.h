@@ -4,6 +4,7 @@
 #include "kernels/attention_cached.h"
 #include "kernels/attention_tasks.h"
 #include "kernels/cross_entropy.h"
+#include "kernels/decorrelation.h"
 #include "kernels/differential.h"
 #include "kernels/embedding.h"
 #include "kernels/extra_key.h"

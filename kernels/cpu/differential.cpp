@@ -1,6 +1,7 @@
 #include "kernels/differential.h"
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/heads.h"
 #include "kernels/cpu/row_slots.h"
 
 namespace plimsoll::cpu {
@@ -50,24 +51,22 @@ void differential_forward(const DifferentialTensors& t, const DifferentialSpec& 
     const int64_t N = t.out.shape[0], P = t.out.shape[1], HS = t.y.shape[2];
     dispatch_float(t.y.dtype, [&]<class T>() {
         using R = Accumulator<T>;
-#pragma omp parallel for num_threads(exec.threads) schedule(static) if (worth_threads(t.y.elements()))
-        for (int64_t n = 0; n < N; ++n)
-            for (int64_t p = 0; p < P; ++p) {
-                const Pair<T> pair(t, spec, n, p);
-                R scale = 1;
-                if (t.gain) {
-                    const R rstd = 1 / std::sqrt(pair.mean_square() + static_cast<R>(spec.eps));
-                    t.rstd.ptr<R>()[n * P + p] = rstd;
-                    scale = rstd * static_cast<R>(spec.factor);
-                }
-                for (int64_t a = 0; a < spec.halves; ++a) {
-                    const T *first = pair.half(t.y, 0, a), *second = pair.half(t.y, 1, a);
-                    T* to = head_row<T>(t.out, n, p) + a * HS;
-                    const R* gain = t.gain ? t.gain.ptr<R>() + a * HS : nullptr;
-                    for (int64_t c = 0; c < HS; ++c)
-                        store(to[c], pair.z(first, second, c) * scale * (gain ? gain[c] : R(1)));
-                }
+        for_each_head(N, P, t.y.elements(), exec, [&](int64_t n, int64_t p) {
+            const Pair<T> pair(t, spec, n, p);
+            R scale = 1;
+            if (t.gain) {
+                const R rstd = 1 / std::sqrt(pair.mean_square() + static_cast<R>(spec.eps));
+                t.rstd.ptr<R>()[n * P + p] = rstd;
+                scale = rstd * static_cast<R>(spec.factor);
             }
+            for (int64_t a = 0; a < spec.halves; ++a) {
+                const T *first = pair.half(t.y, 0, a), *second = pair.half(t.y, 1, a);
+                T* to = head_row<T>(t.out, n, p) + a * HS;
+                const R* gain = t.gain ? t.gain.ptr<R>() + a * HS : nullptr;
+                for (int64_t c = 0; c < HS; ++c)
+                    store(to[c], pair.z(first, second, c) * scale * (gain ? gain[c] : R(1)));
+            }
+        });
     });
 }
 

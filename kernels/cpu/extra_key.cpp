@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/heads.h"
 #include "kernels/cpu/row_slots.h"
 
 namespace plimsoll::cpu {
@@ -14,40 +15,31 @@ const R* of_head(const Tensor& t, int64_t h) {
     return t.ptr<R>() + (t.shape[0] == 1 ? 0 : h) * t.shape[1];
 }
 
-template <class T>
-Accumulator<T> gate_at(Tensor gate, int64_t n, int64_t h) {
-    using R = Accumulator<T>;
-    return gate ? sigmoid_fast(static_cast<R>(gate.ptr<T>()[n * gate.row_stride + h])) : R(1);
-}
-
 }  // namespace
 
 void extra_key_forward(const AttentionTensors& t, const ExtraKey& key, double scale, const Exec& exec) {
     const int64_t N = t.q.shape[0], NH = t.q.shape[1], HS = t.q.shape[2];
     dispatch_float(t.q.dtype, [&]<class T>() {
         using R = Accumulator<T>;
-#pragma omp parallel for num_threads(exec.threads) schedule(static) if (worth_threads(N * NH * HS))
-        for (int64_t n = 0; n < N; ++n)
-            for (int64_t h = 0; h < NH; ++h) {
-                const T* q = head_row<T>(t.q, n, h);
-                const R* k = of_head<R>(key.k, h);
-                const R e =
-                    static_cast<R>(scale) * lane_sum<R>(HS, [&](int64_t c) { return static_cast<R>(q[c]) * k[c]; });
-                key.score.ptr<R>()[n * NH + h] = e;
-                R& lse = t.lse.ptr<R>()[h * N + n];
-                const R top = std::max(lse, e), sum = top + std::log1p(std::exp(std::min(lse, e) - top));
-                const R kept = std::exp(lse - sum), weight = std::exp(e - sum) * gate_at<T>(t.gate, n, h);
-                lse = sum;
-                T* out = head_row<T>(t.out, n, h);
-                if (key.v) {
-                    const R* v = of_head<R>(key.v, h);
+        for_each_head(N, NH, N * NH * HS, exec, [&](int64_t n, int64_t h) {
+            const T* q = head_row<T>(t.q, n, h);
+            const R* k = of_head<R>(key.k, h);
+            const R e = static_cast<R>(scale) * lane_sum<R>(HS, [&](int64_t c) { return static_cast<R>(q[c]) * k[c]; });
+            key.score.ptr<R>()[n * NH + h] = e;
+            R& lse = t.lse.ptr<R>()[h * N + n];
+            const R top = std::max(lse, e), sum = top + std::log1p(std::exp(std::min(lse, e) - top));
+            const R kept = std::exp(lse - sum), weight = std::exp(e - sum) * gate_of<T>(t.gate, n, h);
+            lse = sum;
+            T* out = head_row<T>(t.out, n, h);
+            if (key.v) {
+                const R* v = of_head<R>(key.v, h);
 #pragma omp simd
-                    for (int64_t c = 0; c < HS; ++c) store(out[c], static_cast<R>(out[c]) * kept + weight * v[c]);
-                } else {
+                for (int64_t c = 0; c < HS; ++c) store(out[c], static_cast<R>(out[c]) * kept + weight * v[c]);
+            } else {
 #pragma omp simd
-                    for (int64_t c = 0; c < HS; ++c) store(out[c], static_cast<R>(out[c]) * kept);
-                }
+                for (int64_t c = 0; c < HS; ++c) store(out[c], static_cast<R>(out[c]) * kept);
             }
+        });
     });
 }
 
@@ -60,7 +52,7 @@ void extra_key_backward(const ExtraKey& d, Tensor dout, const AttentionTensors& 
             sum_rows<R>(N, NH, key.v ? 2 * each : each, N * NH * HS, exec, [&](int64_t n, int64_t h, R* own) {
                 const T *grad = head_row<T>(dout, n, h), *out = head_row<T>(t.out, n, h), *q = head_row<T>(t.q, n, h);
                 const R w = std::exp(key.score.ptr<R>()[n * NH + h] - t.lse.ptr<R>()[h * N + n]);
-                const R gw = w * gate_at<T>(t.gate, n, h);
+                const R gw = w * gate_of<T>(t.gate, n, h);
                 const int64_t at = key.k.shape[0] == 1 ? 0 : h * HS;
                 const auto with_grad = [&](const auto* x) {
                     return lane_sum<R>(HS, [&](int64_t c) { return static_cast<R>(grad[c]) * static_cast<R>(x[c]); });
@@ -85,15 +77,13 @@ void extra_key_backward_query(Tensor dq, Tensor dscore, Tensor k, double scale, 
     const int64_t N = dq.shape[0], NH = dq.shape[1], HS = dq.shape[2];
     dispatch_float(dq.dtype, [&]<class T>() {
         using R = Accumulator<T>;
-#pragma omp parallel for num_threads(exec.threads) schedule(static) if (worth_threads(N * NH * HS))
-        for (int64_t n = 0; n < N; ++n)
-            for (int64_t h = 0; h < NH; ++h) {
-                T* to = head_row<T>(dq, n, h);
-                const R* key = of_head<R>(k, h);
-                const R scaled = static_cast<R>(scale) * dscore.ptr<R>()[n * NH + h];
+        for_each_head(N, NH, N * NH * HS, exec, [&](int64_t n, int64_t h) {
+            T* to = head_row<T>(dq, n, h);
+            const R* key = of_head<R>(k, h);
+            const R scaled = static_cast<R>(scale) * dscore.ptr<R>()[n * NH + h];
 #pragma omp simd
-                for (int64_t c = 0; c < HS; ++c) store(to[c], static_cast<R>(to[c]) + scaled * key[c]);
-            }
+            for (int64_t c = 0; c < HS; ++c) store(to[c], static_cast<R>(to[c]) + scaled * key[c]);
+        });
     });
 }
 
@@ -101,15 +91,13 @@ void head_bias_forward(Tensor out, Tensor x, Tensor bias, const Exec& exec) {
     const int64_t N = x.shape[0], NH = x.shape[1], HS = x.shape[2];
     dispatch_float(x.dtype, [&]<class T>() {
         using R = Accumulator<T>;
-#pragma omp parallel for num_threads(exec.threads) schedule(static) if (worth_threads(N * NH * HS))
-        for (int64_t n = 0; n < N; ++n)
-            for (int64_t h = 0; h < NH; ++h) {
-                T* to = head_row<T>(out, n, h);
-                const T* from = head_row<T>(x, n, h);
-                const R* add = of_head<R>(bias, h);
+        for_each_head(N, NH, N * NH * HS, exec, [&](int64_t n, int64_t h) {
+            T* to = head_row<T>(out, n, h);
+            const T* from = head_row<T>(x, n, h);
+            const R* add = of_head<R>(bias, h);
 #pragma omp simd
-                for (int64_t c = 0; c < HS; ++c) store(to[c], static_cast<R>(from[c]) + add[c]);
-            }
+            for (int64_t c = 0; c < HS; ++c) store(to[c], static_cast<R>(from[c]) + add[c]);
+        });
     });
 }
 

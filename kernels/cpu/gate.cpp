@@ -19,20 +19,9 @@ class Gate {
     void forward(Tensor out, int threads) const {
 #pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(at_.N * at_.H * at_.HS))
         for (int64_t n = 0; n < at_.N; ++n)
-            for (int64_t h = 0; h < at_.H; ++h) {
-                T* to = out.ptr<T>() + n * out.row_stride + h * at_.HS;
-                const T* from = y_ + n * y_stride_ + h * at_.HS;
-                const Z* z = z_ + n * at_.token + h * at_.head;
-                if (at_.channel) {
-#pragma omp simd
-                    for (int64_t c = 0; c < at_.HS; ++c)
-                        store(to[c], Combination::out(static_cast<R>(from[c]), value(static_cast<R>(z[c]))));
-                } else {
-                    const R g = value(static_cast<R>(z[0]));
-#pragma omp simd
-                    for (int64_t c = 0; c < at_.HS; ++c) store(to[c], Combination::out(static_cast<R>(from[c]), g));
-                }
-            }
+            for (int64_t h = 0; h < at_.H; ++h)
+                apply(out.ptr<T>() + n * out.row_stride + h * at_.HS, y_ + n * y_stride_ + h * at_.HS, n, h,
+                      [](R y, R g) { return Combination::out(y, g); });
     }
 
     // z per token.
@@ -122,17 +111,20 @@ class Gate {
         }
     }
     void head_dy(Tensor dy, Tensor dout, int64_t n, int64_t h) const {
-        T* to = dy.ptr<T>() + n * dy.row_stride + h * at_.HS;
-        const T* d = dout.ptr<T>() + n * dout.row_stride + h * at_.HS;
+        apply(dy.ptr<T>() + n * dy.row_stride + h * at_.HS, dout.ptr<T>() + n * dout.row_stride + h * at_.HS, n, h,
+              [](R d, R g) { return Combination::dy(d, g); });
+    }
+    // to = f(from, g) for a head of a token.
+    template <class F>
+    void apply(T* to, const T* from, int64_t n, int64_t h, F&& f) const {
         const Z* z = z_ + n * at_.token + h * at_.head;
         if (at_.channel) {
 #pragma omp simd
-            for (int64_t c = 0; c < at_.HS; ++c)
-                store(to[c], Combination::dy(static_cast<R>(d[c]), value(static_cast<R>(z[c]))));
+            for (int64_t c = 0; c < at_.HS; ++c) store(to[c], f(static_cast<R>(from[c]), value(static_cast<R>(z[c]))));
         } else {
             const R g = value(static_cast<R>(z[0]));
 #pragma omp simd
-            for (int64_t c = 0; c < at_.HS; ++c) store(to[c], Combination::dy(static_cast<R>(d[c]), g));
+            for (int64_t c = 0; c < at_.HS; ++c) store(to[c], f(static_cast<R>(from[c]), g));
         }
     }
 

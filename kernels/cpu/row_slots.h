@@ -38,10 +38,4 @@ void write_sums(const Tensor& to, const R* sums, Write write) {
     for (int64_t c = 0; c < to.elements(); ++c) out[c] = write == Write::kAccumulate ? out[c] + sums[c] : sums[c];
 }
 
-// Head h of row n of (N, H, HS).
-template <class T>
-T* head_row(const Tensor& t, int64_t n, int64_t h) {
-    return t.ptr<T>() + n * t.row_stride + h * t.shape[2];
-}
-
 }  // namespace plimsoll::cpu

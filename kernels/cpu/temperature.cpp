@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/heads.h"
 #include "kernels/cpu/norm_row.h"
 
 namespace plimsoll::cpu {
@@ -34,11 +35,9 @@ void temperature_forward(Tensor out, Tensor x, Tensor z, Tensor alpha, std::span
     const int64_t N = x.shape[0], H = x.shape[1], HS = x.shape[2];
     dispatch_float(x.dtype, [&]<class T>() {
         const Temperature<T> t{optional_ptr<T>(z), optional_ptr<Accumulator<T>>(alpha), positions.data(), H};
-#pragma omp parallel for num_threads(exec.threads) schedule(static) if (worth_threads(N * H * HS))
-        for (int64_t n = 0; n < N; ++n)
-            for (int64_t h = 0; h < H; ++h)
-                scale(out.ptr<T>() + n * out.row_stride + h * HS, x.ptr<T>() + n * x.row_stride + h * HS, t.tau(n, h),
-                      HS);
+        for_each_head(N, H, N * H * HS, exec, [&](int64_t n, int64_t h) {
+            scale(head_row<T>(out, n, h), head_row<T>(x, n, h), t.tau(n, h), HS);
+        });
     });
 }
 
@@ -48,20 +47,16 @@ void temperature_backward(Tensor dx, Tensor dz, Tensor dalpha, Tensor dtau, Tens
     dispatch_float(x.dtype, [&]<class T>() {
         using R = Accumulator<T>;
         const Temperature<T> t{optional_ptr<T>(z), optional_ptr<R>(alpha), positions.data(), H};
-#pragma omp parallel for num_threads(exec.threads) schedule(static) if (worth_threads(N * H * HS))
-        for (int64_t n = 0; n < N; ++n)
-            for (int64_t h = 0; h < H; ++h) {
-                const T *row = x.ptr<T>() + n * x.row_stride + h * HS,
-                        *grad = dout.ptr<T>() + n * dout.row_stride + h * HS;
-                const R d =
-                    lane_sum<R>(HS, [&](int64_t c) { return static_cast<R>(grad[c]) * static_cast<R>(row[c]); });
-                if (t.z) {
-                    const R tanh = t.tanh(n, h);
-                    store(dz.ptr<T>()[n * H + h], d * (1 - tanh * tanh));
-                }
-                if (t.alpha) dtau.ptr<R>()[n * H + h] = d;
-                scale(dx.ptr<T>() + n * dx.row_stride + h * HS, grad, t.tau(n, h), HS);
+        for_each_head(N, H, N * H * HS, exec, [&](int64_t n, int64_t h) {
+            const T *row = head_row<T>(x, n, h), *grad = head_row<T>(dout, n, h);
+            const R d = lane_sum<R>(HS, [&](int64_t c) { return static_cast<R>(grad[c]) * static_cast<R>(row[c]); });
+            if (t.z) {
+                const R tanh = t.tanh(n, h);
+                store(dz.ptr<T>()[n * H + h], d * (1 - tanh * tanh));
             }
+            if (t.alpha) dtau.ptr<R>()[n * H + h] = d;
+            scale(head_row<T>(dx, n, h), grad, t.tau(n, h), HS);
+        });
         if (!t.alpha) return;
         // A sum over N H numbers: not worth threads, but in ranges, as on other devices.
         const int64_t slot_rows = std::max<int64_t>(1, (N + kTemperatureSlots - 1) / kTemperatureSlots);

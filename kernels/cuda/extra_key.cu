@@ -1,27 +1,11 @@
 // A virtual key beside those of core attention, and biases of heads: a warp per head of a token.
 #include "kernels/extra_key.h"
 
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/heads.cuh"
 #include "kernels/cuda/row_sums.cuh"
 
 namespace plimsoll::cuda {
 namespace {
-
-constexpr int kHeadsPerBlock = 4;
-
-// One head's row of (N, NH, HS); `index` counts heads of tokens.
-template <class T>
-struct HeadRow {
-    T* data;
-    int64_t row_stride;
-    int NH, HS;
-
-    PLIMSOLL_DEVICE T* operator()(int64_t index) const { return data + index / NH * row_stride + index % NH * HS; }
-};
-template <class T>
-HeadRow<T> rows_of(const Tensor& t) {
-    return {t.ptr<std::remove_const_t<T>>(), t.row_stride, static_cast<int>(t.shape[1]), static_cast<int>(t.shape[2])};
-}
 
 // What a head's rows share: (NH, HS), or one for all.
 struct PerHead {
@@ -61,55 +45,55 @@ PLIMSOLL_DEVICE float warp_dot(const T* a, const U* b, int HS) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kHeadsPerBlock* kWarp)
-    extra_key_forward_kernel(HeadRow<T> out, Rows<T> rows, HeadRow<const T> q, PerHead key, PerHead value, float scale,
+__global__ void __launch_bounds__(kHeadThreads)
+    extra_key_forward_kernel(Heads<T> out, Rows<T> rows, Heads<const T> q, PerHead key, PerHead value, float scale,
                              int64_t heads) {
-    const int64_t index = static_cast<int64_t>(blockIdx.x) * kHeadsPerBlock + threadIdx.x / kWarp;
+    const int64_t index = head_of_warp();
     if (index >= heads) return;
     const int HS = q.HS;
-    const float e = scale * warp_dot(q(index), key.of(index % q.NH, HS), HS);
+    const float e = scale * warp_dot(q.head(index), key.of(index % q.H, HS), HS);
     const float lse = rows.lse_at(index);
     const float top = fmaxf(lse, e), sum = top + log1pf(DeviceMath::exp(fminf(lse, e) - top));
     const float kept = DeviceMath::exp(lse - sum), weight = DeviceMath::exp(e - sum) * rows.gate_at(index);
     __syncwarp();  // every lane has read lse before one replaces it
     if (threadIdx.x % kWarp == 0) rows.score[index] = e, rows.lse_at(index) = sum;
-    T* to = out(index);
-    const float* v = value.data ? value.of(index % q.NH, HS) : nullptr;
+    T* to = out.head(index);
+    const float* v = value.data ? value.of(index % q.H, HS) : nullptr;
     for (int c = threadIdx.x % kWarp; c < HS; c += kWarp)
         to[c] = static_cast<T>(static_cast<float>(to[c]) * kept + (v ? weight * v[c] : 0.0f));
 }
 
 template <class T>
-__global__ void __launch_bounds__(kHeadsPerBlock* kWarp)
-    extra_key_dscore_kernel(float* dscore, HeadRow<const T> dout, HeadRow<const T> out, Rows<T> rows, PerHead value,
+__global__ void __launch_bounds__(kHeadThreads)
+    extra_key_dscore_kernel(float* dscore, Heads<const T> dout, Heads<const T> out, Rows<T> rows, PerHead value,
                             int64_t heads) {
-    const int64_t index = static_cast<int64_t>(blockIdx.x) * kHeadsPerBlock + threadIdx.x / kWarp;
+    const int64_t index = head_of_warp();
     if (index >= heads) return;
-    float ds = -warp_dot(dout(index), out(index), dout.HS);
-    if (value.data) ds += rows.gate_at(index) * warp_dot(dout(index), value.of(index % dout.NH, dout.HS), dout.HS);
+    float ds = -warp_dot(dout.head(index), out.head(index), dout.HS);
+    if (value.data) ds += rows.gate_at(index) * warp_dot(dout.head(index), value.of(index % dout.H, dout.HS), dout.HS);
     if (threadIdx.x % kWarp == 0) dscore[index] = rows.weight(index) * ds;
 }
 
 template <class T>
-__global__ void __launch_bounds__(kHeadsPerBlock* kWarp)
-    extra_key_query_kernel(HeadRow<T> dq, const float* dscore, PerHead key, float scale, int64_t heads) {
-    const int64_t index = static_cast<int64_t>(blockIdx.x) * kHeadsPerBlock + threadIdx.x / kWarp;
+__global__ void __launch_bounds__(kHeadThreads)
+    extra_key_query_kernel(Heads<T> dq, const float* dscore, PerHead key, float scale, int64_t heads) {
+    const int64_t index = head_of_warp();
     if (index >= heads) return;
-    T* to = dq(index);
-    const float* k = key.of(index % dq.NH, dq.HS);
+    T* to = dq.head(index);
+    const float* k = key.of(index % dq.H, dq.HS);
     const float scaled = scale * dscore[index];
     for (int c = threadIdx.x % kWarp; c < dq.HS; c += kWarp)
         to[c] = static_cast<T>(static_cast<float>(to[c]) + scaled * k[c]);
 }
 
 template <class T>
-__global__ void __launch_bounds__(kHeadsPerBlock* kWarp)
-    head_bias_kernel(HeadRow<T> out, HeadRow<const T> x, PerHead bias, int64_t heads) {
-    const int64_t index = static_cast<int64_t>(blockIdx.x) * kHeadsPerBlock + threadIdx.x / kWarp;
+__global__ void __launch_bounds__(kHeadThreads)
+    head_bias_kernel(Heads<T> out, Heads<const T> x, PerHead bias, int64_t heads) {
+    const int64_t index = head_of_warp();
     if (index >= heads) return;
-    const T* from = x(index);
-    T* to = out(index);
-    const float* add = bias.of(index % x.NH, x.HS);
+    const T* from = x.head(index);
+    T* to = out.head(index);
+    const float* add = bias.of(index % x.H, x.HS);
     for (int c = threadIdx.x % kWarp; c < x.HS; c += kWarp)
         to[c] = static_cast<T>(static_cast<float>(from[c]) + add[c]);
 }
@@ -128,13 +112,13 @@ PLIMSOLL_DEVICE Place place_of(int64_t row, int64_t c, bool shared, int NH, int 
 
 template <class T>
 struct KeyTerm {
-    HeadRow<const T> q;
+    Heads<const T> q;
     const float* dscore;
     float scale;
     bool shared;
     PLIMSOLL_DEVICE float operator()(int64_t row, int64_t c) const {
-        const Place p = place_of(row, c, shared, q.NH, q.HS);
-        return scale * dscore[p.token * q.NH + p.at / q.HS] * static_cast<float>(q.data[p.token * q.row_stride + p.at]);
+        const Place p = place_of(row, c, shared, q.H, q.HS);
+        return scale * dscore[p.token * q.H + p.at / q.HS] * static_cast<float>(q.data[p.token * q.row_stride + p.at]);
     }
 };
 // Sizes as int: with 64 bits each the loop around it runs out of registers.
@@ -156,10 +140,10 @@ struct ValueTerm {
 };
 template <class T>
 struct BiasTerm {
-    HeadRow<const T> dout;
+    Heads<const T> dout;
     bool shared;
     PLIMSOLL_DEVICE float operator()(int64_t row, int64_t c) const {
-        const Place p = place_of(row, c, shared, dout.NH, dout.HS);
+        const Place p = place_of(row, c, shared, dout.H, dout.HS);
         return static_cast<float>(dout.data[p.token * dout.row_stride + p.at]);
     }
 };
@@ -170,19 +154,15 @@ void sums_of_heads(Tensor to, const Term& term, int64_t heads, Write write, cons
     row_sums(to.ptr<float>(), term, heads / to.shape[0], to.elements(), write, exec);
 }
 
-dim3 grid_of(int64_t heads) {
-    return dim3(blocks_for(heads, kHeadsPerBlock));
-}
-
 }  // namespace
 
 void extra_key_forward(const AttentionTensors& t, const ExtraKey& key, double scale, const Exec& exec) {
     const int64_t heads = t.q.shape[0] * t.q.shape[1];
     if (heads == 0) return;
     dispatch_device_float(t.q.dtype, [&]<class T>() {
-        PLIMSOLL_LAUNCH(extra_key_forward_kernel<T>, grid_of(heads), dim3(kHeadsPerBlock * kWarp), 0,
-                        exec.cuda->stream(), rows_of<T>(t.out), rows_of_call<T>(t, key.score), rows_of<const T>(t.q),
-                        per_head(key.k), per_head(key.v), static_cast<float>(scale), heads);
+        PLIMSOLL_LAUNCH(extra_key_forward_kernel<T>, grid_of_heads(heads), dim3(kHeadThreads), 0, exec.cuda->stream(),
+                        heads_of<T>(t.out), rows_of_call<T>(t, key.score), heads_of<const T>(t.q), per_head(key.k),
+                        per_head(key.v), static_cast<float>(scale), heads);
         launch_check("extra_key_forward");
     });
 }
@@ -194,11 +174,11 @@ void extra_key_backward(const ExtraKey& d, Tensor dout, const AttentionTensors& 
     dispatch_device_float(t.q.dtype, [&]<class T>() {
         const Rows<T> rows = rows_of_call<T>(t, key.score);
         if (heads)
-            PLIMSOLL_LAUNCH(extra_key_dscore_kernel<T>, grid_of(heads), dim3(kHeadsPerBlock * kWarp), 0,
-                            exec.cuda->stream(), d.score.ptr<float>(), rows_of<const T>(dout), rows_of<const T>(t.out),
-                            rows, per_head(key.v), heads);
+            PLIMSOLL_LAUNCH(extra_key_dscore_kernel<T>, grid_of_heads(heads), dim3(kHeadThreads), 0,
+                            exec.cuda->stream(), d.score.ptr<float>(), heads_of<const T>(dout),
+                            heads_of<const T>(t.out), rows, per_head(key.v), heads);
         launch_check("extra_key_backward");
-        sums_of_heads(d.k, KeyTerm<T>{rows_of<const T>(t.q), d.score.ptr<float>(), static_cast<float>(scale), shared},
+        sums_of_heads(d.k, KeyTerm<T>{heads_of<const T>(t.q), d.score.ptr<float>(), static_cast<float>(scale), shared},
                       heads, write, exec);
         if (!key.v) return;
         const ValueTerm<T> term{.dout = dout.ptr<T>(),
@@ -218,8 +198,8 @@ void extra_key_backward_query(Tensor dq, Tensor dscore, Tensor k, double scale, 
     const int64_t heads = dq.shape[0] * dq.shape[1];
     if (heads == 0) return;
     dispatch_device_float(dq.dtype, [&]<class T>() {
-        PLIMSOLL_LAUNCH(extra_key_query_kernel<T>, grid_of(heads), dim3(kHeadsPerBlock * kWarp), 0, exec.cuda->stream(),
-                        rows_of<T>(dq), dscore.ptr<float>(), per_head(k), static_cast<float>(scale), heads);
+        PLIMSOLL_LAUNCH(extra_key_query_kernel<T>, grid_of_heads(heads), dim3(kHeadThreads), 0, exec.cuda->stream(),
+                        heads_of<T>(dq), dscore.ptr<float>(), per_head(k), static_cast<float>(scale), heads);
         launch_check("extra_key_backward_query");
     });
 }
@@ -228,15 +208,15 @@ void head_bias_forward(Tensor out, Tensor x, Tensor bias, const Exec& exec) {
     const int64_t heads = x.shape[0] * x.shape[1];
     if (heads == 0) return;
     dispatch_device_float(x.dtype, [&]<class T>() {
-        PLIMSOLL_LAUNCH(head_bias_kernel<T>, grid_of(heads), dim3(kHeadsPerBlock * kWarp), 0, exec.cuda->stream(),
-                        rows_of<T>(out), rows_of<const T>(x), per_head(bias), heads);
+        PLIMSOLL_LAUNCH(head_bias_kernel<T>, grid_of_heads(heads), dim3(kHeadThreads), 0, exec.cuda->stream(),
+                        heads_of<T>(out), heads_of<const T>(x), per_head(bias), heads);
         launch_check("head_bias_forward");
     });
 }
 
 void head_bias_backward(Tensor dbias, Tensor dout, Write write, const Exec& exec) {
     dispatch_device_float(dout.dtype, [&]<class T>() {
-        sums_of_heads(dbias, BiasTerm<T>{rows_of<const T>(dout), dbias.shape[0] == 1}, dout.shape[0] * dout.shape[1],
+        sums_of_heads(dbias, BiasTerm<T>{heads_of<const T>(dout), dbias.shape[0] == 1}, dout.shape[0] * dout.shape[1],
                       write, exec);
     });
 }

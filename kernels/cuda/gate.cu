@@ -61,29 +61,18 @@ PLIMSOLL_DEVICE Pack<float, kVec> gates(const Z* z, const GateLayout& at, int64_
     return g;
 }
 
-template <int kVec, class Function, class Combination, class T, class Z>
+// out of y, or with kBackward dy of dout, alone. A thread writes where only it has read: dy may be dout.
+template <bool kBackward, int kVec, class Function, class Combination, class T, class Z>
 __global__ void __launch_bounds__(kThreads)
-    gate_forward_kernel(Rows<T> out, Rows<const T> y, const Z* z, GateLayout at, Segments segments) {
+    gate_kernel(Rows<T> to, Rows<const T> from, const Z* z, GateLayout at, Segments segments) {
     int64_t n, i;
     if (!segments.find<kVec>(n, i)) return;
-    auto values = load<T, kVec>(y.data + n * y.row_stride + i);
+    auto values = load<T, kVec>(from.data + n * from.row_stride + i);
     const auto g = gates<kVec, Function>(z, at, n, i);
 #pragma unroll
-    for (int k = 0; k < kVec; ++k) values.at[k] = Combination::out(values.at[k], g.at[k]);
-    store<T, kVec>(out.data + n * out.row_stride + i, values);
-}
-
-// dy alone. A thread writes dy where only it has read dout: dy may be dout.
-template <int kVec, class Function, class Combination, class T, class Z>
-__global__ void __launch_bounds__(kThreads)
-    gate_dy_kernel(Rows<T> dy, Rows<const T> dout, const Z* z, GateLayout at, Segments segments) {
-    int64_t n, i;
-    if (!segments.find<kVec>(n, i)) return;
-    auto d = load<T, kVec>(dout.data + n * dout.row_stride + i);
-    const auto g = gates<kVec, Function>(z, at, n, i);
-#pragma unroll
-    for (int k = 0; k < kVec; ++k) d.at[k] = Combination::dy(d.at[k], g.at[k]);
-    store<T, kVec>(dy.data + n * dy.row_stride + i, d);
+    for (int k = 0; k < kVec; ++k)
+        values.at[k] = kBackward ? Combination::dy(values.at[k], g.at[k]) : Combination::out(values.at[k], g.at[k]);
+    store<T, kVec>(to.data + n * to.row_stride + i, values);
 }
 
 // An element of z for each of y's.
@@ -235,7 +224,7 @@ void gate_forward(Tensor out, Tensor y, Tensor z, GateSpec spec, const Exec& exe
     const Launch l(y, z, {&out, &y});
     with_gate(y.dtype, z.shape.rank() == 2, spec, [&]<class Function, class Combination, class T, class Z>() {
         by_vectors(l.vectors, [&]<int kVec>() {
-            PLIMSOLL_LAUNCH((gate_forward_kernel<kVec, Function, Combination, T, Z>), l.grid, dim3(kThreads), 0,
+            PLIMSOLL_LAUNCH((gate_kernel<false, kVec, Function, Combination, T, Z>), l.grid, dim3(kThreads), 0,
                             exec.cuda->stream(), rows_of<T>(out), rows_of<const T>(y), z.ptr<Z>(), l.at, l.segments);
         });
         launch_check("gate_forward");
@@ -260,7 +249,7 @@ void gate_backward(Tensor dy, Tensor dz, Tensor dout, Tensor y, Tensor z, GateSp
         if (constant) {
             const Launch l(y, z, {&dy, &dout});
             by_vectors(l.vectors, [&]<int kVec>() {
-                PLIMSOLL_LAUNCH((gate_dy_kernel<kVec, Function, Combination, T, Z>), l.grid, dim3(kThreads), 0,
+                PLIMSOLL_LAUNCH((gate_kernel<true, kVec, Function, Combination, T, Z>), l.grid, dim3(kThreads), 0,
                                 exec.cuda->stream(), to, d, z.ptr<Z>(), l.at, l.segments);
             });
         } else if constexpr (std::is_same_v<Z, T>) {

@@ -1,32 +1,16 @@
 // RMSNorm of queries and keys: a warp per head of a token.
 #include "kernels/qk_norm.h"
 
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/heads.cuh"
 #include "kernels/cuda/row_sums.cuh"
 
 namespace plimsoll::cuda {
 namespace {
 
-constexpr int kHeadsPerBlock = 4;
-
-// Heads of tokens, which may be slices of wider rows.
 template <class T>
-struct Heads {
-    T* data;
-    int64_t row_stride;
-    int H, HS;
-
-    PLIMSOLL_DEVICE T* head(int64_t index) const { return data + index / H * row_stride + index % H * HS; }
-};
-template <class T>
-Heads<T> heads_of(const Tensor& t) {
-    return {t.ptr<std::remove_const_t<T>>(), t.row_stride, static_cast<int>(t.shape[1]), static_cast<int>(t.shape[2])};
-}
-
-template <class T>
-__global__ void __launch_bounds__(kHeadsPerBlock* kWarp)
+__global__ void __launch_bounds__(kHeadThreads)
     qk_norm_forward_kernel(Heads<T> out, float* rstd, Heads<const T> x, const float* gain, int64_t heads, float eps) {
-    const int64_t index = static_cast<int64_t>(blockIdx.x) * kHeadsPerBlock + threadIdx.x / kWarp;
+    const int64_t index = head_of_warp();
     if (index >= heads) return;
     const T* from = x.head(index);
     T* to = out.head(index);
@@ -41,10 +25,10 @@ __global__ void __launch_bounds__(kHeadsPerBlock* kWarp)
 
 // dx = rstd (g - xhat mean(g xhat)), g = dout gain. A lane writes what only it has read: dx may be dout.
 template <class T>
-__global__ void __launch_bounds__(kHeadsPerBlock* kWarp)
+__global__ void __launch_bounds__(kHeadThreads)
     qk_norm_backward_kernel(Heads<T> dx, Heads<const T> dout, Heads<const T> x, const float* gain, const float* rstd,
                             int64_t heads) {
-    const int64_t index = static_cast<int64_t>(blockIdx.x) * kHeadsPerBlock + threadIdx.x / kWarp;
+    const int64_t index = head_of_warp();
     if (index >= heads) return;
     const T *from = x.head(index), *grad = dout.head(index);
     T* to = dx.head(index);
@@ -76,9 +60,9 @@ void qk_norm_forward(Tensor out, Tensor rstd, Tensor x, Tensor gain, double eps,
     const int64_t heads = x.shape[0] * x.shape[1];
     if (heads == 0) return;
     dispatch_device_float(x.dtype, [&]<class T>() {
-        PLIMSOLL_LAUNCH(qk_norm_forward_kernel<T>, dim3(blocks_for(heads, kHeadsPerBlock)),
-                        dim3(kHeadsPerBlock * kWarp), 0, exec.cuda->stream(), heads_of<T>(out), rstd.ptr<float>(),
-                        heads_of<const T>(x), gain.ptr<float>(), heads, static_cast<float>(eps));
+        PLIMSOLL_LAUNCH(qk_norm_forward_kernel<T>, grid_of_heads(heads), dim3(kHeadThreads), 0, exec.cuda->stream(),
+                        heads_of<T>(out), rstd.ptr<float>(), heads_of<const T>(x), gain.ptr<float>(), heads,
+                        static_cast<float>(eps));
         launch_check("qk_norm_forward");
     });
 }
@@ -91,9 +75,9 @@ void qk_norm_backward(Tensor dx, Tensor dgain, Tensor dout, Tensor x, Tensor gai
         row_sums(dgain.ptr<float>(), HeadGainTerm<T>{heads_of<const T>(dout), heads_of<const T>(x), rstd.ptr<float>()},
                  heads, x.shape[2], write, exec);
         if (heads == 0) return;
-        PLIMSOLL_LAUNCH(qk_norm_backward_kernel<T>, dim3(blocks_for(heads, kHeadsPerBlock)),
-                        dim3(kHeadsPerBlock * kWarp), 0, exec.cuda->stream(), heads_of<T>(dx), heads_of<const T>(dout),
-                        heads_of<const T>(x), gain.ptr<float>(), rstd.ptr<float>(), heads);
+        PLIMSOLL_LAUNCH(qk_norm_backward_kernel<T>, grid_of_heads(heads), dim3(kHeadThreads), 0, exec.cuda->stream(),
+                        heads_of<T>(dx), heads_of<const T>(dout), heads_of<const T>(x), gain.ptr<float>(),
+                        rstd.ptr<float>(), heads);
         launch_check("qk_norm_backward");
     });
 }

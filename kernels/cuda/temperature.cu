@@ -1,13 +1,11 @@
 // Temperatures of queries and values (kernels/temperature.h): a warp per head of a token.
 #include "kernels/temperature.h"
 
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/heads.cuh"
 #include "kernels/cuda/row_sums.cuh"
 
 namespace plimsoll::cuda {
 namespace {
-
-constexpr int kHeadsPerBlock = 4;
 
 // What tau is made of; z and alpha may be null.
 template <class T>
@@ -24,23 +22,10 @@ struct Temperature {
     }
 };
 
-// Heads of tokens, which may be slices of wider rows.
 template <class T>
-struct Heads {
-    T* data;
-    int64_t row_stride;
-    int H, HS;
-    PLIMSOLL_DEVICE T* head(int64_t index) const { return data + index / H * row_stride + index % H * HS; }
-};
-template <class T>
-Heads<T> heads_of(const Tensor& t) {
-    return {t.ptr<std::remove_const_t<T>>(), t.row_stride, static_cast<int>(t.shape[1]), static_cast<int>(t.shape[2])};
-}
-
-template <class T>
-__global__ void __launch_bounds__(kHeadsPerBlock* kWarp)
+__global__ void __launch_bounds__(kHeadThreads)
     temperature_forward_kernel(Heads<T> out, Heads<const T> x, Temperature<T> t, int64_t heads) {
-    const int64_t index = static_cast<int64_t>(blockIdx.x) * kHeadsPerBlock + threadIdx.x / kWarp;
+    const int64_t index = head_of_warp();
     if (index >= heads) return;
     const T* from = x.head(index);
     T* to = out.head(index);
@@ -50,10 +35,10 @@ __global__ void __launch_bounds__(kHeadsPerBlock* kWarp)
 
 // A lane writes what only it has read: dx may be dout. dz and dtau may be null.
 template <class T>
-__global__ void __launch_bounds__(kHeadsPerBlock* kWarp)
+__global__ void __launch_bounds__(kHeadThreads)
     temperature_backward_kernel(Heads<T> dx, T* dz, float* dtau, Heads<const T> dout, Heads<const T> x,
                                 Temperature<T> t, int64_t heads) {
-    const int64_t index = static_cast<int64_t>(blockIdx.x) * kHeadsPerBlock + threadIdx.x / kWarp;
+    const int64_t index = head_of_warp();
     if (index >= heads) return;
     const T *from = x.head(index), *grad = dout.head(index);
     T* to = dx.head(index);
@@ -94,9 +79,8 @@ void temperature_forward(Tensor out, Tensor x, Tensor z, Tensor alpha, std::span
     const int64_t heads = x.shape[0] * x.shape[1];
     if (heads == 0) return;
     dispatch_device_float(x.dtype, [&]<class T>() {
-        PLIMSOLL_LAUNCH(temperature_forward_kernel<T>, dim3(blocks_for(heads, kHeadsPerBlock)),
-                        dim3(kHeadsPerBlock * kWarp), 0, exec.cuda->stream(), heads_of<T>(out), heads_of<const T>(x),
-                        temperature_of<T>(x, z, alpha, positions), heads);
+        PLIMSOLL_LAUNCH(temperature_forward_kernel<T>, grid_of_heads(heads), dim3(kHeadThreads), 0, exec.cuda->stream(),
+                        heads_of<T>(out), heads_of<const T>(x), temperature_of<T>(x, z, alpha, positions), heads);
         launch_check("temperature_forward");
     });
 }
@@ -108,9 +92,9 @@ void temperature_backward(Tensor dx, Tensor dz, Tensor dalpha, Tensor dtau, Tens
         const Temperature<T> t = temperature_of<T>(x, z, alpha, positions);
         float* dtaus = optional<float>(dtau);
         if (N > 0) {
-            PLIMSOLL_LAUNCH(temperature_backward_kernel<T>, dim3(blocks_for(N * H, kHeadsPerBlock)),
-                            dim3(kHeadsPerBlock * kWarp), 0, exec.cuda->stream(), heads_of<T>(dx), optional<T>(dz),
-                            dtaus, heads_of<const T>(dout), heads_of<const T>(x), t, N * H);
+            PLIMSOLL_LAUNCH(temperature_backward_kernel<T>, grid_of_heads(N * H), dim3(kHeadThreads), 0,
+                            exec.cuda->stream(), heads_of<T>(dx), optional<T>(dz), dtaus, heads_of<const T>(dout),
+                            heads_of<const T>(x), t, N * H);
             launch_check("temperature_backward");
         }
         if (dalpha) row_sums(dalpha.ptr<float>(), PositionTerm<T>{dtaus, t}, N, H, write, exec);

@@ -68,10 +68,12 @@ class DifferentialV1 final : public BlockPart {
         repeat_heads_backward(d.v, v.scratch[2], 2, exec);
     }
 
+    bool keeps_branch() const override { return true; }  // pair_rstd
     Tensor forward_attended(const PartView& v, Tensor y, const Exec& exec) const override {
         differential_forward(tensors(v, y), spec_, exec);
         return v.scratch[6];
     }
+    bool reads_attended() const override { return true; }
     void backward_attended(const PartView& v, Tensor dy, Tensor y, Write write, const Exec& exec) const override {
         const Tensor dlambda = first(v.scratch[5]);
         differential_backward(
@@ -125,6 +127,7 @@ class DifferentialV2 final : public BlockPart {
         differential_forward(tensors(v, y), {}, exec);
         return v.scratch[1];
     }
+    bool reads_attended() const override { return true; }
     void backward_attended(const PartView& v, Tensor dy, Tensor y, Write write, const Exec& exec) const override {
         differential_backward({.y = v.scratch[0], .lambda = v.operands[0], .gain = {}, .rstd = {}, .out = dy},
                               tensors(v, y), {}, write, exec);

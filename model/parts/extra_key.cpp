@@ -31,6 +31,7 @@ class ExtraKeyPart final : public BlockPart {
                 .scratch = {{"dextra_score", {N, heads_}, sums}}};
     }
 
+    bool reads_queries() const override { return true; }
     void forward_output(const PartView& v, const AttentionTensors& t, const Exec& exec) const override {
         extra_key_forward(t, key(v), scale_, exec);
     }

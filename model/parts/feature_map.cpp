@@ -4,11 +4,9 @@
 //                                        Gu et al., arXiv:2410.10781; elu + 1: Katharopoulos et al., arXiv:2006.16236
 #include "kernels/feature_map.h"
 
-#include <array>
 #include <cmath>
 
 #include "kernels/matmul.h"
-#include "kernels/memory.h"
 #include "model/part.h"
 
 namespace plimsoll {
@@ -38,18 +36,6 @@ class Elu1 final : public BlockPart {
 
     int64_t NH_, NKV_, HS_;
 };
-
-// to = from, (N, H, HS) each, with row strides or not.
-void copy_rows(Tensor to, Tensor from, const Exec& exec) {
-    const int64_t size = size_of(from.dtype);
-    copy_rects(std::array{CopyRect{.to = to.data,
-                                   .to_pitch = to.row_stride * size,
-                                   .from = from.data,
-                                   .from_pitch = from.row_stride * size,
-                                   .width = from.row_elements() * size,
-                                   .height = from.rows()}},
-               exec);
-}
 
 class MlpMap final : public BlockPart {
   public:

@@ -23,6 +23,7 @@ class LayerScale final : public BlockPart {
                 .scratch = {}};
     }
 
+    bool keeps_branch() const override { return true; }
     Tensor forward_branch(const PartView& v, Tensor branch, const Exec& exec) const override {
         convert(v.kept[0], branch, exec);
         gate_forward(as_head(branch), as_head(v.kept[0]), scale(v.p), kScale, exec);

@@ -29,6 +29,7 @@ class PostNorm final : public BlockPart {
         return needs;
     }
 
+    bool keeps_branch() const override { return true; }
     Tensor forward_branch(const PartView& v, Tensor branch, const Exec& exec) const override {
         convert(v.kept[0], branch, exec);
         norm_forward(branch, mean(v), v.kept[1], v.kept[0], v.p[0], bias(v.p), spec_, exec);

@@ -71,8 +71,8 @@ set(parsers "")
 foreach(source data/bpe.cpp data/bpe_file.cpp data/config.cpp data/document_index.cpp data/file.cpp
         data/pretokenizer.cpp data/shard_writer.cpp data/token_shards.cpp data/token_stream.cpp data/tokenizer.cpp
         data/unicode_classes.cpp data/utf8.cpp kernels/attention.cpp kernels/tensor.cpp model/config.cpp
-        train/checkpoint_file.cpp train/config.cpp train/config_text.cpp train/parameter_groups.cpp
-        train/toml_scan.cpp train/crc32c.cpp train/json_reader.cpp train/manifest.cpp train/export/gguf_file.cpp train/export/hf_config.cpp train/export/safetensors_file.cpp
+        train/checkpoint_file.cpp train/config.cpp train/config_checks.cpp train/config_text.cpp
+        train/parameter_groups.cpp train/toml_scan.cpp train/crc32c.cpp train/json_reader.cpp train/manifest.cpp train/export/gguf_file.cpp train/export/hf_config.cpp train/export/safetensors_file.cpp
         train/export/tensor_types.cpp)
     plimsoll_fuzz_object(${source} parsers)
 endforeach()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .expectations import CONTROL_MASS, CONTROL_RATE
-from .verdicts import Cells, Claim, Close, Less, Level, Ordered, Ratio, Side, Stable
+from .verdicts import Absent, Cells, Claim, Close, Less, Level, Ordered, Present, Ratio, Side, Stable
 
 PUBLISHED = Path(__file__).with_name("published.toml")
 QUICK, FULL = "quick", "full"
@@ -78,8 +78,8 @@ def _optimizers(_):
     return (
         Claim("optimizers-ratio", (Ratio(norm, sgd_norm, 4), Ratio(norm, relu_norm, 4)), control),
         Claim("optimizers-growth", (Less(sgd_growth, growth), Less(relu_growth, growth)), control),
-        Claim("optimizers-sgd-sink", (Level(sgd_top, ">=", 0.3),), control),
-        Claim("optimizers-relu-sink", (Level(relu_mass, "<=", CONTROL_MASS), Level(relu_top, "<=", 0.3),
+        Claim("optimizers-sgd-sink", (Present(sgd_top, 0.3),), control),
+        Claim("optimizers-relu-sink", (Absent(relu_mass, CONTROL_MASS, control), Absent(relu_top, 0.3, control),
                                        Close(relu_copy, copy, LOSS_MARGIN)), control),
         Claim("optimizers-muon", tuple(Less(muon(metric), of(metric)[0]) for metric in ("kurtosis", "residual_first_block")),
               control),
@@ -88,28 +88,28 @@ def _optimizers(_):
 
 def _variants(_):
     def takes_over(key, variant, where):
-        return Claim(key, (Level(Side(where, Cells(variant)), ">=", CONTROL_MASS),
-                           Level(Side("sink_rate", Cells(variant)), "<=", CONTROL_RATE),
+        return Claim(key, (Present(Side(where, Cells(variant)), CONTROL_MASS),
+                           Absent(Side("sink_rate", Cells(variant)), CONTROL_RATE),
                            Close(Side("loss", Cells(variant)), Side("loss", SOFTMAX), LOSS_MARGIN)))
 
-    def sinks(key, variant, sign):
-        return Claim(key, (Level(Side("sink_rate", Cells(variant)), sign, CONTROL_RATE),))
+    def sinks(key, variant, rule):
+        return Claim(key, (rule(Side("sink_rate", Cells(variant)), CONTROL_RATE),))
     values = tuple(published()["variants-order"].values.items())
     return (
         Claim("variants-order", (Ordered("sink_rate", values, CONTROL_RATE),)),
         takes_over("variants-k-bias", "k_bias", "column_mass"),
         takes_over("variants-kv-bias", "kv_bias", "column_mass"),
-        sinks("variants-v-bias", "v_bias", ">="),
-        sinks("variants-sigmoid", "sigmoid_no_bias", "<="),
-        sinks("variants-sigmoid-normalized", "sigmoid_normalized", ">="),
+        sinks("variants-v-bias", "v_bias", Present),
+        sinks("variants-sigmoid", "sigmoid_no_bias", Absent),
+        sinks("variants-sigmoid-normalized", "sigmoid_normalized", Present),
         takes_over("variants-placeholder", "placeholder", "placeholder_mass_normalized"),
     )
 
 
 def _placeholder(_):
     side = Cells("placeholder")
-    return (Claim("placeholder-alone", (Level(Side("placeholder_mass_normalized", side), ">=", CONTROL_MASS),
-                                        Level(Side("sink_rate", side), "<=", CONTROL_RATE))),)
+    return (Claim("placeholder-alone", (Present(Side("placeholder_mass_normalized", side), CONTROL_MASS),
+                                        Absent(Side("sink_rate", side), CONTROL_RATE))),)
 
 
 def _training(scale):
@@ -124,7 +124,7 @@ def _training(scale):
     base = none if scale == QUICK else some
     claims = [
         Claim("training-rate", (Less(of(mass, lr=small, decay=base), of(mass, decay=base)),), control),
-        Claim("training-tiny-rate", (Level(of("sink_rate", lr=tiny, decay=base), "<=", CONTROL_RATE),), control),
+        Claim("training-tiny-rate", (Absent(of("sink_rate", lr=tiny, decay=base), CONTROL_RATE, control),), control),
         Claim("training-decay", (Less(of(mass), of(mass, decay=some)),), control),
         Claim("training-decay-limit", (Less(of(mass, decay=much), of(mass, decay=some)),), control),
     ]
@@ -144,7 +144,7 @@ def _gates(_):
         return Side(metric, gates[name])
     mass = "first_mass_normalized"
     return (
-        Claim("gates-remove", tuple(Level(of(mass, name), "<=", CONTROL_MASS) for name in output)),
+        Claim("gates-remove", tuple(Absent(of(mass, name), CONTROL_MASS) for name in output)),
         Claim("gates-order", (*(Less(of(mass, name), of(mass, "gate_value")) for name in output),
                               *(Less(of(mass, "gate_value"), of(mass, name)) for name in others))),
         Claim("gates-loss", (Less(of("loss", "gated"), of("loss", "gate_value")),
@@ -166,8 +166,8 @@ def _windows(scale):
     return (
         # Queries that do not see the first token count as 0 in its mass; the sink rate is of those that do.
         Claim("windows-small", (Less(window("first_mass_normalized", small), window("first_mass_normalized", 0.0)),
-                                Level(window("sink_rate", small), "<=", CONTROL_RATE)), control),
-        Claim("windows-absolute", (Level(window("sink_rate", wide), ">=", CONTROL_RATE),), control),
+                                Absent(window("sink_rate", small), CONTROL_RATE, control)), control),
+        Claim("windows-absolute", (Present(window("sink_rate", wide), CONTROL_RATE),), control),
     )
 
 

@@ -13,7 +13,8 @@ _PILLS = {REPRODUCED: "pass", CONTRADICTED: "short", NOT_HERE: "none", NOT_TESTA
 _MEANING = {
     REPRODUCED: "every part of the criterion holds, in every seed or beyond the noise of the paired seeds",
     NOT_HERE: "some part does not hold, and none points the other way: a larger or longer run may still show it",
-    CONTRADICTED: "a part points the other way, in every seed or beyond the noise (after Holm's correction over the parts)",
+    CONTRADICTED: "a part points the other way here, in every seed or beyond the noise (after Holm's correction over the "
+                  "parts); an effect that a small run lacks, or has less of than the control, does not",
     NOT_TESTABLE: f"the softmax control sinks in fewer than {MIN_SEEDS} seeds (mass above {CONTROL_MASS:g} or sink rate above "
                   f"{CONTROL_RATE:g} %), so that the absence of a sink elsewhere says nothing; seeds in which it does not sink "
                   "are left out of every verdict",

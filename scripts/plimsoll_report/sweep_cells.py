@@ -59,9 +59,9 @@ def is_sweep(path):
 
 
 def value_of(text):
-    """'1e-3' and '0.001' are one number."""
+    """'1e-3' and '0.001' are one number, and so is a list of it alone, as a value per layer is written."""
     try:
-        return float(text)
+        return float(re.sub(r"^\[([^,]*)\]$", r"\1", text))
     except (TypeError, ValueError):
         return text
 

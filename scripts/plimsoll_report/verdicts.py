@@ -1,8 +1,8 @@
 """Rules that make a verdict of numbers. A rule compares cells of a sweep, seed by seed, and says in words what it wants.
 
 The verdict of a claim, in this order: not measured, if a cell it needs is missing; not testable at this scale, if the
-softmax control sinks in fewer than two seeds (seeds in which it does not sink are left out); contradicted, if one part points the other way in every seed or beyond the noise; reproduced,
-if every part holds; else not at this scale.
+softmax control sinks in fewer than two seeds (seeds in which it does not sink are left out); contradicted, if one part
+points the other way in every seed or beyond the noise; reproduced, if every part holds; else not at this scale.
 """
 
 import itertools
@@ -68,7 +68,7 @@ class Part:
     state: str
     words: str
     p: float | None = None  # of a paired test; None where a rule makes none
-    short: str = ""  # for a table; the words if empty
+    shown: tuple = ()  # for a table: (title, whose, numbers)
     figures: dict = field(default_factory=dict)
 
 
@@ -119,28 +119,50 @@ def _numbers(result, p):
                                       "p": p if result.sd else None, "pairs": result.n}
 
 
+def table_text(parts):
+    """Every number of some Parts once: 'title: number (whose), number (whose); title: ...'."""
+    texts = {}
+    for part in parts:
+        for title, whose, numbers in part.shown or ((part.words, "", ""),):
+            texts.setdefault(title, {})[f"{numbers} ({whose})" if whose else numbers] = None
+    return "; ".join(f"{title}: {', '.join(numbers)}" if any(numbers) else title for title, numbers in texts.items())
+
+
 @dataclass(frozen=True)
-class Less:
-    """first < second, paired by seed: the mean difference is below 0 beyond the noise."""
+class _TwoSides:
+    """A rule that compares the values of two sides, paired by seed."""
     first: Side
     second: Side
+
+    def judge(self, measured):
+        return _unmeasured((self.first, self.second), measured) or \
+            self._compare(self.first.values(measured), self.second.values(measured))
+
+    def _part(self, state, first, second, result, p, tested):
+        """Of a rule on first - second; `tested`: p is of this rule, and takes part in the correction."""
+        return Part(state, f"{_shown(first.values())} against {_shown(second.values())} ({_test_words(result, p)})",
+                    p if tested else None, self._seen(first, second), _numbers(result, p))
+
+    def _seen(self, first, second):
+        return tuple((TITLES[side.metric], str(side.cells), _shown(values.values()))
+                     for side, values in ((self.first, first), (self.second, second)))
+
+
+@dataclass(frozen=True)
+class Less(_TwoSides):
+    """first < second, paired by seed: the mean difference is below 0 beyond the noise."""
 
     def words(self):
         same = self.first.metric == self.second.metric
         left = f"{TITLES[self.first.metric]}: {self.first.cells}" if same else str(self.first)
         return f"{left} below {self.second.cells if same else self.second} (paired, p < {1 - LEVEL:.2g})"
 
-    def judge(self, measured):
-        lacking = _unmeasured((self.first, self.second), measured)
-        if lacking:
-            return lacking
-        first, second = self.first.values(measured), self.second.values(measured)
+    def _compare(self, first, second):
         result, p = _pair(first, second)
         state = OPEN
         if p is not None and p < 1 - LEVEL:
             state = HOLDS if result.mean < 0 else OPPOSITE
-        short = f"{_shown(first.values())} against {_shown(second.values())}"
-        return Part(state, f"{short} ({_test_words(result, p)})", p, short, _numbers(result, p))
+        return self._part(state, first, second, result, p, True)
 
 
 @dataclass(frozen=True)
@@ -160,26 +182,52 @@ class Level:
         values = self.side.values(measured)
         good = [value <= self.limit if self.sign == "<=" else value >= self.limit for value in values.values()]
         state = OPEN if len(good) < MIN_SEEDS else HOLDS if all(good) else OPEN if any(good) else OPPOSITE
-        return Part(state, f"{_shown(values.values())}, so in {sum(good)} of {len(good)} seeds", None,
-                    _shown(values.values()), {"values": list(values.values())})
+        note = ""
+        if state == OPPOSITE:
+            state, note = self._missed(measured, values)
+        return Part(state, f"{_shown(values.values())}, so in {sum(good)} of {len(good)} seeds{note}", None,
+                    ((TITLES[self.side.metric], str(self.side.cells), _shown(values.values())),), {"values": list(values.values())})
+
+    def _missed(self, measured, values):
+        """-> (state, words) where no seed keeps to the limit."""
+        return OPPOSITE, ""
 
 
 @dataclass(frozen=True)
-class Ratio:
+class Present(Level):
+    """Something is there: a number at least at a limit in every seed. That it is not there does not contradict, since a
+    larger or longer run may still show it."""
+    sign: str = field(default=">=", init=False)
+
+    def _missed(self, measured, values):
+        return OPEN, ""
+
+
+@dataclass(frozen=True)
+class Absent(Level):
+    """Something that `control` has is not there: a number at most at a limit in every seed. Above it in every seed is the
+    opposite, unless it is below the control's beyond the noise: then there is less of it, if not little enough."""
+    sign: str = field(default="<=", init=False)
+    control: Cells = Cells("softmax")
+
+    def _missed(self, measured, values):
+        there = Side(self.side.metric, self.control).values(measured)
+        result, p = _pair(values, there)
+        if p is None or p >= 1 - LEVEL or result.mean > 0:
+            return OPPOSITE, ""
+        return OPEN, f", though below {self.control} ({_test_words(result, p)})"
+
+
+@dataclass(frozen=True)
+class Ratio(_TwoSides):
     """first / second at least `limit` (geometric mean over the seeds), and above 1 beyond the noise."""
-    first: Side
-    second: Side
     limit: float
 
     def words(self):
         return (f"{TITLES[self.first.metric]}: {self.first.cells} at least {self.limit:g} times {self.second.cells} "
                 f"(mean of logarithms, paired, p < {1 - LEVEL:.2g})")
 
-    def judge(self, measured):
-        lacking = _unmeasured((self.first, self.second), measured)
-        if lacking:
-            return lacking
-        first, second = self.first.values(measured), self.second.values(measured)
+    def _compare(self, first, second):
         if min(*first.values(), *second.values()) <= 0:
             return Part(OPEN, "a value is not positive: no ratio")
         result, p = _pair({seed: math.log(value) for seed, value in first.items()},
@@ -189,36 +237,29 @@ class Ratio:
         state = OPEN
         if p is not None and p < 1 - LEVEL:
             state = OPPOSITE if result.mean < 0 else HOLDS if math.exp(result.mean) >= self.limit else OPEN
-        short = f"{_shown(first.values())} over {_shown(second.values())} is {math.exp(result.mean):.2f}"
-        return Part(state, f"{short} (logarithms: {_test_words(result, p)})", p, short,
+        words = f"{_shown(first.values())} over {_shown(second.values())} is {math.exp(result.mean):.2f}"
+        return Part(state, f"{words} (logarithms: {_test_words(result, p)})", p, self._seen(first, second),
                     {"ratio": math.exp(result.mean), **_numbers(result, p)})
 
 
 @dataclass(frozen=True)
-class Close:
+class Close(_TwoSides):
     """Equal within a margin: the whole interval of the paired differences lies inside; outside is the opposite."""
-    first: Side
-    second: Side
     margin: float
 
     def words(self):
         return (f"{TITLES[self.first.metric]}: {self.first.cells} within {self.margin:g} of {self.second.cells} "
                 f"({100 * LEVEL:.0f} % interval of the paired difference)")
 
-    def judge(self, measured):
-        lacking = _unmeasured((self.first, self.second), measured)
-        if lacking:
-            return lacking
-        first, second = self.first.values(measured), self.second.values(measured)
+    def _compare(self, first, second):
         result, p = _pair(first, second)
         if p is None:
             return Part(OPEN, _test_words(result, p))
         low, high = (result.mean, result.mean) if result.low is None else (result.low, result.high)
         state = HOLDS if -self.margin <= low and high <= self.margin else \
             OPPOSITE if low > self.margin or high < -self.margin else OPEN
-        # The p is of a difference of 0, not of one of the margin: it takes no part in the correction.
-        short = f"{_shown(first.values())} against {_shown(second.values())}"
-        return Part(state, f"{short} ({_test_words(result, p)})", None, short, _numbers(result, p))
+        # The p is of a difference of 0, not of one of the margin.
+        return self._part(state, first, second, result, p, False)
 
 
 @dataclass(frozen=True)
@@ -257,8 +298,9 @@ class Ordered:
             OPPOSITE if seen <= 1 - self.share and p_other < 1 - LEVEL else OPEN
         listed = ", ".join(f"{variant} {number(mean, 1)}" for variant, mean in
                            sorted(means.items(), key=lambda item: -item[1]))
-        short = f"{100 * seen:.0f} % of the pairs in the published order"
-        return Part(state, f"{short}, p = {p_text(p)} (means: {listed})", p_other if state == OPPOSITE else p, short,
+        words = f"{100 * seen:.0f} % of the pairs in the published order"
+        return Part(state, f"{words}, p = {p_text(p)} (means: {listed})", p_other if state == OPPOSITE else p,
+                    ((words, "", ""), (TITLES[self.metric], "", listed)),
                     {"share": seen, "p": p, "means": means})
 
 
@@ -292,9 +334,10 @@ class Stable:
         state = OPEN
         if p is not None and p < 1 - LEVEL:
             state = HOLDS if result.mean > 0 else OPPOSITE
-        text = " against ".join(", ".join(f"{rate:g}" for rate in rates[str(cells)][0].values())
-                                for cells in (self.first, self.second))
-        return Part(state, f"{text} by seed ({_test_words(result, p)}, in powers of ten)", p, text, _numbers(result, p))
+        listed = {str(cells): ", ".join(f"{rate:g}" for rate in rates[str(cells)][0].values())
+                  for cells in (self.first, self.second)}
+        return Part(state, f"{' against '.join(listed.values())} by seed ({_test_words(result, p)}, in powers of ten)", p,
+                    tuple(("largest stable learning rate by seed", *item) for item in listed.items()), _numbers(result, p))
 
     def _largest(self, measured, cells):
         """-> ({seed: rate}, reason why there is none). A run that broke down (status 70) is a result, a missing one none."""
@@ -338,9 +381,8 @@ class Claim:
             measured = {**measured, "cells": [cell for cell in measured["cells"] if cell["seed"] in seeds]}
         parts = [rule.judge(measured) for rule in self.rules]
         said = [gate, *parts] if gate is not None and gate.state != HOLDS else parts
-        words, short = ("; ".join(dict.fromkeys(texts)) for texts in
-                        ([part.words for part in said], [part.short or part.words for part in said]))
-        return {"claim": self.key, "verdict": _verdict(gate, parts), "words": words, "short": short,
+        words = "; ".join(dict.fromkeys(part.words for part in said))
+        return {"claim": self.key, "verdict": _verdict(gate, parts), "words": words, "short": table_text(said),
                 "control": gate.words if gate else None, "seeds": seeds,
                 "parts": [{"state": part.state, "words": part.words, **part.figures} for part in parts]}
 
@@ -355,10 +397,11 @@ def judge_control(cells, measured):
     masses, rates = (side.values(measured) for side in sides)
     seeds = [seed for seed in masses if masses[seed] > CONTROL_MASS or rates[seed] > CONTROL_RATE]
     state = HOLDS if len(seeds) == len(masses) else OPEN if len(seeds) >= MIN_SEEDS else OPPOSITE
-    short = f"{cells} sinks in {len(seeds)} of {len(masses)} seeds"
+    outcome = f"{cells} sinks in {len(seeds)} of {len(masses)} seeds"
     listed = ", ".join(f"{number(masses[seed], 2)} / {number(rates[seed], 0)} %" for seed in masses)
-    words = f"{short} (mass / sink rate of seeds {', '.join(map(str, masses))}: {listed})"
-    return Part(state, words + (", and only those count" if state == OPEN else ""), None, short), seeds
+    words = f"{outcome} (mass / sink rate of seeds {', '.join(map(str, masses))}: {listed})"
+    return Part(state, words + (", and only those count" if state == OPEN else ""), None,
+                ((outcome, "", ""),)), seeds
 
 
 def _verdict(gate, parts):

@@ -82,6 +82,19 @@ TEST(CadKeyPieces, BytesByHand) {
     EXPECT_EQ(bytes.sent[0], 3 * (queries + 5) + (16 + 2 * 16 + 16) * 70);
     EXPECT_EQ(bytes.sent[1], results + 16 * 11 + 2 * 16 * 70);
     EXPECT_EQ(bytes.received[1], queries + 5 + 16 * 70 + 2 * 16 * 11);
+    int64_t sent_on = 0, sums_home = 0;
+    for_each_transfer(plan, keys, c.segments, options, [&](CaHop hop, int from, int to, int64_t count) {
+        if (hop == CaHop::kOutAgain) {
+            EXPECT_EQ(from, 1);
+            sent_on += count;
+        }
+        if (hop == CaHop::kBackAgain) {
+            EXPECT_EQ(std::pair(from, to), std::pair(1, 0));
+            sums_home += count;
+        }
+    });
+    EXPECT_EQ(sent_on, 2 * 16 * 70);
+    EXPECT_EQ(sums_home, 16 * 11);
 }
 
 // The pieces with each server in turn as relay.

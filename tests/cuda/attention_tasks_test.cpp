@@ -2,8 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
-
 #include "support/attention_shares.h"
 #include "support/cuda_test.h"
 
@@ -44,17 +42,6 @@ std::vector<AttentionCase> cases() {
             if (c.HS = HS; !few || HS == 128) add({0, 300}, 9, 2, false);
     }
     return all;
-}
-
-void expect_near(const std::vector<double>& seen, const std::vector<double>& wanted, double tolerance,
-                 const char* name) {
-    ASSERT_EQ(seen.size(), wanted.size());
-    double difference = 0, size = 0;
-    for (size_t i = 0; i < seen.size(); ++i) {
-        difference += std::pow(seen[i] - wanted[i], 2), size += std::pow(wanted[i], 2);
-        ASSERT_TRUE(std::isfinite(seen[i])) << name << "[" << i << "]";
-    }
-    EXPECT_LE(std::sqrt(difference), tolerance * (std::sqrt(size) + 1e-6)) << name;
 }
 
 class CudaTaskAttention : public testing::TestWithParam<AttentionCase> {};

@@ -31,10 +31,22 @@ NetworkConfig small_network(const std::string& variant) {
         c.attention.gate_key = {"constant_elementwise", "none"}, c.attention.gate_query = {"none", "headwise"};
         c.attention.gate_projection = {"elementwise", "headwise"}, c.attention.gate_bias = true;
     }
+    if (variant == "gates_of_values") {
+        c.attention.gate = {"headwise", "elementwise"}, c.attention.gate_value = {"elementwise", "headwise"};
+        c.attention.gate_input = "value";
+    }
+    if (variant == "bos_decorrelation") c.loss.bos_decorrelation = 2;
     if (variant == "head_mixture") c.attention.gate = {"headwise"}, c.attention.gate_function = "softmax";
     if (variant == "scales") {
         c.attention.query_temperature = {"both", "token"}, c.attention.value_temperature = {"position"};
         c.attention.post_norm = true, c.attention.layer_scale = 0.5;
+    }
+    if (variant == "qk_sources") c.attention.qk_source = {"embedding", "position"};
+    if (variant == "merged_qk") {
+        c.model.kv_heads = 4, c.attention.query_key = "merged", c.attention.qk_source = {"input", "embedding"};
+    }
+    if (variant == "symmetric_qk") {
+        c.model.kv_heads = 4, c.attention.query_key = "symmetric", c.attention.qk_source = {"input", "position"};
     }
     if (variant == "gpt2") {
         c.model.kv_heads = 4, c.model.activation = "gelu", c.model.norm = "layer", c.model.position = "learned";
@@ -96,8 +108,9 @@ TEST_P(CudaModel, StepMatchesTheCpuInFp32) {
 
 INSTANTIATE_TEST_SUITE_P(Variants, CudaModel,
                          testing::Values("softmax", "sigmoid", "gated", "gated_headwise", "placeholder", "learned_sink",
-                                         "kv_bias", "map_elu1", "map_mlp", "gates", "head_mixture", "scales",
-                                         "differential_v1", "differential_v2", "gpt2"),
+                                         "kv_bias", "map_elu1", "map_mlp", "gates", "gates_of_values", "head_mixture",
+                                         "bos_decorrelation", "scales", "differential_v1", "differential_v2",
+                                         "qk_sources", "merged_qk", "symmetric_qk", "gpt2"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

@@ -224,8 +224,10 @@ def leftovers(folder):
         if checkpoints.is_dir() else []
 
 
-def wait_for(condition, what, seconds=30):
+def wait_for(condition, what, seconds=30, pause=0.01):
+    """What the condition returned, once it is true."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (value := condition()):
         expect(time.monotonic() < deadline, f"{what} did not happen within {seconds} s")
-        time.sleep(0.01)
+        time.sleep(pause)
+    return value

@@ -6,9 +6,10 @@ import torch.nn.functional as F
 # What configurations have that do not name them: a new key here leaves the files of older fixtures alone.
 OPTIONAL = {
     "attention.gate_value": "none", "attention.gate_key": "none", "attention.gate_query": "none",
-    "attention.gate_projection": "none", "attention.gate_function": "sigmoid", "attention.gate_combination": "multiply",
-    "attention.gate_bias": False, "attention.gate_start": 0.0, "attention.query_temperature": "none",
-    "attention.value_temperature": "none", "attention.post_norm": False, "attention.layer_scale": 0.0,
+    "attention.gate_projection": "none", "attention.gate_input": "block", "attention.gate_function": "sigmoid",
+    "attention.gate_combination": "multiply", "attention.gate_bias": False, "attention.gate_start": 0.0,
+    "attention.query_temperature": "none", "attention.value_temperature": "none",
+    "attention.post_norm": False, "attention.layer_scale": 0.0,
 }
 FIXTURES = {
     "gate_value_gqa": {"attention.gate_value": "elementwise", "attention.gate": "elementwise", "model.heads": 4,
@@ -22,6 +23,9 @@ FIXTURES = {
     "gate_constant": {"attention.gate": "constant_headwise", "attention.gate_value": "constant_elementwise",
                       "attention.gate_projection": "constant_headwise", "model.activation": "gelu",
                       "model.norm": "layer", "model.position": "learned", "model.bias": True, "model.qk_norm": False},
+    "gate_of_values_gqa": {"attention.gate_input": "value", "attention.gate_value": "elementwise",
+                           "attention.gate": "headwise", "attention.gate_bias": True, "attention.value_temperature": "token",
+                           "model.heads": 4, "model.kv_heads": 2, "model.head_size": 6, "T": 11},
     "head_mixture": {"attention.gate": "headwise", "attention.gate_function": "softmax", "model.heads": 4,
                      "model.kv_heads": 4, "model.head_size": 4, "attention.weighting": "sigmoid",
                      "attention.score_bias": "log_n"},
@@ -59,7 +63,8 @@ def shapes(config, block):
         if kind.startswith("constant"):
             all_shapes[f"{block}attn.{name}.constant"] = rows
             continue
-        all_shapes[f"{block}attn.{name}.weight"] = (rows[0] * rows[1], C)
+        inputs = NKV * HS if option(config, "gate_input") == "value" else C
+        all_shapes[f"{block}attn.{name}.weight"] = (rows[0] * rows[1], inputs)
         if option(config, "gate_bias"):
             all_shapes[f"{block}attn.{name}.bias"] = (rows[0] * rows[1],)
     if option(config, "post_norm"):
@@ -71,8 +76,11 @@ def shapes(config, block):
     return all_shapes
 
 
-def gated(name, y, normed, p, block, config):
-    """y (B, T, heads, size) behind the gate of this name, arXiv:2505.06708; softmax: arXiv:2410.11842."""
+def gated(name, y, inputs, p, block, config):
+    """y (B, T, heads, size) behind the gate of this name, arXiv:2505.06708; softmax: arXiv:2410.11842.
+
+    inputs (B, T, channels): what the gate is a map of.
+    """
     kind = option(config, name)
     if kind == "none":
         return y
@@ -81,8 +89,8 @@ def gated(name, y, normed, p, block, config):
     if kind.startswith("constant"):
         z = p[f"{block}attn.{name}.constant"]
     else:
-        z = F.linear(normed, p[f"{block}attn.{name}.weight"], p.get(f"{block}attn.{name}.bias"))
-        z = z.view(*normed.shape[:2], *rows)
+        z = F.linear(inputs, p[f"{block}attn.{name}.weight"], p.get(f"{block}attn.{name}.bias"))
+        z = z.view(*inputs.shape[:2], *rows)
     function = option(config, "gate_function")
     gate = {"sigmoid": torch.sigmoid, "half_sigmoid": lambda x: (1 + torch.sigmoid(x)) / 2, "silu": F.silu,
             "softmax": lambda x: heads * torch.softmax(x, 2)}[function](z)
@@ -101,18 +109,24 @@ def tempered(name, x, normed, positions, p, block, config):
     return x * tau[..., None]
 
 
+def gate_inputs(v, normed, config):
+    """What gates are maps of: normed (B, T, C), or with arXiv:2510.09017 values v (B, T, heads, size)."""
+    return v.flatten(2) if option(config, "gate_input") == "value" else normed
+
+
 def operands(q, k, v, normed, positions, p, block, config):
-    """Queries, keys and values (B, T, heads, size) as attention reads them."""
+    """Queries, keys and values (B, T, heads, size) as attention reads them, and the values before their gate."""
     q = tempered("query_temperature", q, normed, positions, p, block, config)
-    v = tempered("value_temperature", v, normed, positions, p, block, config)
-    v = gated("gate_value", v, normed, p, block, config)
-    k = gated("gate_key", k, normed, p, block, config)
-    return gated("gate_query", q, normed, p, block, config), k, v
+    ungated = tempered("value_temperature", v, normed, positions, p, block, config)
+    v = gated("gate_value", ungated, gate_inputs(ungated, normed, config), p, block, config)
+    inputs = gate_inputs(v, normed, config)
+    k = gated("gate_key", k, inputs, p, block, config)
+    return gated("gate_query", q, inputs, p, block, config), k, v, ungated
 
 
-def branch(x, normed, p, block, config, normalize):
-    """The attention branch (B, T, C) as the stream gains it."""
-    x = gated("gate_projection", x[:, :, None], normed, p, block, config)[:, :, 0]
+def branch(x, inputs, p, block, config, normalize):
+    """The attention branch (B, T, C) as the stream gains it; inputs: the gate's."""
+    x = gated("gate_projection", x[:, :, None], inputs, p, block, config)[:, :, 0]
     if option(config, "post_norm"):  # arXiv:2409.04431
         x = normalize(x, p[block + "attn.post_norm.gain"], p.get(block + "attn.post_norm.bias"), config)
     if option(config, "layer_scale"):  # arXiv:2103.17239

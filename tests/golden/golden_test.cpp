@@ -1,21 +1,12 @@
 // The whole network against PyTorch: loss, logits, every parameter's gradient, and the stream around block 0.
 #include "support/golden.h"
 
-#include <cmath>
+#include "support/tolerance.h"
 
 namespace plimsoll {
 namespace {
 
 const std::string kFolder = PLIMSOLL_SOURCE_DIR "/tests/golden";
-
-// |a - b| / |b| in the Euclidean norm.
-double relative_error(const std::vector<double>& a, const std::vector<double>& b) {
-    EXPECT_EQ(a.size(), b.size());
-    double difference = 0, size = 0;
-    for (size_t i = 0; i < std::min(a.size(), b.size()); ++i)
-        difference += (a[i] - b[i]) * (a[i] - b[i]), size += b[i] * b[i];
-    return std::sqrt(difference) / (std::sqrt(size) + 1e-30);
-}
 
 class Golden : public testing::TestWithParam<std::string> {
   protected:
@@ -44,27 +35,28 @@ class Golden : public testing::TestWithParam<std::string> {
         EXPECT_NEAR((sums.nll + sums.z) * mean, f.loss, tolerance * f.loss);
         for (const auto& [name, values] : f.tensors) {
             if (name.starts_with("block_in/"))
-                EXPECT_LT(relative_error(doubles(model.stream_after(-1, f.n())), values), tolerance);
+                EXPECT_LT(relative_l2(doubles(model.stream_after(-1, f.n())), values), tolerance);
             if (name.starts_with("block_out/"))
-                EXPECT_LT(relative_error(doubles(model.stream_after(0, f.n())), values), tolerance);
+                EXPECT_LT(relative_l2(doubles(model.stream_after(0, f.n())), values), tolerance);
         }
         model.backward(
             core, f.input(), Write::kOverwrite, [](int64_t) {}, exec);
+        EXPECT_NEAR(model.loss(exec).decorrelation * mean, f.decorrelation, tolerance * f.decorrelation);
         std::vector<double> all, expected;
         for (size_t i = 0; i < model.table().entries().size(); ++i) {
             const std::string& name = model.table().entries()[i].name;
             std::vector<double> gradient = doubles(model.table().view(model.gradients(), static_cast<int>(i)));
             for (double& g : gradient) g *= mean;  // of the sum of losses; the fixture's is of the mean
             const std::vector<double>& wanted = f.tensors.at("grad/" + name);
-            EXPECT_LT(relative_error(gradient, wanted), per_gradient) << name;
+            EXPECT_LT(relative_l2(gradient, wanted), per_gradient) << name;
             all.insert(all.end(), gradient.begin(), gradient.end());
             expected.insert(expected.end(), wanted.begin(), wanted.end());
         }
-        EXPECT_LT(relative_error(all, expected), tolerance);
+        EXPECT_LT(relative_l2(all, expected), tolerance);
         model.evaluate(core, f.input(), exec);
         for (const auto& [name, values] : f.tensors)
             if (name.starts_with("logits/"))
-                EXPECT_LT(relative_error(doubles(model.logits(f.n(), exec)), values), tolerance);
+                EXPECT_LT(relative_l2(doubles(model.logits(f.n(), exec)), values), tolerance);
     }
 };
 

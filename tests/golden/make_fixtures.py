@@ -14,6 +14,7 @@ import zlib
 from pathlib import Path
 
 import gates_and_scales
+import queries_and_keys
 import torch
 import torch.nn.functional as F
 
@@ -31,7 +32,8 @@ BASE = {
 }
 # Keys that only the fixtures name that change them, with what others have: a new one leaves the other files alone.
 OPTIONAL = {"attention.column_shared": False, "attention.value_bias": False, "attention.feature_map": "none",
-            "attention.pattern": "causal", "attention.dilation": 2, "attention.prefix": 0, "attention.differential": "none"}
+            "loss.bos_decorrelation": 0.0, "attention.pattern": "causal", "attention.dilation": 2, "attention.prefix": 0,
+            "attention.differential": "none"}
 GPT2 = {"model.activation": "gelu", "model.norm": "layer", "model.position": "learned", "model.bias": True,
         "model.qk_norm": False}
 
@@ -84,10 +86,11 @@ FIXTURES = {
                  "attention.pinned": 1, "attention.placeholders": 1, "T": 12},
     "differential_v1_gqa": {"attention.differential": "v1", "model.layers": 2, "model.heads": 4, "model.kv_heads": 2,
                             "model.head_size": 4},
+    "bos_decorrelation": {"loss.bos_decorrelation": 0.7, "model.layers": 2, "attention.placeholders": 1, "T": 12},
     "differential_v2_gqa": {"attention.differential": "v2", "model.heads": 4, "model.kv_heads": 2, "T": 11},
 }
 NUMBERED = 22  # so many have seeds by their place in the list, later ones by their names
-FIXTURES |= gates_and_scales.FIXTURES
+FIXTURES |= gates_and_scales.FIXTURES | queries_and_keys.FIXTURES
 BIASED = ("sigmoid", "relu")  # weightings that attention.score_bias concerns
 WITH_BLOCK_0 = ("gpt2_softmax", "llama_softmax_gqa_qknorm")
 B = 2
@@ -119,7 +122,7 @@ def parameter_shapes(config):
     for layer in range(config["model.layers"]):
         block = f"blocks.{layer}."
         norm(block + "norm1")
-        linear(block + "attn.qkv", (NH + 2 * NKV) * HS, C)
+        linear(block + "attn.qkv", sum(queries_and_keys.mapped_heads(config)) * HS, C)
         if config["model.qk_norm"]:
             shapes[block + "attn.q_norm.gain"] = shapes[block + "attn.k_norm.gain"] = (HS,)
         if config["attention.extra_column"] == "learned":
@@ -390,13 +393,12 @@ def differential_attention(q, k, v, normed, p, block, layer, mask, config):
     return torch.cat(heads, -1)
 
 
-def block_forward(x, p, layer, positions, mask, config):
+def block_forward(x, embedded, p, layer, positions, mask, config):
     NH, NKV, HS = (config["model." + key] for key in ("heads", "kv_heads", "head_size"))
     T = config["T"]
     block = f"blocks.{layer}."
     normed = normalize(x, p[block + "norm1.gain"], p.get(block + "norm1.bias"), config)
-    qkv = F.linear(normed, p[block + "attn.qkv.weight"], p.get(block + "attn.qkv.bias"))
-    q, k, v = qkv.view(B, T, NH + 2 * NKV, HS).split((NH, NKV, NKV), 2)
+    q, k, v = queries_and_keys.queries_keys_values(normed, embedded, positions, p, block, layer, config)
     if config["model.qk_norm"]:  # over each head, before the rotation; always RMSNorm
         rms = config | {"model.norm": "rms"}
         q = normalize(q, p[block + "attn.q_norm.gain"], None, rms)
@@ -409,24 +411,25 @@ def block_forward(x, p, layer, positions, mask, config):
         q, k = (rotate(value, positions, config["model.rope_theta"]) for value in (q, k))
     if feature_map == "elu1":
         q, k = F.elu(q) + 1, F.elu(k) + 1
-    q, k, v = gates_and_scales.operands(q, k, v, normed, positions, p, block, config)
+    q, k, v, ungated = gates_and_scales.operands(q, k, v, normed, positions, p, block, config)
+    inputs = gates_and_scales.gate_inputs(v, normed, config)
     q, k, v = (value.transpose(1, 2) for value in (q, k, v))
     if option(config, "attention.differential") != "none":
         out = differential_attention(q, k, v, normed, p, block, layer, mask, config)
-        return finish_block(x, out, normed, p, block, config)
+        return finish_block(x, out, inputs, p, block, config)
     k, v = (value.repeat_interleave(NH // NKV, 1) for value in (k, v))
     virtual = (p.get(block + "attn." + name) for name in ("sink_logit", "score_bias", "extra_key", "extra_value"))
     out = attention(q, k, v, mask, config, layer, *virtual).transpose(1, 2)
-    out = gates_and_scales.gated("gate", out, normed, p, block, config)
+    out = gates_and_scales.gated("gate", out, gates_and_scales.gate_inputs(ungated, normed, config), p, block, config)
     if option(config, "attention.value_bias"):
         out = out + p[block + "attn.value_bias"]
-    return finish_block(x, out.reshape(B, T, NH * HS), normed, p, block, config)
+    return finish_block(x, out.reshape(B, T, NH * HS), inputs, p, block, config)
 
 
-def finish_block(x, attended, normed, p, block, config):
-    """The output projection, the residual and the feed-forward layer."""
+def finish_block(x, attended, inputs, p, block, config):
+    """The output projection, the residual and the feed-forward layer; inputs: what its gate is a map of."""
     branch = F.linear(attended, p[block + "attn.out.weight"], p.get(block + "attn.out.bias"))
-    x = x + gates_and_scales.branch(branch, normed, p, block, config, normalize)
+    x = x + gates_and_scales.branch(branch, inputs, p, block, config, normalize)
     if config["model.activation"] == "none":
         return x
     return x + feed_forward(normalize(x, p[block + "norm2.gain"], p.get(block + "norm2.bias"), config), p, block, config)
@@ -439,7 +442,8 @@ def forward(p, tokens, targets, positions, cu_seqlens, config):
         x = x + p["wpe.weight"][positions]
     streams = [x]
     for layer in range(config["model.layers"]):
-        streams.append(block_forward(streams[-1], p, layer, positions, visible(config, cu_seqlens, layer), config))
+        mask = visible(config, cu_seqlens, layer)
+        streams.append(block_forward(streams[-1], x, p, layer, positions, mask, config))
     x = normalize(streams[-1], p["final_norm.gain"], p.get("final_norm.bias"), config)
     logits = F.linear(x, p["wte.weight"] if config["model.tied"] else p["lm_head.weight"])
     scored = targets >= 0
@@ -448,13 +452,25 @@ def forward(p, tokens, targets, positions, cu_seqlens, config):
     return (nll + config["loss.z_loss"] * lse * lse).mean(), logits, streams
 
 
+def decorrelation(streams, targets, positions, config):
+    """Mean over blocks of the sum of squared cosines between tokens and their document's first, per scored position."""
+    places = positions.flatten()
+    total = 0
+    for stream in streams[:config["model.layers"]]:
+        h = stream.flatten(0, 1)
+        first = h[torch.arange(len(places)) - places].detach()
+        total = total + (F.cosine_similarity(h, first, 1) ** 2)[places > 0].sum()
+    return total / (config["model.layers"] * (targets >= 0).sum())
+
+
 def write_fixture(name, config, generator):
     p = random_parameters(config, generator)
     tokens, targets, positions, cu_seqlens = random_batch(config, generator)
     loss, logits, streams = forward(p, tokens, targets, positions, cu_seqlens, config)
     for stream in streams:
         stream.retain_grad()
-    loss.backward()
+    auxiliary = decorrelation(streams, targets, positions, config)
+    (loss + option(config, "loss.bos_decorrelation") * auxiliary).backward()
 
     tensors = [(key, "param", value) for key, value in p.items()]
     tensors += [(key, "grad", value.grad) for key, value in p.items()]
@@ -470,6 +486,8 @@ def write_fixture(name, config, generator):
     header = {"config": config, "B": B, "T": config["T"], "dtype": "float64", "loss": loss.item(),
               "tokens": tokens.flatten().tolist(), "targets": targets.flatten().tolist(),
               "positions": positions.flatten().tolist(), "cu_seqlens": cu_seqlens}
+    if "loss.bos_decorrelation" in config:
+        header["decorrelation"] = auxiliary.item()
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in header.items()]
     lines.append(' "tensors": [\n' + ",\n".join("  " + json.dumps(row) for row in rows) + "\n ]")
     (HERE / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
@@ -482,7 +500,8 @@ def main():
     torch.set_num_threads(1)
     total = 0
     for number, (name, changes) in enumerate(FIXTURES.items()):
-        unknown = changes.keys() - BASE.keys() - OPTIONAL.keys() - gates_and_scales.OPTIONAL.keys()
+        unknown = changes.keys() - BASE.keys() - OPTIONAL.keys()
+        unknown -= gates_and_scales.OPTIONAL.keys() | queries_and_keys.OPTIONAL.keys()
         assert not unknown, unknown
         seed = SEED + number if number < NUMBERED else zlib.crc32(name.encode())
         total += write_fixture(name, BASE | changes, torch.Generator().manual_seed(seed))

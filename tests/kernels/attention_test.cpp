@@ -114,13 +114,10 @@ void expect_backward(const AttentionCase& c, double tolerance) {
     AttentionRun<double> exact = run.widened_run();
     exact.forward();
     exact.backward();
-    double difference = 0, size = 0;
     std::vector<double> seen = widened(run.dqkv);
     for (const T dz : run.dgate) seen.push_back(static_cast<double>(static_cast<Accumulator<T>>(dz)));
     exact.dqkv.insert(exact.dqkv.end(), exact.dgate.begin(), exact.dgate.end());
-    for (size_t i = 0; i < seen.size(); ++i)
-        difference += std::pow(seen[i] - exact.dqkv[i], 2), size += std::pow(exact.dqkv[i], 2);
-    EXPECT_LE(std::sqrt(difference), tolerance * (std::sqrt(size) + 1e-6));
+    expect_near(seen, exact.dqkv, tolerance, "dqkv, dgate");
 }
 TEST_P(Attention, BackwardInFp32IsCloseToFp64) {
     expect_backward<float>(GetParam(), 1e-5);

@@ -61,6 +61,15 @@ TEST(Config, ImpossibleSizesAreRefusedByName) {
            [](C& c) { c.attention.gate_key = {"elementwise"}, c.attention.gate_function = "softmax"; });
     expect("attention.gate_projection = \"headwise\" with",
            [](C& c) { c.attention.gate_projection = {"headwise"}, c.attention.gate_function = "softmax"; });
+    expect("attention.qk_source wants", [](C& c) { c.attention.qk_source.clear(); });
+    expect("attention.qk_source: 'tokens' is not legal; wanted one of input, embedding, position", [](C& c) {
+        c.attention.qk_source = {"input", "tokens"};
+    });
+    expect("source's 18 channels (model.channels), but 1 key heads of 6 have 6",
+           [](C& c) { c.attention.query_key = "merged"; });
+    expect("got model.kv_heads = 1 for model.heads = 3", [](C& c) { c.attention.query_key = "symmetric"; });
+    expect("attention.gate_input is \"value\", but no gate is a map of its input",
+           [](C& c) { c.attention.gate = {"constant_headwise"}, c.attention.gate_input = "value"; });
     expect("attention.gate_start is 4, but no gate has a bias",
            [](C& c) { c.attention.gate = {"headwise"}, c.attention.gate_start = 4; });
     expect("and extra_column want", [](C& c) { c.attention.extra_column.clear(); });
@@ -79,6 +88,7 @@ TEST(Config, ImpossibleSizesAreRefusedByName) {
     expect("layer 0 has none, but attention.pattern \"blocked\"", [](C& c) { c.attention.pattern = {"blocked"}; });
     expect("attention.placeholders is 10", [](C& c) { c.attention.placeholders = 10; });  // two positions remain
     expect("loss.z_loss is -1", [](C& c) { c.loss.z_loss = -1; });
+    expect("loss.bos_decorrelation is -0.1", [](C& c) { c.loss.bos_decorrelation = -0.1; });
     expect("loss.logits_mib is 0", [](C& c) { c.loss.logits_mib = 0; });
 }
 
@@ -134,7 +144,8 @@ TEST(Config, DifferentialAttentionWantsPairsAndStandsAlone) {
               c.attention.gate = {"none", "headwise"};
           },
           +[](C& c) { c.attention.extra_column = {"learned"}; }, +[](C& c) { c.attention.value_bias = true; },
-          +[](C& c) { c.attention.feature_map = "elu1"; }})
+          +[](C& c) { c.attention.feature_map = "elu1"; },
+          +[](C& c) { c.attention.gate_projection = {"headwise"}, c.attention.gate_input = "value"; }})
         EXPECT_NE(with(4, 2, "v1", change).find("goes without"), std::string::npos);
 }
 
@@ -150,6 +161,8 @@ TEST(Config, WhatCanBeBuiltIsAccepted) {
             c.attention.gate_query = {"headwise", "none"}, c.attention.gate_bias = true, c.attention.gate_start = 4;
         }),
         "");
+    EXPECT_EQ(refusal([](C& c) { c.model.kv_heads = 3, c.attention.query_key = "merged"; }), "");
+    EXPECT_EQ(refusal([](C& c) { c.model.head_size = 18, c.attention.query_key = "merged"; }), "");  // one of all
     EXPECT_NO_THROW(tiny_gpt2().validate());
     EXPECT_NO_THROW(NetworkConfig{}.validate());
 }
@@ -255,6 +268,20 @@ TEST(Flops, CountProductsAndVisibleKeys) {
     c.attention.window = {4, 0}, c.attention.pinned = 0, c.attention.pattern = {"blocked", "causal"};
     c.attention.prefix = 3;
     EXPECT_NEAR(flops_per_token(c), 3 * (2 * weights + 4.0 * 18 * (26 + 3 + 66 + 3) / 11), 1e-6);
+}
+
+TEST(Flops, CountTheMapsOfQueriesAndKeys) {
+    NetworkConfig c = tiny_llama();
+    c.model.kv_heads = 3;
+    const double base = flops_per_token(c), keys = 18 * 18;
+    c.attention.qk_source = {"embedding"};
+    EXPECT_NEAR(flops_per_token(c), base, 1e-6);
+    c.attention.qk_source = {"position", "input"};  // no gradient of what 18 + 18 rows of one layer read
+    EXPECT_NEAR(base - flops_per_token(c), 2 * 2 * keys, 1e-6);
+    c.attention.query_key = "merged";  // nor keys' rows, in both layers
+    EXPECT_NEAR(base - flops_per_token(c), 2 * keys + 6 * 2 * keys, 1e-6);
+    c.attention.qk_source = {"input"}, c.attention.query_key = "symmetric";
+    EXPECT_NEAR(base - flops_per_token(c), 6 * 2 * keys, 1e-6);
 }
 
 TEST(Flops, CountGatesPlaceholdersAndNoFeedForward) {

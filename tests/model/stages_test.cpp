@@ -44,6 +44,7 @@ struct Pipeline {
     Exec exec{.device = Device::kCpu, .threads = 2};
     LocalCoreAttention core;
     std::vector<std::unique_ptr<Transformer>> stages;
+    LossSums sums;
 
     Pipeline(const NetworkConfig& config, const std::vector<StageRange>& ranges, int64_t N, DType dtype,
              BackwardSplit split) {
@@ -72,7 +73,8 @@ struct Pipeline {
                     stages[s]->backward(
                         core, {&input, 1}, write(m), part, [](int64_t) {}, exec);
                 }
-        const LossSums sums = stages.back()->loss(exec);
+        sums = {};
+        for (const auto& stage : stages) sums += stage->loss(exec);
         return sums.nll + sums.z;
     }
     static ModelInput input_of(const std::vector<TinyBatch>& batches, int m) {
@@ -117,6 +119,7 @@ TEST_P(Stages, ComputeTheBitsOfTheWholeNetwork) {
             for (const BackwardSplit split : {BackwardSplit::kNo, BackwardSplit::kYes}) {
                 Pipeline pipeline(c, ranges, most_tokens(data), dtype, split);
                 EXPECT_EQ(pipeline.run(data, split), sums.nll + sums.z);
+                EXPECT_NEAR(pipeline.sums.decorrelation, sums.decorrelation, 1e-13 * sums.decorrelation);
                 for (const Parameter& p : whole.model.table().entries()) {
                     const Tensor g =
                         whole.model.table().view(whole.model.gradients(), whole.model.table().find(p.name));
@@ -140,7 +143,16 @@ TEST_P(Stages, ComputeTheBitsOfTheWholeNetwork) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Networks, Stages, testing::ValuesIn(networks()),
+// Those that stages can hold.
+std::vector<Named> staged() {
+    std::vector<Named> all = trained_networks();
+    std::erase_if(all, [](const Named& n) {
+        return reads_source(n.config, StageRange::whole(n.config.model), QkSource::kEmbedding);
+    });
+    return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Networks, Stages, testing::ValuesIn(staged()),
                          [](const auto& info) { return std::string(info.param.name); });
 
 TEST(StagesOf, ASplitBackwardNeedsAllActivations) {
@@ -148,6 +160,43 @@ TEST(StagesOf, ASplitBackwardNeedsAllActivations) {
     EXPECT_THROW(Transformer(c, StageRange::whole(c.model), 11, Precision{DType::kF32},
                              {.recompute = Recompute::kLight, .split = BackwardSplit::kYes}),
                  Error);
+}
+
+TEST(StagesOf, EmbeddingsForQueriesStayOnTheirStage) {
+    NetworkConfig c = tiny_llama();
+    c.model.layers = 4, c.attention.qk_source = {"embedding", "embedding", "input", "input"};
+    const auto plan = [&](StageRange range) { Transformer(c, range, 11, Precision{DType::kF32}); };
+    EXPECT_NO_THROW(plan({0, 2, true, false}));
+    EXPECT_NO_THROW(plan({2, 4, false, true}));
+    try {
+        plan({1, 4, false, true});
+        ADD_FAILURE() << "a stage without embeddings";
+    } catch (const Error& error) {
+        EXPECT_NE(std::string(error.what()).find("attention.qk_source = \"embedding\" in layers 1 to 3"),
+                  std::string::npos);
+    }
+}
+
+// The gradients of weights may come later than those of inputs, which embeddings for queries add to.
+TEST(StagesOf, ASplitBackwardWithEmbeddingsForQueriesGivesTheSameBits) {
+    for (const char* map : {"separate", "merged", "symmetric"}) {
+        NetworkConfig c = tiny_llama();
+        c.model.kv_heads = 3, c.attention.qk_source = {"embedding"}, c.attention.query_key = map;
+        const TinyBatch batch(c, 2);
+        Exec exec{.device = Device::kCpu, .threads = 2};
+        LocalCoreAttention core;
+        const ModelInput input = batch.input();
+        const auto whole = stage_of(c, StageRange::whole(c.model), batch.n(), DType::kF32, {}, exec);
+        const auto split = stage_of(c, StageRange::whole(c.model), batch.n(), DType::kF32,
+                                    {.sets = 1, .split = BackwardSplit::kYes}, exec);
+        for (Transformer* model : {whole.get(), split.get()}) model->forward(core, input, Write::kOverwrite, exec);
+        const auto nothing = [](int64_t) {};
+        whole->backward(core, {&input, 1}, Write::kOverwrite, BackwardPart::kAll, nothing, exec);
+        for (const BackwardPart part : {BackwardPart::kInputs, BackwardPart::kWeights})
+            split->backward(core, {&input, 1}, Write::kOverwrite, part, nothing, exec);
+        const std::span<float> a = whole->gradients().span<float>(), b = split->gradients().span<float>();
+        EXPECT_TRUE(std::ranges::equal(a, b)) << map;
+    }
 }
 
 // Each layer is announced before it is read and once its gradients are complete: weights last.

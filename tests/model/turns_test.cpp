@@ -43,8 +43,15 @@ TEST_P(Turns, GiveTheBitsOfOneAfterTheOther) {
         c.attention.post_norm = true, c.attention.layer_scale = 0.5;
     } else if (name == "kv_bias") {
         c.attention.extra_column = {"key_value"}, c.attention.value_bias = true;
+    } else if (name == "embedding_qk") {
+        c.attention.qk_source = {"embedding", "position"};
     } else if (name == "differential") {
         c.model.heads = 4, c.model.kv_heads = 2, c.attention.differential = "v1";
+    } else if (name == "decorrelation") {
+        c.loss.bos_decorrelation = 2;
+    } else if (name == "gates_of_values") {
+        c.attention.gate = {"headwise", "elementwise"}, c.attention.gate_value = {"elementwise"};
+        c.attention.gate_input = "value";
     } else {
         c.attention.gate = {name};
     }
@@ -86,18 +93,22 @@ TEST_P(Turns, GiveTheBitsOfOneAfterTheOther) {
     }
     EXPECT_EQ(ready, wanted);
     EXPECT_EQ(in_turns->loss(exec).nll, in_order->loss(exec).nll);
+    EXPECT_NEAR(in_turns->loss(exec).decorrelation, in_order->loss(exec).decorrelation, 1e-9);
     const Tensor a = in_turns->gradients(), b = in_order->gradients();
     EXPECT_EQ(std::memcmp(a.data, b.data, static_cast<size_t>(a.bytes())), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Of, Turns,
-    ::testing::Combine(::testing::Values("none", "headwise", "elementwise", "parts", "kv_bias", "differential"),
-                       ::testing::Values(Recompute::kNone, Recompute::kLight, Recompute::kBlock),
-                       ::testing::Values(BackwardSplit::kNo), ::testing::Values(DType::kF32, DType::kBF16)));
+INSTANTIATE_TEST_SUITE_P(Of, Turns,
+                         ::testing::Combine(::testing::Values("none", "headwise", "elementwise", "parts", "kv_bias",
+                                                              "differential", "embedding_qk", "decorrelation",
+                                                              "gates_of_values"),
+                                            ::testing::Values(Recompute::kNone, Recompute::kLight, Recompute::kBlock),
+                                            ::testing::Values(BackwardSplit::kNo),
+                                            ::testing::Values(DType::kF32, DType::kBF16)));
 INSTANTIATE_TEST_SUITE_P(OfSplit, Turns,
                          ::testing::Combine(::testing::Values("headwise", "elementwise", "parts", "kv_bias",
-                                                              "differential"),
+                                                              "differential", "embedding_qk", "decorrelation",
+                                                              "gates_of_values"),
                                             ::testing::Values(Recompute::kNone), ::testing::Values(BackwardSplit::kYes),
                                             ::testing::Values(DType::kF64, DType::kF32)));
 

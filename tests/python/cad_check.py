@@ -17,7 +17,8 @@ import ranks_matrix  # noqa: E402
 from ranks_matrix import Comparison, cad_layouts  # noqa: E402
 
 PLIMSOLL = ROOT / "build/plimsoll"
-VARIANTS = ("softmax", "sigmoid", "gated", "placeholder", "gated_headwise", "sink_logit", "window_pinned")
+VARIANTS = ("softmax", "sigmoid", "gated", "placeholder", "gated_headwise", "sink_logit", "window_pinned",
+            "kv_bias", "differential_v1", "differential_v2")
 
 
 class Cad(unittest.TestCase):

@@ -1,20 +1,17 @@
 """plimsoll eval from outside: suites against what training wrote, refusals, hostile questions, and the report."""
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import unittest
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-BINARY = Path(os.environ.get("PLIMSOLL_BINARY", ROOT / "build" / "plimsoll"))
-TEXT = ROOT / "tests" / "golden" / "shakespeare_excerpt.txt"
-TINY = ["--set", "model.channels=16", "--set", "model.context=16", "--set", "model.ffn=24", "--set", "model.position=rope",
-        "--set", "train.micro_batch=4", "--set", "train.batch_tokens=0", "--set", "train.max_steps=4",
-        "--set", "train.max_tokens=0", "--set", "data.source=text", "--set", f"data.text={TEXT}", "--set", "data.tokenizer=byte",
-        "--set", "data.val_fraction=0.4", "--set", "probes.samples=2", "--set", "run.threads=1"]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from tiny_text import BINARY, ROOT, TEXT, train  # noqa: E402
+
+MORE = ["--set", "model.context=16", "--set", "train.max_steps=4", "--set", "data.tokenizer=byte",
+        "--set", "data.val_fraction=0.4", "--set", "probes.samples=2"]
 
 
 @unittest.skipUnless(BINARY.exists(), f"{BINARY} is not built")
@@ -26,10 +23,9 @@ class Eval(unittest.TestCase):
         cls.folder = Path(folder.name)
         for name, more in {"sigmoid": ["--variant", "sigmoid"], "placeholder": ["--variant", "placeholder"],
                            "learned": ["--set", "model.position=learned"],
-                           "four_heads": ["--set", "model.heads=4"]}.items():
-            done = subprocess.run([BINARY, "train", "configs/quickstart.toml", "--run-dir", cls.folder / name, *TINY, *more],
-                                  capture_output=True, text=True, timeout=60, cwd=ROOT)
-            assert done.returncode == 0, done.stderr
+                           "four_heads": ["--set", "model.heads=4"],
+                           "prefix": ["--variant", "prefix_lm", "--set", "attention.prefix=6"]}.items():
+            train(cls.folder / name, *MORE, *more)
 
     def evaluate(self, run, *arguments, code=0):
         out = self.folder / f"{run}.json"
@@ -45,7 +41,7 @@ class Eval(unittest.TestCase):
         return json.loads((self.folder / run / name).read_text().splitlines()[-1])
 
     def test_ppl_and_sinks_are_those_of_the_trainer(self):
-        for run in ("sigmoid", "placeholder", "learned"):
+        for run in ("sigmoid", "placeholder", "learned", "prefix"):
             suites = self.evaluate(run, "--suite", "ppl,sinks")
             trained, probed = self.last(run, "evals.jsonl"), self.last(run, "probes.jsonl")
             self.assertEqual(suites["ppl"]["loss"], trained["loss"])
@@ -89,6 +85,21 @@ class Eval(unittest.TestCase):
         table = subprocess.run([sys.executable, "scripts/eval_report.py", self.folder / "sigmoid.json", "--markdown"],
                                capture_output=True, text=True, cwd=ROOT)
         self.assertIn("| sigmoid | 0+12 |", table.stdout)
+
+    def test_a_prefix_is_no_target_and_streams_of_it_are_refused(self):
+        suites = self.evaluate("prefix", "--suite", "ppl,interventions,analysis,needle,streaming,extrapolation", "--trials", 1)
+        # Of the 15 targets of a row those of the first 5 tokens are within the prefix of 6.
+        rows, last = divmod(self.last("learned", "evals.jsonl")["scored"], 15)
+        self.assertEqual(suites["ppl"]["scored"], 10 * rows + max(0, last - 5))
+        curve = next(curve for curve in suites["ppl"]["curves"] if curve["name"] == "loss by position")
+        self.assertGreater(min(curve["x"]), 3)
+        self.assertEqual(suites["interventions"]["before"]["loss"], suites["ppl"]["loss"])
+        added = {result["interventions"]: result["loss_added"] for result in suites["interventions"]["results"]}
+        self.assertNotEqual(added["kind=first,value=0"], 0)
+        self.assertNotIn("refused", suites["analysis"])
+        self.assertTrue(suites["needle"]["results"])
+        for name in ("streaming", "extrapolation"):
+            self.assertIn("attention.prefix = 6", suites[name]["refused"])
 
     def test_learned_positions_are_refused_with_the_reason(self):
         suites = self.evaluate("learned", "--suite", "streaming,extrapolation")

@@ -16,7 +16,9 @@ if sys.version_info < (3, 11):
     raise unittest.SkipTest("Python 3.11 or newer is needed, for tomllib")
 
 from plimsoll_report import claims, findings_page, measured, verdicts  # noqa: E402
-from plimsoll_report.verdicts import Cells, Claim, Close, Less, Level, Ordered, Ratio, Side, Stable  # noqa: E402
+from plimsoll_report.sweep_cells import value_of  # noqa: E402
+from plimsoll_report.verdicts import (Absent, Cells, Claim, Close, Less, Level, Ordered, Present, Ratio, Side,  # noqa: E402
+                                      Stable)
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = (1, 2, 3)
@@ -69,6 +71,24 @@ class Rules(unittest.TestCase):
                                     (">=", [4, 5, 6], "holds"), (">=", [1, 2, 3], "opposite"), (">=", [3.5, 4, 4], "open")):
             self.assertEqual(self.judged(Level(A, sign, 3.6 if sign == ">=" else 3), values).state, state, (sign, values))
         self.assertIn("so in 2 of 3 seeds", self.judged(Level(A, "<=", 3), [1, 2, 9]).words)
+
+    def test_a_list_of_one_number_is_that_number(self):
+        for text, value in (("[64]", 64), ("64", 64), ("[6, 4]", "[6, 4]"), ("[]", "[]"), ("", ""), (None, None)):
+            self.assertEqual(value_of(text), value, text)
+
+    def test_present(self):
+        for values, state in (([4, 5, 6], "holds"), ([1, 5, 6], "open"), ([1, 2, 3], "open")):
+            self.assertEqual(self.judged(Present(A, 3.6), values).state, state, values)
+
+    def test_absent_is_contradicted_only_where_there_is_no_less_than_in_the_control(self):
+        rule = Absent(A, 0.15, Cells("b"))
+        self.assertEqual(self.judged(rule, [0.1, 0.02, 0.15], [0.7, 0.6, 0.8]).state, "holds")
+        self.assertEqual(self.judged(rule, [0.1, 0.3, 0.15], [0.7, 0.6, 0.8]).state, "open")
+        less = self.judged(rule, [0.3, 0.25, 0.35], [0.7, 0.6, 0.8])
+        self.assertEqual(less.state, "open")
+        self.assertIn("so in 0 of 3 seeds, though below b (difference -0.4", less.words)
+        for values in ([0.7, 0.62, 0.78], [0.9, 0.8, 1.0], [0.3, 0.9, 0.8]):  # as much, more, less by chance
+            self.assertEqual(self.judged(rule, values, [0.7, 0.6, 0.8]).state, "opposite", values)
 
     def test_ratio(self):
         found = self.judged(Ratio(A, B, 4), [40.0, 44.0, 42.0], [10.0, 10.5, 10.2])
@@ -209,8 +229,9 @@ def world(claim, hold=True, opposite=None):
                 turned = place == opposite
                 if isinstance(rule, Level):
                     get(rule.side)
+                    above = 1000 if isinstance(rule, Absent) else 1.2  # more than its control has
                     numbers[rule.side.metric, rule.side.cells] = rule.limit * (
-                        1.2 if (rule.sign == ">=") != turned else 0.8)
+                        above if (rule.sign == ">=") != turned else 0.8)
                 elif isinstance(rule, Less):
                     large = max(get(rule.first), get(rule.second), 1.0)
                     low, high = (rule.second, rule.first) if turned else (rule.first, rule.second)
@@ -269,7 +290,8 @@ class EveryClaim(unittest.TestCase):
         for name, claim in self.all():
             for place in range(len(claim.rules)):
                 found = claim.judge(world(claim, opposite=place))
-                self.assertEqual(found["verdict"], verdicts.CONTRADICTED, (name, place, found["words"]))
+                wanted = verdicts.NOT_HERE if isinstance(claim.rules[place], Present) else verdicts.CONTRADICTED
+                self.assertEqual(found["verdict"], wanted, (name, place, found["words"]))
 
     def test_can_stay_open(self):
         for name, claim in self.all():

@@ -2,17 +2,15 @@
 
 import os
 import subprocess
+import sys
 import tempfile
 import unittest
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-BINARY = Path(os.environ.get("PLIMSOLL_BINARY", ROOT / "build" / "plimsoll"))
-TEXT = ROOT / "tests" / "golden" / "shakespeare_excerpt.txt"
-TINY = ["--set", "model.channels=16", "--set", "model.context=32", "--set", "model.ffn=24", "--set", "model.position=rope",
-        "--set", "train.micro_batch=4", "--set", "train.batch_tokens=0", "--set", "train.max_steps=3",
-        "--set", "train.max_tokens=0", "--set", "data.source=text", "--set", f"data.text={TEXT}",
-        "--set", "probes.enabled=false", "--set", "run.threads=1"]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from tiny_text import BINARY, ROOT, train  # noqa: E402
+
+MORE = ["--set", "model.context=32", "--set", "train.max_steps=3", "--set", "probes.enabled=false"]
 
 
 @unittest.skipUnless(BINARY.exists(), f"{BINARY} is not built")
@@ -25,15 +23,13 @@ class Generate(unittest.TestCase):
         cls.runs = {}
         for name, more in {"byte": ["--set", "data.tokenizer=byte"], "char": [],
                            "learned": ["--set", "model.position=learned"],
-                           "placeholder": ["--variant", "placeholder"]}.items():
+                           "placeholder": ["--variant", "placeholder"],
+                           "prefix": ["--variant", "prefix_lm", "--set", "attention.prefix=8",
+                                      "--set", "data.tokenizer=byte"]}.items():
             cls.runs[name] = cls.folder / name
-            done = subprocess.run([BINARY, "train", "configs/quickstart.toml", "--run-dir", cls.runs[name], *TINY, *more],
-                                  capture_output=True, text=True, timeout=60, cwd=ROOT)
-            assert done.returncode == 0, done.stderr
-        done = subprocess.run([BINARY, "train", "configs/quickstart.toml", "--run-dir", cls.folder / "bb", *TINY,
-                               "--set", "data.source=bigram_backcopy", "--set", "data.text=", "--set", "data.val_samples=8"],
-                              capture_output=True, text=True, timeout=60, cwd=ROOT)
-        assert done.returncode == 0, done.stderr
+            train(cls.runs[name], *MORE, *more)
+        train(cls.folder / "bb", *MORE, "--set", "data.source=bigram_backcopy", "--set", "data.text=",
+              "--set", "data.val_samples=8")
 
     def generate(self, run, *arguments, stdin=b"", code=0):
         done = subprocess.run([BINARY, "generate", self.runs.get(run, run), "--threads", "1", *map(os.fsencode, map(str, arguments))],
@@ -65,6 +61,17 @@ class Generate(unittest.TestCase):
         self.refuse("learned", ["learned"], "--prompt", "x", "--streaming", 16)
         self.refuse("byte", ["--streaming is 33"], "--prompt", "x", "--streaming", 33)
         self.refuse("byte", ["--sinks goes with --streaming"], "--prompt", "x", "--sinks", 2)
+
+    def test_a_prefix_is_read_as_a_whole_before_anything_is_drawn(self):
+        done = self.generate("prefix", "--prompt", "ROMEO: a", "--max-tokens", 100)
+        self.assertEqual(len(done.stdout), 32 - 8 + 1)
+        # Greedy, so that only what is seen decides: the text so far, as a longer prompt, gives the same next bytes.
+        greedy = ("--temperature", 0, "--max-tokens")
+        text = self.generate("prefix", "--prompt", "ROMEO: a", *greedy, 10).stdout
+        longer = self.generate("prefix", *greedy, 4, stdin=b"ROMEO: a" + text[:6]).stdout
+        self.assertEqual(longer, text[6:])
+        self.refuse("prefix", ["the prompt has 7 tokens", "attention.prefix = 8", "longer text"], "--prompt", "ROMEO: ")
+        self.refuse("prefix", ["attention.prefix = 8"], "--prompt", "ROMEO: a", "--streaming", 16)
 
     def test_hostile_prompts_are_text_or_one_line_of_error(self):
         every_byte = bytes(range(256))

@@ -5,15 +5,18 @@ namespaces (`in_namespaces`): they see only a loopback device of their own, and 
 """
 
 import contextlib
+import functools
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import harness
+
+wait_for = functools.partial(harness.wait_for, pause=0.1)  # its conditions ask SLURM
 NODES, CPUS, GPUS, PORT = 4, 4, 2, 26800
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "unshare", "ip")
 
@@ -148,16 +151,6 @@ def kill(pids, number=signal.SIGKILL):
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-
-
-def wait_for(condition, what, seconds):
-    """What the condition returned, once it is true."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {seconds} s")
-        time.sleep(0.1)
-    return value
 
 
 class Cluster:

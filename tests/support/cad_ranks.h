@@ -75,12 +75,6 @@ struct CadCase {
     }
 };
 
-inline double relative_l2(const std::vector<double>& a, const std::vector<double>& b) {
-    double difference = 0, norm = 0;
-    for (size_t i = 0; i < a.size(); ++i) difference += (a[i] - b[i]) * (a[i] - b[i]), norm += b[i] * b[i];
-    return norm > 0 ? std::sqrt(difference / norm) : std::sqrt(difference);
-}
-
 // Copies the rows that `rank` owns between a tensor of all documents and one of its batch.
 template <class T>
 void copy_rank_rows(const CadCase& c, int rank, std::vector<T>& whole, std::vector<T>& own, int64_t row, bool to_own) {

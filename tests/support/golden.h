@@ -18,6 +18,7 @@ struct Fixture {
     NetworkConfig network;
     std::vector<int32_t> tokens, targets, positions, cu_seqlens;
     double loss = 0;                                     // mean over the scored targets
+    double decorrelation = 0;                            // per scored target, without its weight
     std::map<std::string, std::vector<double>> tensors;  // "param/wte.weight", "grad/...", "logits/...", "block_in/..."
 
     ModelInput input() const { return {tokens, targets, positions, cu_seqlens}; }
@@ -57,12 +58,15 @@ inline Fixture read_fixture(const std::string& folder, const std::string& name) 
     a.window = one_or_many<int64_t>(c.at("attention.window")), a.pinned = c.at("attention.pinned");
     a.placeholders = c.at("attention.placeholders");
     a.column_shared = c.value("attention.column_shared", false), a.value_bias = c.value("attention.value_bias", false);
+    if (c.contains("attention.qk_source")) a.qk_source = one_or_many<std::string>(c.at("attention.qk_source"));
+    a.query_key = c.value("attention.query_key", "separate");
     a.feature_map = c.value("attention.feature_map", "none");
     if (c.contains("attention.pattern")) a.pattern = one_or_many<std::string>(c.at("attention.pattern"));
     a.prefix = c.value("attention.prefix", a.prefix);
     const auto kinds = [&](const char* key) { return one_or_many<std::string>(c.value(key, nlohmann::json("none"))); };
     a.gate_value = kinds("attention.gate_value"), a.gate_key = kinds("attention.gate_key");
     a.gate_query = kinds("attention.gate_query"), a.gate_projection = kinds("attention.gate_projection");
+    a.gate_input = c.value("attention.gate_input", a.gate_input);
     a.gate_function = c.value("attention.gate_function", a.gate_function);
     a.gate_combination = c.value("attention.gate_combination", a.gate_combination);
     a.gate_bias = c.value("attention.gate_bias", false), a.gate_start = c.value("attention.gate_start", 0.0);
@@ -71,11 +75,12 @@ inline Fixture read_fixture(const std::string& folder, const std::string& name) 
     a.post_norm = c.value("attention.post_norm", false), a.layer_scale = c.value("attention.layer_scale", 0.0);
     a.differential = c.value("attention.differential", "none");
     f.network.loss.z_loss = c.at("loss.z_loss");
+    f.network.loss.bos_decorrelation = c.value("loss.bos_decorrelation", 0.0);
     f.network.vocab = c.at("vocab");
     f.tokens = j.at("tokens").get<std::vector<int32_t>>(), f.targets = j.at("targets").get<std::vector<int32_t>>();
     f.positions = j.at("positions").get<std::vector<int32_t>>(),
     f.cu_seqlens = j.at("cu_seqlens").get<std::vector<int32_t>>();
-    f.loss = j.at("loss");
+    f.loss = j.at("loss"), f.decorrelation = j.value("decorrelation", 0.0);
     std::ifstream bin(folder + "/" + name + ".bin", std::ios::binary);
     for (const nlohmann::json& t : j.at("tensors")) {
         size_t count = 1;

@@ -47,6 +47,16 @@ inline std::vector<Named> networks() {
         c.attention.gate = {"headwise"}, c.attention.gate_function = "softmax";
         c.attention.gate_query = {"none", "headwise"};
     });
+    add("gate_of_values", tiny_llama(), [](NetworkConfig& c) {
+        c.attention.gate_input = "value", c.attention.gate_value = {"elementwise", "headwise"};
+        c.attention.gate = {"headwise", "elementwise"}, c.attention.gate_key = {"none", "headwise"};
+        c.attention.value_temperature = {"none", "token"}, c.attention.gate_projection = {"none", "elementwise"};
+    });
+    all.back().documents = true;
+    add("head_mixture_of_values", tiny_gpt2(), [](NetworkConfig& c) {
+        c.attention.gate_input = "value", c.attention.gate = {"headwise"}, c.attention.gate_function = "softmax";
+        c.attention.gate_bias = true, c.attention.gate_start = 0.3;
+    });
     add("temperatures", tiny_llama(), [](NetworkConfig& c) {
         c.attention.query_temperature = {"both", "token"}, c.attention.value_temperature = {"position", "both"};
     });
@@ -86,6 +96,32 @@ inline std::vector<Named> networks() {
     add("elu1_no_norm", tiny_gpt2(), [](NetworkConfig& c) {
         c.attention.feature_map = "elu1", c.attention.weighting = {"softmax", "sigmoid"};
     });
+    add("embedding_qk", tiny_llama(), [](NetworkConfig& c) {
+        c.attention.qk_source = {"input", "embedding"}, c.attention.weighting = {"softmax", "sigmoid"};
+    });
+    add("embedding_qk_gpt2", tiny_gpt2(),
+        [](NetworkConfig& c) { c.attention.qk_source = {"embedding"}, c.attention.gate = {"headwise"}; });
+    all.back().documents = true;
+    add("position_qk", tiny_llama(), [](NetworkConfig& c) {
+        c.attention.qk_source = {"position", "input"}, c.attention.extra_column = {"key", "none"};
+    });
+    all.back().documents = true;
+    add("position_qk_gpt2", tiny_gpt2(), [](NetworkConfig& c) { c.attention.qk_source = {"position"}; });
+    add("merged_qk", tiny_llama(),
+        [](NetworkConfig& c) { c.model.kv_heads = 3, c.attention.query_key = "merged", c.model.activation = "none"; });
+    add("merged_qk_one_head", tiny_gpt2(), [](NetworkConfig& c) {
+        c.model.heads = 2, c.model.kv_heads = 1, c.model.head_size = 18, c.attention.query_key = "merged";
+        c.attention.qk_source = {"input", "embedding"};
+    });
+    add("merged_position", tiny_llama(), [](NetworkConfig& c) {
+        c.model.kv_heads = 3, c.attention.query_key = "merged", c.attention.qk_source = {"position", "embedding"};
+    });
+    add("symmetric_qk", tiny_llama(), [](NetworkConfig& c) {
+        c.model.kv_heads = 3, c.attention.query_key = "symmetric", c.attention.qk_source = {"input", "position"};
+    });
+    add("symmetric_qk_gpt2", tiny_gpt2(), [](NetworkConfig& c) {
+        c.attention.query_key = "symmetric", c.attention.qk_source = {"input", "embedding"};
+    });
     add("differential_v1", tiny_llama(), [](NetworkConfig& c) {
         c.model.heads = 4, c.model.kv_heads = 2, c.attention.differential = "v1", c.attention.window = {4, 0};
     });
@@ -118,6 +154,14 @@ inline std::vector<Named> networks() {
     return all;
 }
 
+// networks(), and what has an effect in training alone. Its gradient is not that of the loss: it stops at first tokens.
+inline std::vector<Named> trained_networks() {
+    std::vector<Named> all = networks();
+    all.push_back({"bos_decorrelation", tiny_llama(), true});
+    all.back().config.loss.bos_decorrelation = 3;
+    return all;
+}
+
 // Whether a decoder can stream: keys change their positions, which must not be in them or in what is beside them.
 inline bool can_stream(const NetworkConfig& network) {
     const AttentionConfig& a = network.attention;
@@ -126,6 +170,8 @@ inline bool can_stream(const NetworkConfig& network) {
             if (kind == "position" || kind == "both") return false;
     for (const std::string& pattern : a.pattern)
         if (pattern != "causal") return false;
+    for (const std::string& source : a.qk_source)
+        if (source == "position") return false;
     return network.model.position != "learned" && a.prefix == 0 &&
            !(network.model.position == "rope" && a.feature_map == "elu1");
 }

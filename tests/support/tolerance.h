@@ -46,6 +46,31 @@ void expect_close(const std::vector<T>& actual, const std::vector<double>& expec
     }
 }
 
+// Expects finite values whose distance from the wanted ones is at most `tolerance` times their size: both are Euclidean
+// norms. `terms`: the norm of terms that may cancel in them, added to the size.
+inline void expect_near(const std::vector<double>& seen, const std::vector<double>& wanted, double tolerance,
+                        const char* name, double terms = 0) {
+    ASSERT_EQ(seen.size(), wanted.size());
+    double difference = 0, size = terms * terms;
+    for (size_t i = 0; i < seen.size(); ++i) {
+        difference += std::pow(seen[i] - wanted[i], 2), size += std::pow(wanted[i], 2);
+        ASSERT_TRUE(std::isfinite(seen[i])) << name << "[" << i << "]";
+    }
+    EXPECT_LE(std::sqrt(difference), tolerance * (std::sqrt(size) + 1e-6)) << name;
+}
+
+// |a - b| / |b| in the Euclidean norm, of vectors or spans; 0 where they are equal.
+template <class A, class B>
+double relative_l2(const A& a, const B& b) {
+    EXPECT_EQ(a.size(), b.size());
+    double difference = 0, size = 0;
+    for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+        const double wanted = static_cast<double>(b[i]), distance = static_cast<double>(a[i]) - wanted;
+        difference += distance * distance, size += wanted * wanted;
+    }
+    return difference == 0 ? 0 : std::sqrt(difference / size);
+}
+
 // Equality of bits, so that NaNs and signs of zero count.
 template <class T>
 bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {

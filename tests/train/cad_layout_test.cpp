@@ -74,7 +74,11 @@ INSTANTIATE_TEST_SUITE_P(
         CadRun{stages(1, 3), "sigmoid", "fp32", true}, CadRun{stages(1, 4, true), "sink_logit", "fp64", false},
         CadRun{stages(2, 2), "gated_headwise", "fp32", false, "light"}, CadRun{data(2), "gate_value", "fp32", true},
         CadRun{stages(1, 2), "temperature", "fp64", false}, CadRun{stages(2, 2), "placeholder", "fp64", true},
-        CadRun{stages(2, 3, true), "softmax1", "fp32", true}),
+        CadRun{stages(2, 3, true), "softmax1", "fp32", true}, CadRun{data(3), "kv_bias", "fp32", true, "block"},
+        CadRun{stages(1, 2), "kv_bias", "fp64", false, "light"}, CadRun{data(2), "differential_v1", "fp64", false},
+        CadRun{stages(2, 2), "differential_v1", "fp32", true}, CadRun{data(4), "differential_v2", "fp32", true},
+        CadRun{stages(1, 3), "differential_v2", "fp64", false}, CadRun{data(2), "v_bias", "fp64", true},
+        CadRun{data(2), "k_bias", "fp32", false}),
     [](const auto& info) { return fmt::format("{}", info.index); });
 
 class CadRefusals : public LayoutTest {};

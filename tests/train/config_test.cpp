@@ -173,6 +173,10 @@ TEST_F(ConfigTest, ValuesThatCannotBeUsedAreRefusedByName) {
     refuse({"attention.weighting=softmix"}, {"'softmix'", "softmax", "sigmoid"});
     refuse({"attention.gate=wide"}, {"attention.gate", "'wide'", "headwise"});
     refuse({"attention.window=[]"}, {"attention.window"});
+    refuse({"attention.query_key=tied"}, {"attention.query_key", "separate", "symmetric"});
+    for (const char* key : {"stages", "chunks"})
+        refuse({fmt::format("parallel.{}=2", key), "attention.qk_source=[\"input\", \"embedding\"]"},
+               {"attention.qk_source = \"embedding\"", fmt::format("parallel.{} = 2", key)});
     for (const char* mode : {"on", "plan_only"}) {
         const std::string cad = fmt::format("cad.mode={}", mode);
         refuse({cad, "attention.prefix=4"}, {"cad.mode", mode, "attention.prefix = 4"});
@@ -419,11 +423,15 @@ TEST_F(ConfigTest, ShippedFilesAreValid) {
         ++models;
     }
     for (const auto& entry : fs::directory_iterator(configs / "variants")) {
-        // Differential attention wants more heads than the quickstart's one.
-        const RunConfig config = load((configs / "quickstart.toml").string(), {"model.heads=4", "model.kv_heads=2"},
-                                      entry.path().string());
+        // Differential attention wants more heads than the quickstart's one, merged queries and keys key heads of all
+        // channels, symmetric ones as many as query heads.
+        const char* key_heads = entry.path().stem() == "symmetric_qk" ? "model.kv_heads=4" : "model.kv_heads=2";
+        const RunConfig config = load((configs / "quickstart.toml").string(),
+                                      {"model.heads=4", key_heads, "model.head_size=64"}, entry.path().string());
         EXPECT_NO_THROW(config.validate()) << entry.path();
-        EXPECT_NE(read_file(entry.path().string(), "variant").find("variant = "), std::string::npos) << entry.path();
+        const std::string text =
+            read_file(entry.path().string(), "variant");  // its own name, or that of what it changes
+        EXPECT_NE(std::min(text.find("variant = "), text.find("include = ")), std::string::npos) << entry.path();
         ++variants;
     }
     for (const auto& entry : fs::directory_iterator(configs / "experiments"))

@@ -71,6 +71,11 @@ TEST_F(GgufExportTest, SaysWhyNoneFits) {
     refused({"layer 1 has K bias"}, [](N& c) { c.attention.extra_column = {"none", "key"}; });
     refused({"layer 0 has KV bias"}, [](N& c) { c.attention.extra_column = {"key_value"}; });
     refused({"value_bias = true"}, [](N& c) { c.attention.value_bias = true; });
+    refused({"layer 1", "attention.qk_source = \"position\""}, [](N& c) {
+        c.attention.qk_source = {"input", "position"};
+    });
+    refused({"query_key = \"symmetric\""},
+            [](N& c) { c.model.kv_heads = c.model.heads, c.attention.query_key = "symmetric"; });
     refused({"feature_map = \"elu1\""}, [](N& c) { c.attention.feature_map = "elu1"; });
     refused({"differential = \"v1\""},
             [](N& c) { c.model.heads = 4, c.model.kv_heads = 2, c.attention.differential = "v1"; });
@@ -86,6 +91,8 @@ TEST_F(GgufExportTest, SaysWhyNoneFits) {
             [](N& c) { c.attention.gate = {"headwise"}, c.attention.gate_function = "silu"; });
     refused({"gate_combination = \"add\""},
             [](N& c) { c.attention.gate = {"headwise"}, c.attention.gate_combination = "add"; });
+    refused({"attention.gate_input = \"value\""},
+            [](N& c) { c.attention.gate = {"headwise"}, c.attention.gate_input = "value"; });
     refused({"attention.gate_bias"}, [](N& c) { c.attention.gate = {"headwise"}, c.attention.gate_bias = true; });
     refused({"a temperature of queries"}, [](N& c) { c.attention.query_temperature = {"token"}; });
     refused({"a temperature of values"}, [](N& c) { c.attention.value_temperature = {"position"}; });

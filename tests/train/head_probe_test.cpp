@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
+#include <numeric>
 
 #include "support/named_networks.h"
 
@@ -46,6 +48,80 @@ TEST(HeadWeights, LeaveTheVirtualKeyItsShare) {
             EXPECT_LT(least, 0.9);  // the virtual key has a share worth testing
         }
     }
+}
+
+// A network whose scores are s_ij = -|i - j| / 2 in its first head: queries and keys are 0, ALiBi's first slope of 8 is
+// 1/2. By the metrics of that head, in a document of n tokens.
+std::map<std::string, double> measured_by_distance(NetworkConfig c, int64_t n) {
+    c.model.heads = 8, c.model.kv_heads = 8, c.model.context = n;
+    c.model.position = "alibi", c.model.qk_norm = false;
+    const TinyBatch batch(c, 1);
+    TinyModel run(c, n, DType::kF64);
+    const Tensor qkv =
+        run.model.table().view(run.model.parameters(), run.model.table().find("blocks.0.attn.qkv.weight"));
+    std::fill_n(qkv.ptr<double>(), qkv.elements() * 2 / 3, 0.0);
+    run.loss(batch);
+    const Block block = run.model.block(run.core, batch.input(), 0, run.exec);
+    const std::vector<HeadMeasurement> heads =
+        LayerProbe(block, run.model, 0, {}, batch.input(), run.exec).measure(run.exec);
+    return {heads[0].values.begin(), heads[0].values.end()};
+}
+
+// Five tokens, the first three of which see one another. w = exp(-1/2): rows of weights before their sums are divided
+// out, by hand. (Under a causal mask the sink rate would be 100.)
+TEST(HeadProbe, MeasuresWhatAPrefixSees) {
+    const double w = std::exp(-0.5), w2 = w * w, w3 = w2 * w, w4 = w3 * w;
+    const std::vector<std::vector<double>> rows{{1, w, w2}, {w, 1, w}, {w2, w, 1}, {w3, w2, w, 1}, {w4, w3, w2, w, 1}};
+    double sink = 0, first = 0, entropy = 0;
+    for (size_t i = 0; i < rows.size(); ++i) {
+        const double sum = std::accumulate(rows[i].begin(), rows[i].end(), 0.0);
+        sink += rows[i][0] / sum / 5;
+        if (i == 0) continue;  // it is the first token
+        first += rows[i][0] / sum / 4;
+        for (const double a : rows[i])
+            entropy -= a / sum * std::log(a / sum) / std::log(static_cast<double>(rows[i].size())) / 4;
+    }
+    ASSERT_LT(sink, 0.3);
+    NetworkConfig c = tiny_llama();
+    c.attention.prefix = 3;
+    std::map<std::string, double> seen = measured_by_distance(c, 5);
+    EXPECT_EQ(seen["sink_rate"], 0);
+    EXPECT_NEAR(seen["first_mass_raw"], first, 1e-7);  // 1e-8 is added to sums
+    EXPECT_NEAR(seen["first_mass_normalized"], first, 1e-7);
+    EXPECT_NEAR(seen["first_mass_effective"], first, 1e-7);
+    EXPECT_NEAR(seen["row_mass"], 1, 1e-12);
+    EXPECT_NEAR(seen["entropy"], entropy, 1e-6);
+    EXPECT_EQ(seen["dead_rows"], 0);
+    // The fifth query, the only one from min(8, n - 1) on: -2 - mean(-1.5, -1, -0.5).
+    EXPECT_NEAR(seen["sink_logit_delta"], -1, 1e-12);
+    EXPECT_EQ(seen["logit_max"], 0);
+    c.attention.prefix = 0;
+    seen = measured_by_distance(c, 5);
+    EXPECT_EQ(seen["sink_rate"], 100);
+    EXPECT_NEAR(seen["first_mass_raw"],
+                (w / (1 + w) + w2 / (1 + w + w2) + w3 / (1 + w + w2 + w3) + w4 / (1 + w + w2 + w3 + w4)) / 4, 1e-12);
+}
+
+// Weights that are not normalised, behind a placeholder: its column and that of the first real token, seen by all.
+TEST(HeadProbe, MeasuresSigmoidAndPlaceholdersUnderAPrefix) {
+    const auto f = [](double distance) { return 1 / (1 + std::exp(distance / 2)); };
+    NetworkConfig c = tiny_llama();
+    c.attention.weighting = {"sigmoid"}, c.attention.score_bias = "none";
+    c.attention.prefix = 3, c.attention.placeholders = 1;
+    std::map<std::string, double> seen = measured_by_distance(c, 4);
+    // Queries 2 and 3, behind the first real token: they see keys 0 .. 2 and 0 .. 3.
+    EXPECT_NEAR(seen["placeholder_mass_raw"], (f(2) + f(3)) / 2, 1e-12);
+    EXPECT_NEAR(seen["first_mass_raw"], (f(1) + f(2)) / 2, 1e-12);
+    EXPECT_NEAR(seen["row_mass"], (f(2) + f(1) + f(0) + f(3) + f(2) + f(1) + f(0)) / 2, 1e-12);
+}
+
+// Keys ahead count among those that the first one's score is compared with.
+TEST(HeadProbe, ComparesTheFirstScoreWithKeysAheadToo) {
+    NetworkConfig c = tiny_llama();
+    c.attention.prefix = 10;
+    // Query 8: -4 - mean of -|8 - j| / 2 over 1 .. 7 and 9; query 9: -4.5 - mean over 1 .. 8; query 10 over 1 .. 9.
+    const double eighth = -4 + (28.0 + 1) / 2 / 8, ninth = -4.5 + 36.0 / 2 / 8, tenth = -5 + 45.0 / 2 / 9;
+    EXPECT_NEAR(measured_by_distance(c, 11)["sink_logit_delta"], (eighth + ninth + tenth) / 3, 1e-12);
 }
 
 // With differential attention heads are score maps: both halves of a map's values are weighed by its weights.

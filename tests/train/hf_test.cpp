@@ -149,6 +149,9 @@ TEST_F(HfTest, RefusesWhatNoClassComputes) {
     refused({"sigmoid attention", "--arch plimsoll"}, [](N& c) { c.attention.weighting = {"sigmoid"}; });
     refused({"sink logit"}, [](N& c) { c.attention.extra_column = {"learned"}; });
     refused({"KV bias", "--arch plimsoll"}, [](N& c) { c.attention.extra_column = {"key_value"}; });
+    refused({"layer 0", "qk_source = \"embedding\""}, [](N& c) { c.attention.qk_source = {"embedding"}; });
+    refused({"query_key = \"merged\""},
+            [](N& c) { c.model.kv_heads = c.model.heads, c.attention.query_key = "merged"; });
     refused({"feature_map"}, [](N& c) { c.attention.feature_map = "mlp"; });
     refused({"differential"}, [](N& c) { c.model.heads = 4, c.model.kv_heads = 2, c.attention.differential = "v2"; });
     refused({"value_bias"}, [](N& c) { c.attention.value_bias = true; });
@@ -163,6 +166,8 @@ TEST_F(HfTest, RefusesWhatNoClassComputes) {
     refused({"a gate on keys"}, [](N& c) { c.attention.gate_key = {"headwise"}; });
     refused({"attention.gate_function = \"silu\""},
             [](N& c) { c.attention.gate = {"headwise"}, c.attention.gate_function = "silu"; });
+    refused({"attention.gate_input = \"value\""},
+            [](N& c) { c.attention.gate = {"headwise"}, c.attention.gate_input = "value"; });
     refused({"a temperature of queries"}, [](N& c) { c.attention.query_temperature = {"token"}; });
     refused({"attention.post_norm"}, [](N& c) { c.attention.post_norm = true; });
     refused({"attention.layer_scale"}, [](N& c) { c.attention.layer_scale = 1e-4; });

@@ -1,15 +1,21 @@
 #include "train/interventions.h"
 
 #include <cstring>
+#include <functional>
 
 #include "data/data_test_support.h"
 #include "support/attention_run.h"
 #include "support/tiny_network.h"
+#include "train/tensor_rows.h"
 
 namespace plimsoll {
 namespace {
 
 using enum InterventionKind;
+
+Tensor parameter(const TinyModel& tiny, const std::string& name) {
+    return tiny.model.table().view(tiny.model.parameters(), tiny.model.table().find(name));
+}
 
 std::string bytes_of(Tensor t) {
     return {static_cast<const char*>(t.data), static_cast<size_t>(t.bytes())};
@@ -112,7 +118,7 @@ std::vector<double> scaled_oracle(const AttentionRun<double>& run, double gamma)
 template <class T>
 void intervene(AttentionRun<T>& run, const Interventions& interventions, int64_t layer = 0) {
     LocalCoreAttention local;
-    IntervenedAttention core(local, interventions);
+    IntervenedAttention core(local, interventions, run.c.NH);
     core.forward({.t = run.tensors(), .cu_seqlens = run.c.cu_seqlens, .spec = run.c.spec(), .layer = layer},
                  {.threads = 2});
 }
@@ -211,7 +217,7 @@ class InterventionsOnNetworks : public testing::Test {
     // Logits under interventions, in double.
     static std::vector<double> logits(TinyModel& tiny, const TinyBatch& batch, const Interventions& interventions) {
         const WithoutBranches without(tiny.model, interventions);
-        IntervenedAttention core(tiny.core, interventions);
+        IntervenedAttention core(tiny.core, interventions, tiny.model.config().model.heads);
         tiny.model.evaluate(core, batch.input(), tiny.exec);
         const Tensor t = tiny.model.logits(batch.n(), tiny.exec);
         return {t.ptr<double>(), t.ptr<double>() + t.elements()};
@@ -287,11 +293,142 @@ TEST_F(InterventionsOnNetworks, WithoutABranchTheStreamPassesBy) {
     }
 }
 
+// Whatever is behind core attention: a column's value, a V bias, a gate that is added.
+TEST_F(InterventionsOnNetworks, ZeroHeadsLeaveNothingOfWhatIsBehindCoreAttention) {
+    const std::vector<std::function<void(AttentionConfig&)>> behind{
+        [](AttentionConfig& a) { a.extra_column = {"key"}; },
+        [](AttentionConfig& a) { a.extra_column = {"key_value"}; },
+        [](AttentionConfig& a) { a.extra_column = {"key_value"}, a.column_shared = true, a.gate = {"headwise"}; },
+        [](AttentionConfig& a) { a.value_bias = true; },
+        [](AttentionConfig& a) { a.gate = {"elementwise"}, a.gate_combination = "add"; }};
+    for (const auto& change : behind) {
+        NetworkConfig config = tiny_llama();
+        change(config.attention);
+        TinyModel tiny(config, 22, DType::kF64), changed(config, 22, DType::kF64);
+        const TinyBatch batch(config, 2, true);
+        const std::vector<double> before = logits(tiny, batch, {});
+        const Tensor out = parameter(changed, "blocks.1.attn.out.weight");
+        for (int64_t row = 0; row < 18; ++row)
+            for (int64_t c = 12; c < 18; ++c) out.ptr<double>()[row * 18 + c] = 0;
+        const std::vector<double> without = logits(tiny, batch, {{.kind = kZero, .layer = 1, .head = 2}});
+        expect_equal(without, logits(changed, batch, {}), 0);
+        EXPECT_GT(largest_difference(without, before), 1e-3);
+        expect_equal(logits(tiny, batch, {{.kind = kZero, .layer = 0}}),
+                     logits(tiny, batch, {{.kind = kZeroAttention, .layer = 0}}), 0);
+        // What is made last on a head is made.
+        expect_equal(
+            logits(tiny, batch, {{.kind = kZero, .layer = 1}, {.kind = kFirst, .layer = 1, .head = 2, .value = 1}}),
+            logits(tiny, batch, {{.kind = kZero, .layer = 1, .head = 0}, {.kind = kZero, .layer = 1, .head = 1}}), 0);
+        expect_equal(logits(tiny, batch, {}), before, 0);
+    }
+}
+
+// Scores of a layer's queries, keys and column by the definition, with gamma on the first key; output before W_O.
+std::vector<double> output_with_column(const AttentionTensors& t, const TinyModel& tiny, int64_t layer,
+                                       std::span<const int32_t> cu_seqlens, double gamma) {
+    const int64_t NH = t.q.shape[1], HS = t.q.shape[2];
+    const Tensor key = parameter(tiny, fmt::format("blocks.{}.attn.extra_key", layer)),
+                 value = parameter(tiny, fmt::format("blocks.{}.attn.extra_value", layer));
+    const auto dot = [&](const double* a, const double* b) {
+        double sum = 0;
+        for (int64_t c = 0; c < HS; ++c) sum += a[c] * b[c];
+        return sum / std::sqrt(static_cast<double>(HS));
+    };
+    std::vector<double> out;
+    for (size_t d = 0; d + 1 < cu_seqlens.size(); ++d)
+        for (int64_t i = cu_seqlens[d]; i < cu_seqlens[d + 1]; ++i)
+            for (int64_t h = 0; h < NH; ++h) {
+                const double* q = t.q.ptr<double>() + i * t.q.row_stride + h * HS;
+                const double column = std::exp(dot(q, key.ptr<double>() + h * HS));
+                std::vector<double> row(static_cast<size_t>(HS));
+                double sum = column;
+                for (int64_t c = 0; value && c < HS; ++c) row[size_t(c)] = column * value.ptr<double>()[h * HS + c];
+                for (int64_t j = cu_seqlens[d]; j <= i; ++j) {
+                    double f = std::exp(dot(q, t.k.ptr<double>() + j * t.k.row_stride));
+                    if (j == cu_seqlens[d]) f *= gamma;
+                    sum += f;
+                    for (int64_t c = 0; c < HS; ++c) row[size_t(c)] += f * t.v.ptr<double>()[j * t.v.row_stride + c];
+                }
+                for (const double x : row) out.push_back(x / sum);
+            }
+    return out;
+}
+
+// A learned column is a key like the others: it gains what the first token loses. gamma = 0 leaves it to first queries.
+TEST_F(InterventionsOnNetworks, ScaleTheFirstTokenBesideALearnedColumn) {
+    for (const char* column : {"key", "key_value"})
+        for (const double gamma : {0.0, 0.25, 1.0, 3.0}) {
+            NetworkConfig config = tiny_llama();
+            config.attention.extra_column = {column};
+            TinyModel tiny(config, 22, DType::kF64);
+            for (double& p : tiny.model.parameters().span<double>()) p *= 2;  // a column with a share
+            const TinyBatch batch(config, 2, true);
+            IntervenedAttention core(tiny.core, {{.kind = kFirst, .value = gamma}}, config.model.heads);
+            tiny.model.evaluate(core, batch.input(), tiny.exec);
+            const Block block = tiny.model.block(core, batch.input(), 1, tiny.exec);
+            const AttentionTensors t = block.core_tensors();
+            const std::vector<double> wanted = output_with_column(t, tiny, 1, batch.cu_seqlens, gamma);
+            for (size_t i = 0; i < wanted.size(); ++i) ASSERT_NEAR(t.out.ptr<double>()[i], wanted[i], 1e-12) << column;
+        }
+}
+
+// ... and has no weight where a head attends to its own token alone.
+TEST_F(InterventionsOnNetworks, IdentityLeavesALearnedColumnNoWeight) {
+    NetworkConfig config = tiny_llama();
+    config.attention.extra_column = {"key_value"};
+    for (const DType dtype : {DType::kF64, DType::kF32}) {
+        TinyModel tiny(config, 22, dtype);
+        const TinyBatch batch(config, 2, true);
+        IntervenedAttention core(tiny.core, {{.kind = kIdentity}}, config.model.heads);
+        tiny.model.evaluate(core, batch.input(), tiny.exec);
+        const Block block = tiny.model.block(core, batch.input(), 1, tiny.exec);
+        const AttentionTensors t = block.core_tensors();
+        for (int64_t n = 0; n < batch.n(); ++n)
+            for (int64_t h = 0; h < config.model.heads; ++h)
+                for (int64_t c = 0; c < 6; ++c)
+                    ASSERT_EQ(element(t.out, (n * config.model.heads + h) * 6 + c),
+                              element(t.v, n * t.v.row_stride + c));
+    }
+}
+
+// Heads are score maps: one away is y = 0 of its half (or halves) of the pair, both are the pair away.
+TEST_F(InterventionsOnNetworks, ZeroHeadsOfDifferentialAttentionAreScoreMaps) {
+    for (const char* kind : {"v1", "v2"}) {
+        NetworkConfig config = tiny_llama();
+        config.model.heads = 8, config.model.kv_heads = 4, config.attention.differential = kind;
+        TinyModel tiny(config, 22, DType::kF64), changed(config, 22, DType::kF64);
+        const TinyBatch batch(config, 2, true);
+        const std::vector<double> before = logits(tiny, batch, {});
+        for (int64_t head = 0; head < 8; ++head) {
+            const Interventions one{{.kind = kZero, .layer = 1, .head = head}};
+            IntervenedAttention core(tiny.core, one, 8);
+            tiny.model.evaluate(core, batch.input(), tiny.exec);
+            const Block block = tiny.model.block(core, batch.input(), 1, tiny.exec);
+            const Tensor out = block.core_tensors().out;
+            const int64_t halves = out.shape[1] / 8;
+            for (int64_t at = 0; at < out.shape[1]; ++at) {
+                double most = 0;
+                for (int64_t n = 0; n < batch.n(); ++n) most = std::max(most, row_norm(head_rows(out, at, n, 1), 0));
+                EXPECT_EQ(most == 0, at / (2 * halves) == head / 2 && at % 2 == head % 2) << kind << head << at;
+            }
+        }
+        // Channels of pair 1 that the projection reads: those of heads 2 and 3, or with V2 of one head's width.
+        const Tensor out = parameter(changed, "blocks.1.attn.out.weight");
+        const int64_t columns = out.shape[1], width = columns / 4;
+        for (int64_t row = 0; row < out.shape[0]; ++row)
+            for (int64_t c = width; c < 2 * width; ++c) out.ptr<double>()[row * columns + c] = 0;
+        expect_equal(
+            logits(tiny, batch, {{.kind = kZero, .layer = 1, .head = 2}, {.kind = kZero, .layer = 1, .head = 3}}),
+            logits(changed, batch, {}), 1e-12);
+        EXPECT_GT(largest_difference(logits(changed, batch, {}), before), 1e-3);
+    }
+}
+
 TEST_F(InterventionsOnNetworks, HaveNoBackward) {
     const NetworkConfig config = tiny_llama();
     TinyModel tiny(config, 11, DType::kF64);
     const TinyBatch batch(config, 1);
-    IntervenedAttention core(tiny.core, {{.kind = kZero}});
+    IntervenedAttention core(tiny.core, {{.kind = kZero}}, config.model.heads);
     tiny.model.forward(core, batch.input(), Write::kOverwrite, tiny.exec);
     expect_error(ExitCode::kInternal, {"no backward"}, [&] {
         tiny.model.backward(

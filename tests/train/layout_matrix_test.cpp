@@ -1,10 +1,10 @@
 // Layouts of ranks against one process that adds in the same order: equal bits, for every variant, in fp32 and fp64.
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <map>
 
 #include "layout_runs.h"
+#include "support/tolerance.h"
 
 namespace plimsoll {
 namespace {
@@ -78,16 +78,33 @@ INSTANTIATE_TEST_SUITE_P(All, LayoutMatrix, testing::Range(0, 8), [](const auto&
     return kNumbers[info.param].variant + "_" + kNumbers[info.param].precision;
 });
 
-// ---------------------------------------------------------------------------------------------------------------------
-
-double relative_l2(std::span<const float> a, std::span<const float> b) {
-    double difference = 0, size = 0;
-    for (size_t i = 0; i < a.size(); ++i) {
-        difference += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2);
-        size += std::pow(static_cast<double>(b[i]), 2);
+// Each stage adds what its own layers' streams give; the normaliser is the step's number of targets, for all.
+TEST_F(LayoutTest, DecorrelationHasTheBitsOfOneProcess) {
+    change_ = [](RunConfig& c) { c.loss.bos_decorrelation = 0.5; };
+    const auto measured = [&] {
+        std::vector<double> values;
+        for (const auto& line : read_lines(folder_ / fmt::format("{}/metrics.jsonl", runs_ - 1)))
+            values.push_back(line.at("bos_decorrelation"));
+        return values;
+    };
+    for (const Layout& layout : {Layout{.data_ranks = 3}, Layout{.stages = 3, .schedule = "zb-h1"},
+                                 Layout{.data_ranks = 2, .stages = 2, .tied = true},
+                                 Layout{.stages = 2, .chunks = 2, .schedule = "interleaved"}}) {
+        SCOPED_TRACE(layout.name());
+        const Outcome one = alone("placeholder", "fp64", layout, 3);
+        const std::vector<double> wanted = measured();
+        EXPECT_EQ(as_threads("placeholder", "fp64", layout, 3), one);
+        const std::vector<double> seen = measured();
+        ASSERT_EQ(seen.size(), wanted.size());
+        for (size_t step = 0; step < seen.size(); ++step) {
+            EXPECT_NEAR(seen[step], wanted[step], 1e-13);  // stages' sums are added in another order
+            EXPECT_GT(seen[step], 0);
+            EXPECT_LT(seen[step], 1);
+        }
     }
-    return std::sqrt(difference / size);
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
 
 // Sums of 12 micro batches in another order: a few roundings of 6e-8 each.
 TEST_F(LayoutTest, DataRanksFollowOneProcessThatAddsInItsOwnOrder) {

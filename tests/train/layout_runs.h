@@ -55,8 +55,10 @@ class LayoutTest : public testing::Test {
     // A run of a network of 5 layers, or as many as there are stages, and of rows of 16 tokens.
     RunConfig config(const std::string& variant, const std::string& precision, const Layout& layout,
                      int64_t micro_batches, int64_t steps) {
-        RunConfig c =
-            load_config({.file = PLIMSOLL_SOURCE_DIR "/configs/quickstart.toml", .variant = variant, .overrides = {}});
+        std::vector<std::string> heads{"model.heads=2"};
+        if (variant == "differential_v2") heads.emplace_back("model.kv_heads=1");  // its two maps share a key head
+        RunConfig c = load_config(
+            {.file = PLIMSOLL_SOURCE_DIR "/configs/quickstart.toml", .variant = variant, .overrides = heads});
         c.run.dir = folder_ / fmt::format("{}", runs_++);
         c.run.threads = 1, c.run.precision = precision;
         c.model.layers = std::max(5, layout.virtual_stages()), c.model.channels = 16, c.model.context = 16;

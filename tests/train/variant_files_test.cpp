@@ -38,6 +38,7 @@ class VariantFilesTest : public testing::TestWithParam<std::string> {
                                         .variant = PLIMSOLL_SOURCE_DIR "/configs/variants/" + GetParam() + ".toml",
                                         .overrides = {}});
         config.model.ffn = std::min<int64_t>(config.model.ffn, 14);
+        if (config.attention.query_key == "symmetric") config.model.kv_heads = config.model.heads;
         Named named{GetParam().c_str(), {config.model, config.attention, config.loss, 13}};
         named.config.validate();
         return named;
@@ -45,7 +46,10 @@ class VariantFilesTest : public testing::TestWithParam<std::string> {
 };
 
 TEST_P(VariantFilesTest, GradientsMatchCentralDifferences) {
-    expect_gradients_of_central_differences(network());
+    Named named = network();
+    // Its gradient stops at first tokens, which finite differences do not know: decorrelation_test.cpp has it.
+    named.config.loss.bos_decorrelation = 0;
+    expect_gradients_of_central_differences(named);
 }
 
 TEST_P(VariantFilesTest, LaterTokensLeaveEarlierPositionsAlone) {

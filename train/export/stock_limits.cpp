@@ -12,6 +12,12 @@ std::string beyond_stock(const NetworkConfig& network) {
             return fmt::format("layer {} has {} bias (attention.extra_column = \"{}\"), a key that is no token's",
                                layer, column == "key" ? "K" : "KV", column);
     }
+    for (int64_t layer = 0; layer < network.model.layers; ++layer)
+        if (const std::string& source = AttentionConfig::at(a.qk_source, layer); source != "input")
+            return fmt::format("layer {} maps queries and keys from another source (attention.qk_source = \"{}\")",
+                               layer, source);
+    if (a.query_key != "separate")
+        return fmt::format("attention.query_key = \"{}\", one matrix for queries and keys", a.query_key);
     if (a.value_bias) return "attention.value_bias = true, a vector added to every head's output";
     if (a.feature_map != "none")
         return fmt::format("attention.feature_map = \"{}\", scores of mapped queries and keys", a.feature_map);
@@ -42,6 +48,8 @@ std::string beyond_stock(const NetworkConfig& network) {
                 "its gates are not products with a sigmoid (attention.gate_function = \"{}\", "
                 "gate_combination = \"{}\")",
                 a.gate_function, a.gate_combination);
+        if (a.gate_input == "value")
+            return "its gates are maps of values (attention.gate_input = \"value\"), not of the block's input";
         if (a.gate_bias) return "its gates have biases (attention.gate_bias)";
     }
     return "";
