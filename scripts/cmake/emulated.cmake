@@ -63,11 +63,11 @@ function(plimsoll_emulated_test name program filter)
     set_tests_properties(${name} PROPERTIES LABELS emulated TIMEOUT 360 ENVIRONMENT OMP_WAIT_POLICY=passive)
 endfunction()
 plimsoll_emulated_test(emulator simt_test "*")
-# Two halves, for two cores.
+# Two halves each, for two cores.
 foreach(half 0 1)
     plimsoll_emulated_test(emulated_attention_${half} cuda_emulated_test "*CudaAttention*")
-    set_property(TEST emulated_attention_${half} APPEND PROPERTY
+    plimsoll_emulated_test(emulated_kernels_${half} cuda_emulated_test "-*CudaAttention*")
+    set_property(TEST emulated_attention_${half} emulated_kernels_${half} APPEND PROPERTY
         ENVIRONMENT "GTEST_TOTAL_SHARDS=2;GTEST_SHARD_INDEX=${half}")
 endforeach()
-plimsoll_emulated_test(emulated_kernels cuda_emulated_test "-*CudaAttention*")
 plimsoll_emulated_test(emulated_ranks dist_device_test "*")
