@@ -105,6 +105,11 @@ def _pair(first, second):
     return result, result.p if result.sd else (1.0 if result.mean == 0 else 0.0)
 
 
+def _beyond_noise(p):
+    """Of _pair()'s p."""
+    return p is not None and p < 1 - LEVEL
+
+
 def _test_words(result, p):
     if result is None or p is None:
         return "too few pairs for a test"
@@ -138,14 +143,13 @@ class _TwoSides:
         return _unmeasured((self.first, self.second), measured) or \
             self._compare(self.first.values(measured), self.second.values(measured))
 
-    def _part(self, state, first, second, result, p, tested):
-        """Of a rule on first - second; `tested`: p is of this rule, and takes part in the correction."""
-        return Part(state, f"{_shown(first.values())} against {_shown(second.values())} ({_test_words(result, p)})",
-                    p if tested else None, self._seen(first, second), _numbers(result, p))
-
-    def _seen(self, first, second):
-        return tuple((TITLES[side.metric], str(side.cells), _shown(values.values()))
-                     for side, values in ((self.first, first), (self.second, second)))
+    def _part(self, state, first, second, result, p, tested=True, told="{} against {} ({})", **figures):
+        """`told`: a sentence with places for both sides, for the test, and by name for `figures`. `tested`: p is of this
+        rule, and takes part in the correction."""
+        shown = [_shown(values.values()) for values in (first, second)]
+        seen = tuple((TITLES[side.metric], str(side.cells), text) for side, text in zip((self.first, self.second), shown))
+        return Part(state, told.format(*shown, _test_words(result, p), **figures), p if tested else None, seen,
+                    {**figures, **_numbers(result, p)})
 
 
 @dataclass(frozen=True)
@@ -160,9 +164,9 @@ class Less(_TwoSides):
     def _compare(self, first, second):
         result, p = _pair(first, second)
         state = OPEN
-        if p is not None and p < 1 - LEVEL:
+        if _beyond_noise(p):
             state = HOLDS if result.mean < 0 else OPPOSITE
-        return self._part(state, first, second, result, p, True)
+        return self._part(state, first, second, result, p)
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,7 @@ class Absent(Level):
     def _missed(self, measured, values):
         there = Side(self.side.metric, self.control).values(measured)
         result, p = _pair(values, there)
-        if p is None or p >= 1 - LEVEL or result.mean > 0:
+        if not _beyond_noise(p) or result.mean > 0:
             return OPPOSITE, ""
         return OPEN, f", though below {self.control} ({_test_words(result, p)})"
 
@@ -234,12 +238,10 @@ class Ratio(_TwoSides):
                           {seed: math.log(value) for seed, value in second.items()})
         if result is None:
             return Part(OPEN, "no pair of seeds")
-        state = OPEN
-        if p is not None and p < 1 - LEVEL:
-            state = OPPOSITE if result.mean < 0 else HOLDS if math.exp(result.mean) >= self.limit else OPEN
-        words = f"{_shown(first.values())} over {_shown(second.values())} is {math.exp(result.mean):.2f}"
-        return Part(state, f"{words} (logarithms: {_test_words(result, p)})", p, self._seen(first, second),
-                    {"ratio": math.exp(result.mean), **_numbers(result, p)})
+        state, ratio = OPEN, math.exp(result.mean)
+        if _beyond_noise(p):
+            state = OPPOSITE if result.mean < 0 else HOLDS if ratio >= self.limit else OPEN
+        return self._part(state, first, second, result, p, told="{} over {} is {ratio:.2f} (logarithms: {})", ratio=ratio)
 
 
 @dataclass(frozen=True)
@@ -259,7 +261,7 @@ class Close(_TwoSides):
         state = HOLDS if -self.margin <= low and high <= self.margin else \
             OPPOSITE if low > self.margin or high < -self.margin else OPEN
         # The p is of a difference of 0, not of one of the margin.
-        return self._part(state, first, second, result, p, False)
+        return self._part(state, first, second, result, p, tested=False)
 
 
 @dataclass(frozen=True)
@@ -332,7 +334,7 @@ class Stable:
         result, p = _pair({seed: math.log10(rate) for seed, rate in first.items()},
                           {seed: math.log10(rate) for seed, rate in second.items()})
         state = OPEN
-        if p is not None and p < 1 - LEVEL:
+        if _beyond_noise(p):
             state = HOLDS if result.mean > 0 else OPPOSITE
         listed = {str(cells): ", ".join(f"{rate:g}" for rate in rates[str(cells)][0].values())
                   for cells in (self.first, self.second)}

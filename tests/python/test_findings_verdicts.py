@@ -100,7 +100,9 @@ class Rules(unittest.TestCase):
 
     def test_close(self):
         self.assertEqual(self.judged(Close(A, B, 0.1), [1.0, 1.1, 1.2], [1.01, 1.1, 1.2]).state, "holds")
-        self.assertEqual(self.judged(Close(A, B, 0.1), [1.5, 1.61, 1.7], [1.0, 1.1, 1.2]).state, "opposite")
+        apart = self.judged(Close(A, B, 0.1), [1.5, 1.61, 1.7], [1.0, 1.1, 1.2])
+        self.assertEqual((apart.state, apart.p), ("opposite", None))  # the p, of no difference, is not of this rule
+        self.assertLess(apart.figures["p"], 0.05)
         self.assertEqual(self.judged(Close(A, B, 0.1), [1.2, 1.1, 1.2], [1.0, 1.1, 1.2]).state, "open")
         self.assertEqual(self.judged(Close(A, B, 0.1), [1.0] * 3, [1.0] * 3).state, "holds")
 
