@@ -4,12 +4,12 @@
 """
 
 import contextlib
+import functools
 import io
 import json
 import subprocess
 import sys
 import tempfile
-import tomllib
 import unittest
 from pathlib import Path
 
@@ -31,6 +31,7 @@ BINARY = ROOT / "build/plimsoll"
 @unittest.skipUnless(BINARY.exists(), f"{BINARY} is not built")
 class Sweeps(unittest.TestCase):
     def test_every_sweep_has_the_cells_that_its_claims_name(self):
+        self.enterContext(contextlib.chdir(ROOT))  # where the names of the sweeps' files hold
         for (scale, name), file in findings_script.available().items():
             with self.subTest(f"{scale}/{name}"):
                 # nothing is done in a directory that does not exist
@@ -72,10 +73,12 @@ def planned_cell(command):
     return {"variant": variant, "settings": settings}
 
 
+@functools.cache
 def variant_of(name):
-    """run.variant of a file of configs/variants, or of the one that it includes."""
-    table = tomllib.loads((ROOT / f"configs/variants/{name}.toml").read_text(encoding="utf-8"))
-    return table["run"]["variant"] if "run" in table else variant_of(table["include"].removesuffix(".toml"))
+    """run.variant of a file of configs/variants, as the program reads it: without run.dir a directory is named after it."""
+    done = subprocess.run([BINARY, "train", "configs/quickstart.toml", "--variant", name, "--where"], cwd=ROOT, check=True,
+                          capture_output=True, text=True)
+    return Path(done.stdout.strip()).name
 
 
 class RunsCase(ReportCase):
