@@ -3,39 +3,24 @@
 import json
 import subprocess
 import sys
-import tempfile
 import unittest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from tiny_text import BINARY, ROOT, TEXT, train  # noqa: E402
-
-MORE = ["--set", "model.context=16", "--set", "train.max_steps=4", "--set", "data.tokenizer=byte",
-        "--set", "data.val_fraction=0.4", "--set", "probes.samples=2"]
+from tiny_text import BINARY, ROOT, TEXT, TinyRuns  # noqa: E402
 
 
-@unittest.skipUnless(BINARY.exists(), f"{BINARY} is not built")
-class Eval(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        folder = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(folder.cleanup)
-        cls.folder = Path(folder.name)
-        for name, more in {"sigmoid": ["--variant", "sigmoid"], "placeholder": ["--variant", "placeholder"],
-                           "learned": ["--set", "model.position=learned"],
-                           "four_heads": ["--set", "model.heads=4"],
-                           "prefix": ["--variant", "prefix_lm", "--set", "attention.prefix=6"]}.items():
-            train(cls.folder / name, *MORE, *more)
+class Eval(TinyRuns):
+    MORE = ["--set", "model.context=16", "--set", "train.max_steps=4", "--set", "data.tokenizer=byte",
+            "--set", "data.val_fraction=0.4", "--set", "probes.samples=2"]
+    RUNS = {"sigmoid": ["--variant", "sigmoid"], "placeholder": ["--variant", "placeholder"],
+            "learned": ["--set", "model.position=learned"], "four_heads": ["--set", "model.heads=4"],
+            "prefix": ["--variant", "prefix_lm", "--set", "attention.prefix=6"]}
 
     def evaluate(self, run, *arguments, code=0):
         out = self.folder / f"{run}.json"
-        done = subprocess.run([BINARY, "eval", self.folder / run, "--json", out, "--threads", "1", *map(str, arguments)],
-                              capture_output=True, text=True, timeout=100, cwd=ROOT)
-        self.assertEqual(done.returncode, code, done.stderr)
-        if code:
-            self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
-            return done.stderr
-        return json.loads(out.read_text())["suites"]
+        done = self.plimsoll("eval", run, "--json", out, *arguments, code=code)
+        return done.stderr.decode() if code else json.loads(out.read_text())["suites"]
 
     def last(self, run, name):
         return json.loads((self.folder / run / name).read_text().splitlines()[-1])

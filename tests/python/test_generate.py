@@ -1,45 +1,26 @@
 """plimsoll generate from outside: text, seeds, streams, and prompts that nobody should write."""
 
 import os
-import subprocess
 import sys
-import tempfile
 import unittest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from tiny_text import BINARY, ROOT, train  # noqa: E402
-
-MORE = ["--set", "model.context=32", "--set", "train.max_steps=3", "--set", "probes.enabled=false"]
+from tiny_text import ROOT, TinyRuns  # noqa: E402
 
 
-@unittest.skipUnless(BINARY.exists(), f"{BINARY} is not built")
-class Generate(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        folder = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(folder.cleanup)
-        cls.folder = Path(folder.name)
-        cls.runs = {}
-        for name, more in {"byte": ["--set", "data.tokenizer=byte"], "char": [],
-                           "learned": ["--set", "model.position=learned"],
-                           "placeholder": ["--variant", "placeholder"],
-                           "prefix": ["--variant", "prefix_lm", "--set", "attention.prefix=8",
-                                      "--set", "data.tokenizer=byte"]}.items():
-            cls.runs[name] = cls.folder / name
-            train(cls.runs[name], *MORE, *more)
-        train(cls.folder / "bb", *MORE, "--set", "data.source=bigram_backcopy", "--set", "data.text=",
-              "--set", "data.val_samples=8")
+class Generate(TinyRuns):
+    MORE = ["--set", "model.context=32", "--set", "train.max_steps=3", "--set", "probes.enabled=false"]
+    RUNS = {"byte": ["--set", "data.tokenizer=byte"], "char": [], "learned": ["--set", "model.position=learned"],
+            "placeholder": ["--variant", "placeholder"],
+            "prefix": ["--variant", "prefix_lm", "--set", "attention.prefix=8", "--set", "data.tokenizer=byte"],
+            "bb": ["--set", "data.source=bigram_backcopy", "--set", "data.text=", "--set", "data.val_samples=8"]}
 
     def generate(self, run, *arguments, stdin=b"", code=0):
-        done = subprocess.run([BINARY, "generate", self.runs.get(run, run), "--threads", "1", *map(os.fsencode, map(str, arguments))],
-                              input=stdin, capture_output=True, timeout=60, cwd=ROOT)
-        self.assertEqual(done.returncode, code, done.stderr)
-        return done
+        return self.plimsoll("generate", run, *arguments, stdin=stdin, code=code)
 
     def refuse(self, run, words, *arguments, stdin=b""):
         error = self.generate(run, *arguments, stdin=stdin, code=78).stderr.decode(errors="replace")
-        self.assertEqual(len(error.strip().splitlines()), 1, error)
         for word in words:
             self.assertIn(word, error)
 
@@ -83,8 +64,8 @@ class Generate(unittest.TestCase):
         self.refuse("char", ["byte 0", "not among"], stdin=b"\xff\x00")
         self.refuse("byte", ["--temperature"], "--prompt", "x", "--temperature", "nan")
         self.refuse("byte", ["--max-tokens"], "--prompt", "x", "--max-tokens", "-1")
-        self.refuse(self.folder / "bb", ["no tokenizer"], "--prompt", "x")
-        self.refuse(self.folder / "nowhere", ["does not exist"], "--prompt", "x")
+        self.refuse("bb", ["no tokenizer"], "--prompt", "x")
+        self.refuse("nowhere", ["does not exist"], "--prompt", "x")
         self.refuse(ROOT, ["neither a run"], "--prompt", "x")
 
 

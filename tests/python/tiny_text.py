@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+import tempfile
+import unittest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,3 +19,26 @@ def train(folder, *options):
     done = subprocess.run([BINARY, "train", "configs/quickstart.toml", "--run-dir", folder, *TINY, *options],
                           capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+@unittest.skipUnless(BINARY.exists(), f"{BINARY} is not built")
+class TinyRuns(unittest.TestCase):
+    """Trains RUNS, {name: options of its own}, each with the options MORE, into `folder` before the first test."""
+    MORE, RUNS = [], {}
+
+    @classmethod
+    def setUpClass(cls):
+        folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(folder.cleanup)
+        cls.folder = Path(folder.name)
+        for name, options in cls.RUNS.items():
+            train(cls.folder / name, *cls.MORE, *options)
+
+    def plimsoll(self, command, run, *arguments, stdin=b"", code=0):
+        """plimsoll COMMAND RUN ..., of one of the runs or of any path. Wants the exit status, and one line of an error."""
+        done = subprocess.run([BINARY, command, self.folder / run, "--threads", "1", *map(os.fsencode, map(str, arguments))],
+                              input=stdin, capture_output=True, timeout=100, cwd=ROOT)
+        self.assertEqual(done.returncode, code, done.stderr)
+        if code:
+            self.assertEqual(len(done.stderr.decode(errors="replace").strip().splitlines()), 1, done.stderr)
+        return done
