@@ -21,9 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-# What root, few cores and a machine without a network need; users need none of it.
-MPIRUN = ["mpirun", "--oversubscribe", "--allow-run-as-root", "--mca", "mpi_yield_when_idle", "1", "--mca", "btl",
-          "self,vader,tcp", "--mca", "btl_tcp_if_include", "lo", "--mca", "oob_tcp_if_include", "lo"]
+MPIRUN = ROOT / "scripts/mpirun.sh"
 VARIANTS = ("softmax", "sigmoid", "gated", "placeholder")
 PRECISIONS = ("fp32", "fp64")
 STEPS = 3
@@ -106,7 +104,7 @@ def options(keys):
 
 def command(program, folder, ranks, words):
     """`ranks` of 0: without mpirun."""
-    launcher = [*MPIRUN, "-n", str(ranks)] if ranks else []
+    launcher = [str(MPIRUN), "-n", str(ranks)] if ranks else []
     return [*launcher, str(program), "train", "configs/quickstart.toml", "--run-dir", str(folder), *words]
 
 

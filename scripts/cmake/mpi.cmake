@@ -58,7 +58,7 @@ function(plimsoll_add_tcp_tests)
     set_tests_properties(dist_tcp PROPERTIES LABELS dist TIMEOUT 180 ENVIRONMENT "OMP_WAIT_POLICY=passive")
 endfunction()
 
-# The communicator's cases under mpirun. Only this driver sets what a machine with few cores, or root, needs.
+# The communicator's cases under mpirun.
 function(plimsoll_add_mpi_tests)
     if(nccl_enabled)
         add_executable(dist_gpu_test ${plimsoll_device_tests} ${plimsoll_nccl_tests} tests/support/device_gpu.cpp
@@ -74,8 +74,7 @@ function(plimsoll_add_mpi_tests)
     target_include_directories(dist_mpi_test PRIVATE tests)
     target_link_libraries(dist_mpi_test PRIVATE plimsoll_dist GTest::gtest_main)
     foreach(ranks 1 2 3 4)
-        add_test(NAME dist_mpi_${ranks} COMMAND ${PLIMSOLL_MPIRUN} -n ${ranks} --oversubscribe --allow-run-as-root
-            --mca mpi_yield_when_idle 1 --mca btl self,vader,tcp --mca btl_tcp_if_include lo --mca oob_tcp_if_include lo
+        add_test(NAME dist_mpi_${ranks} COMMAND ${PROJECT_SOURCE_DIR}/scripts/mpirun.sh -n ${ranks}
             $<TARGET_FILE:dist_mpi_test> --gtest_brief=1)
         set_tests_properties(dist_mpi_${ranks} PROPERTIES LABELS dist TIMEOUT 120 ENVIRONMENT "OMP_NUM_THREADS=1")
     endforeach()

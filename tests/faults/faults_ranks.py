@@ -107,7 +107,7 @@ def one_message(bench):
         path = bench.scratch / "bad.toml"
         path.write_text(text)
         started = time.monotonic()
-        done = subprocess.run([*MPIRUN, "-n", "4", bench.program, "train", path], capture_output=True, text=True,
+        done = subprocess.run([MPIRUN, "-n", "4", bench.program, "train", path], capture_output=True, text=True,
                               timeout=30, cwd=ROOT)
         slowest = max(slowest, time.monotonic() - started)
         messages = re.findall("^plimsoll: .*", done.stdout + done.stderr, re.M)

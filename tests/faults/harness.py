@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# What root, few cores and a machine without a network need; users need none of it.
-MPIRUN = ["mpirun", "--oversubscribe", "--allow-run-as-root", "--mca", "mpi_yield_when_idle", "1", "--mca", "btl",
-          "self,vader,tcp", "--mca", "btl_tcp_if_include", "lo", "--mca", "oob_tcp_if_include", "lo"]
+MPIRUN = ROOT / "scripts/mpirun.sh"
 STEPS, EVERY = 60, 5
 # 24 micro batches of 32 tokens: 1, 2, 3, 4 and 8 ranks share them. fp32, so that ranks can be compared within 1e-5.
 TINY = {"model.layers": 2, "model.channels": 64, "model.ffn": 128, "model.context": 32, "train.micro_batch": 1,
@@ -130,7 +128,7 @@ class Bench:
         command = [*before, *self.command(folder, options)]
         mine = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
         if ranks:
-            command = [*MPIRUN, *[word for name in extra for word in ("-x", f"{name}={extra[name]}")], "-n", str(ranks),
+            command = [MPIRUN, *[word for name in extra for word in ("-x", f"{name}={extra[name]}")], "-n", str(ranks),
                        *command]
         else:
             mine.update(extra)

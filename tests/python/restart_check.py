@@ -17,9 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PLIMSOLL = ROOT / "build/plimsoll"
-# What root, few cores and a machine without a network need.
-MPIRUN = ["mpirun", "--oversubscribe", "--allow-run-as-root", "--mca", "mpi_yield_when_idle", "1", "--mca", "btl",
-          "self,vader,tcp", "--mca", "btl_tcp_if_include", "lo", "--mca", "oob_tcp_if_include", "lo", "-n", "2"]
+TWO_RANKS = [ROOT / "scripts/mpirun.sh", "-n", "2"]
 TINY = {"model.channels": 16, "model.context": 16, "model.ffn": 24, "train.micro_batch": 2, "train.batch_tokens": 64,
         "train.eval_every": 100, "data.val_samples": 8, "probes.samples": 2, "run.threads": 1, "run.precision": "fp32"}
 
@@ -174,18 +172,18 @@ class Restarts(unittest.TestCase):
 
     @unittest.skipUnless(shutil.which("mpirun"), "mpirun is not installed")
     def test_two_ranks_stop_are_refused_and_repeat_alike(self):
-        self.train("run", 100000000, status=85, before=MPIRUN, train__max_seconds=4)
-        self.train("run", 100000000, status=85, before=MPIRUN, train__max_seconds=0.01, train__max_restarts=1)
+        self.train("run", 100000000, status=85, before=TWO_RANKS, train__max_seconds=4)
+        self.train("run", 100000000, status=85, before=TWO_RANKS, train__max_seconds=0.01, train__max_restarts=1)
         # Two ranks agree a step ahead: they make progress.
         self.train("stuck", 6, status=85, train__max_seconds=0.01)
-        refused = self.train("stuck", status=70, before=MPIRUN, train__max_restarts=1).stderr
+        refused = self.train("stuck", status=70, before=TWO_RANKS, train__max_restarts=1).stderr
         self.assertEqual(refused.count("1 starts in a row"), 1, refused)
         self.assertEqual(len(self.lines("ledger.jsonl")), 3)
-        self.train("two", before=MPIRUN)
+        self.train("two", before=TWO_RANKS)
         self.assertEqual(self.lines("ledger.jsonl")[-1]["ranks"], 2)
         alone = self.run_command([PLIMSOLL, "rerun", self.folder / "two"], 78).stderr
         self.assertIn("mpirun -n 2 plimsoll rerun", alone)
-        self.assertIn("equal to the bit", self.rerun("two", "--check", before=MPIRUN))
+        self.assertIn("equal to the bit", self.rerun("two", "--check", before=TWO_RANKS))
         self.assertIn("equal to the bit", self.rerun("two", "--check", "--set", "parallel.virtual_ranks=2"))
         self.assertEqual(sorted(path.name for path in self.folder.glob("two-*")), ["two-rerun", "two-rerun2"])
 
