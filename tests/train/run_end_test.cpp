@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "dist/as_ranks.h"
+#include "support/quick_run.h"
 #include "train/json_lines.h"
 #include "train/run_process.h"
 #include "train_test_support.h"
@@ -20,14 +21,9 @@ class RunEndTest : public testing::Test {
     TemporaryFolder folder_;
 
     RunConfig config(const std::string& name, int64_t steps = 6) {
-        RunConfig c =
-            load_config({.file = PLIMSOLL_SOURCE_DIR "/configs/quickstart.toml", .variant = {}, .overrides = {}});
-        c.run.dir = folder_ / name;
-        c.run.threads = 1, c.run.precision = "fp32";
-        c.model.channels = 16, c.model.context = 16, c.model.ffn = 24;
-        c.train.micro_batch = 2, c.train.batch_tokens = 64, c.train.max_steps = steps, c.train.eval_every = 2;
-        c.data.val_samples = 8;
-        c.probes.samples = 2;
+        RunConfig c = quick_run(folder_ / name, steps);
+        c.run.threads = 1, c.data.val_samples = 8, c.probes.samples = 2;
+        c.train.micro_batch = 2, c.train.batch_tokens = 64, c.train.eval_every = 2;
         return c;
     }
     static ExitCode train(const RunConfig& c, Communicator world = Communicator(single_transport())) {

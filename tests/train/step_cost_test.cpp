@@ -9,6 +9,7 @@
 #include "kernels/trace.h"
 #include "model/decoder.h"
 #include "support/named_networks.h"
+#include "support/quick_run.h"
 #include "train/trainer.h"
 #include "train_test_support.h"
 
@@ -83,11 +84,9 @@ class StepCost : public testing::Test {
     TemporaryFolder folder_;
 
     RunConfig config() {
-        RunConfig c =
-            load_config({.file = PLIMSOLL_SOURCE_DIR "/configs/quickstart.toml", .variant = {}, .overrides = {}});
-        c.run.dir = folder_ / "run", c.run.threads = 1, c.run.precision = "fp32";
-        c.model.layers = 3, c.model.channels = 16, c.model.context = 16, c.model.ffn = 24;
-        c.train.micro_batch = 1, c.train.batch_tokens = 16 * kMicroBatches, c.train.max_steps = 10;
+        RunConfig c = quick_run(folder_ / "run", 10);
+        c.run.threads = 1, c.model.layers = 3;
+        c.train.micro_batch = 1, c.train.batch_tokens = 16 * kMicroBatches;
         c.data.val_samples = 2, c.probes.enabled = false;
         return c;
     }

@@ -8,6 +8,7 @@
 #include <csignal>
 
 #include "dist/as_ranks.h"
+#include "support/quick_run.h"
 #include "train/inspect_checkpoint.h"
 #include "train_test_support.h"
 
@@ -21,15 +22,10 @@ class TrainerTest : public testing::Test {
     TemporaryFolder folder_;
 
     // A Bigram-Backcopy run of milliseconds.
-    RunConfig config(const std::string& name, int64_t steps = 12) {
-        RunConfig c =
-            load_config({.file = PLIMSOLL_SOURCE_DIR "/configs/quickstart.toml", .variant = {}, .overrides = {}});
-        c.run.dir = folder_ / name;
-        c.run.threads = 2, c.run.precision = "fp32";
-        c.model.channels = 16, c.model.context = 16, c.model.ffn = 24;
-        c.train.micro_batch = 4, c.train.batch_tokens = 128, c.train.max_steps = steps, c.train.eval_every = 0;
-        c.data.val_samples = 16;
-        c.probes.samples = 4;
+    RunConfig config(const std::string& name, int64_t steps = 12, const std::string& variant = {}) {
+        RunConfig c = quick_run(folder_ / name, steps, variant);
+        c.run.threads = 2, c.data.val_samples = 16, c.probes.samples = 4;
+        c.train.micro_batch = 4, c.train.batch_tokens = 128, c.train.eval_every = 0;
         return c;
     }
     static ExitCode train(const RunConfig& c, Resume resume = Resume::kNever) {
@@ -286,13 +282,7 @@ TEST_F(TrainerTest, ClippingAndSchedulesReachTheOptimizer) {
 
 TEST_F(TrainerTest, WritesWhatTheReportReads) {
     for (const char* variant : {"softmax", "sigmoid", "gated", "gated_headwise", "placeholder"}) {
-        RunConfig c =
-            load_config({.file = PLIMSOLL_SOURCE_DIR "/configs/quickstart.toml", .variant = variant, .overrides = {}});
-        const RunConfig small = config(variant, 3);
-        c.run.dir = small.run.dir, c.run.precision = "fp32", c.model = small.model, c.train = small.train,
-        c.data = small.data;
-        c.probes = small.probes;
-        train(c);
+        train(config(variant, 3, variant));
         const std::string run = folder_ / variant;
         const nlohmann::json info = nlohmann::json::parse(read_file(run + "/run.json", "run"));
         for (const char* key : {"name",
