@@ -13,8 +13,8 @@ namespace {
 constexpr int64_t kMaxHeadSize = 256;
 
 // What `op` reads and writes, whatever queries there are: k and v may have other rows than q.
-void check_attention(const char* op, const AttentionTensors& t, const AttentionSpec& spec) {
-    const auto& [out, lse, q, k, v, sink_logit, gate, score_bias] = t;
+void check_attention(const char* op, const AttentionTensors& t, const AttentionSpec& spec, const Exec& exec) {
+    const auto& [out, lse, q, k, v, sink_logit, gate, score_bias, key_bias] = t;
     check(q.shape.rank() == 3 && k.shape.rank() == 3, "{}: q {} and k {} must be (N, heads, HS)", op, q.shape, k.shape);
     const int64_t N = q.shape[0], NH = q.shape[1], HS = q.shape[2];
     check(k.shape == v.shape && k.shape[2] == HS, "{}: q {}, k {}, v {}", op, q.shape, k.shape, v.shape);
@@ -31,6 +31,11 @@ void check_attention(const char* op, const AttentionTensors& t, const AttentionS
           spec.pinned, spec.prefix, spec.dilation);
     check(spec.window > 0 || spec.pattern == MaskPattern::kCausal || spec.pattern == MaskPattern::kDilated,
           "{}: a strided or blocked pattern needs a window", op);
+    check(!key_bias || exec.device == Device::kCpu, "{}: biases of keys are added on the CPU only", op);
+    check(!key_bias || (key_bias.shape == Shape{k.shape[0], NH} && key_bias.dtype == accumulator_of(q.dtype) &&
+                        key_bias.contiguous()),
+          "{}: key_bias {} in {} must be ({}, {}) in {}", op, key_bias.shape, name_of(key_bias.dtype), k.shape[0], NH,
+          name_of(accumulator_of(q.dtype)));
 }
 
 void check_extra_column(const char* op, Tensor sink_logit, int64_t NH, DType sums, const AttentionSpec& spec) {
@@ -74,7 +79,7 @@ bool alike(Tensor a, Tensor b) {
 // Where queries and keys are the same tokens.
 void check_local(const char* op, const AttentionTensors& t, std::span<const int32_t> cu_seqlens,
                  const AttentionSpec& spec, const Exec& exec) {
-    check_attention(op, t, spec);
+    check_attention(op, t, spec, exec);
     check(t.k.shape[0] == t.q.shape[0] && alike(t.out, t.q), "{}: q {}, k {}, out {} in {}", op, t.q.shape, t.k.shape,
           t.out.shape, name_of(t.out.dtype));
     check_extra_column(op, t.sink_logit, t.q.shape[1], accumulator_of(t.q.dtype), spec);
@@ -162,6 +167,8 @@ void attention_backward(const AttentionTensors& d, const AttentionTensors& t, st
           "attention_backward: gradients must look like what they are gradients of");
     check(alike(d.sink_logit, t.sink_logit), "attention_backward: dsink_logit {}", d.sink_logit.shape);
     check(alike(d.score_bias, t.score_bias), "attention_backward: dscore_bias {}", d.score_bias.shape);
+    check(alike(d.key_bias, t.key_bias) && (!d.key_bias || d.key_bias.contiguous()),
+          "attention_backward: dkey_bias {} for key_bias {}", d.key_bias.shape, t.key_bias.shape);
     check(alike(d.gate, t.gate), "attention_backward: dgate {} for gate {}", d.gate.shape, t.gate.shape);
     PLIMSOLL_RUN(exec, attention_backward(d, t, cu_seqlens, spec, write, exec));
 }
@@ -170,7 +177,7 @@ void attention_tasks_forward(const AttentionTensors& t, const AttentionTasks& ta
                              const Exec& exec) {
     constexpr const char* op = "attention_tasks_forward";
     check_device(exec, op);
-    check_attention(op, t, spec);
+    check_attention(op, t, spec, exec);
     check(alike(t.out, t.q) && !t.gate, "{}: q {}, out {} in {}, {} gate", op, t.q.shape, t.out.shape,
           name_of(t.out.dtype), t.gate ? "a" : "no");
     check_extra_column(op, t.sink_logit, t.q.shape[1], accumulator_of(t.q.dtype), spec);
@@ -183,7 +190,7 @@ void attention_cached_forward(const AttentionTensors& t, std::span<const CachedQ
                               std::span<const double> frequencies, const AttentionSpec& spec, const Exec& exec) {
     constexpr const char* op = "attention_cached_forward";
     check_on_cpu(exec, op);
-    check_attention(op, t, spec);
+    check_attention(op, t, spec, exec);
     check(alike(t.out, t.q), "{}: q {}, out {} in {}", op, t.q.shape, t.out.shape, name_of(t.out.dtype));
     check_extra_column(op, t.sink_logit, t.q.shape[1], accumulator_of(t.q.dtype), spec);
     check_score_bias(op, t.score_bias, t.q.shape[1], accumulator_of(t.q.dtype), spec);
@@ -199,7 +206,7 @@ void attention_tasks_backward(const AttentionTensors& d, const AttentionTensors&
                               const AttentionTasks& tasks, const AttentionSpec& spec, const Exec& exec) {
     constexpr const char* op = "attention_tasks_backward";
     check_device(exec, op);
-    check_attention(op, t, spec);
+    check_attention(op, t, spec, exec);
     check(!is_normalized(spec.weighting) || (alike(delta, t.lse) && delta.contiguous()),
           "{}: delta {} in {} must look like lse {}", op, delta.shape, name_of(delta.dtype), t.lse.shape);
     const DType sums = accumulator_of(t.q.dtype);
@@ -208,6 +215,7 @@ void attention_tasks_backward(const AttentionTensors& d, const AttentionTensors&
           "{}: dq {}, dk {} and dv {} in {}, dout {} for q {}, k {} in {}", op, d.q.shape, d.k.shape, d.v.shape,
           name_of(d.k.dtype), d.out.shape, t.q.shape, t.k.shape, name_of(t.q.dtype));
     check_score_bias(op, t.score_bias, t.q.shape[1], sums, spec);
+    check(!t.key_bias, "{}: keys of tasks have no biases, got key_bias {}", op, t.key_bias.shape);
     check(!t.score_bias || (d.score_bias.shape == Shape{t.q.shape[1], t.q.shape[0]} && d.score_bias.dtype == sums &&
                             d.score_bias.contiguous()),
           "{}: dscore_bias {} in {} must be ({}, {}) in {}", op, d.score_bias.shape, name_of(d.score_bias.dtype),

@@ -11,6 +11,7 @@
 #include "kernels/feature_map.h"
 #include "kernels/gate.h"
 #include "kernels/global_norm.h"
+#include "kernels/key_bias.h"
 #include "kernels/matmul.h"
 #include "kernels/memory.h"
 #include "kernels/mlp.h"
@@ -31,4 +32,6 @@ namespace plimsoll::cpu {
 void rope_forward(Tensor x, std::span<const int32_t> positions, std::span<const double> frequencies, const Exec& exec);
 void attention_cached_forward(const AttentionTensors& t, std::span<const CachedQuery> queries,
                               std::span<const double> frequencies, const AttentionSpec& spec, const Exec& exec);
+void key_bias_forward(Tensor bias, Tensor v, Tensor w, const Exec& exec);
+void key_bias_backward(Tensor dv, Tensor dw, Tensor dbias, Tensor v, Tensor w, Write write, const Exec& exec);
 }  // namespace plimsoll::cpu

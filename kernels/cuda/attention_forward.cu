@@ -136,7 +136,8 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(const _
 
 void run_forward(const AttentionTensors& t, const AttentionTables& tables, const AttentionSpec& spec,
                  const Exec& exec) {
-    const auto& [out, lse, q, k, v, sink_logit, gate, score_bias] = t;
+    const auto& [out, lse, q, k, v, sink_logit, gate, score_bias, key_bias] = t;
+    static_cast<void>(key_bias);  // none: refused at the door
     const int64_t N = q.shape[0], NH = q.shape[1], HS = q.shape[2];
     for (const auto& [tensor, name] : {std::pair{&q, "q"}, {&k, "k"}, {&v, "v"}, {&out, "out"}})
         check_attention_layout(*tensor, name);
