@@ -19,7 +19,9 @@ const Rotation kRows{RandomStream(5, "orthoadam", "rows")}, kColumns{RandomStrea
 
 using Dense = std::vector<double>;  // (n, n)
 
-Dense multiply(const Dense& a, const Dense& b, int64_t rows, int64_t inner, int64_t columns) {
+// Not inlined: gcc 12.2 at -O3 -march=rocketlake makes other numbers of dense() with this inside (right at -O2, with
+// -march=x86-64-v3, and under sanitizers).
+[[gnu::noinline]] Dense multiply(const Dense& a, const Dense& b, int64_t rows, int64_t inner, int64_t columns) {
     Dense out(static_cast<size_t>(rows * columns));
     for (int64_t i = 0; i < rows; ++i)
         for (int64_t k = 0; k < inner; ++k)

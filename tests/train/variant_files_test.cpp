@@ -38,6 +38,7 @@ class VariantFilesTest : public testing::TestWithParam<std::string> {
                                         .variant = PLIMSOLL_SOURCE_DIR "/configs/variants/" + GetParam() + ".toml",
                                         .overrides = {}});
         config.model.ffn = std::min<int64_t>(config.model.ffn, 14);
+        if (config.attention.query_key == "symmetric") config.model.kv_heads = config.model.heads;
         Named named{GetParam().c_str(), {config.model, config.attention, config.loss, 13}};
         named.config.validate();
         return named;
