@@ -4,6 +4,9 @@
 // running maximum and sum, seeded by the extra column; 4 f = V::weight(s, row); 5 the row's factor (row.h) makes f the
 // weight p; out = sum_j p v. Backward: ds = V::dscore(s, f, df, row), where df = dL/df has that factor, and through
 // delta = rowsum(dout * out) what a row's statistic adds.
+//
+// A weighting may say that it knows scores, lse and bias only in exponentials of their sums (kOnlyExponentials): then a
+// backend may have all of them in units of log 2, with 2^x for exp. And it may weigh two scores at once (weigh_pair).
 #pragma once
 
 #include <concepts>
@@ -19,6 +22,10 @@ struct CpuMath {
     static T exp(T x) {
         return cpu::exp_fast(x);  // vectorisable in fp32
     }
+    template <class T>
+    static T reciprocal(T x) {
+        return T(1) / x;
+    }
 };
 
 // What a row of scores has in common, and the exponential of the backend that asks: variants write row.exp(s).
@@ -28,6 +35,7 @@ struct RowState {
     T bias;  // b of BiasRole::kAdded and kFactor
 
     PLIMSOLL_HD static T exp(T x) { return Math::exp(x); }
+    PLIMSOLL_HD static T reciprocal(T x) { return Math::reciprocal(x); }
 };
 
 // What kSum wants beside: the divisor of a row from the sum of its f, and the divisor's derivative.

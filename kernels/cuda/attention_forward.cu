@@ -1,5 +1,6 @@
 // Core attention, forward, for sm_80 and later: a block per 64 queries of a head; keys and values stream through two
 // stages of shared memory. FlashAttention-2, arXiv:2307.08691, alg. 1.
+#include "kernels/cuda/attention_forward_sm90.h"
 #include "kernels/cuda/attention_tile.cuh"
 
 namespace plimsoll::cuda {
@@ -174,7 +175,9 @@ void attention_forward(const AttentionTensors& t, std::span<const int32_t> cu_se
     const int64_t N = t.q.shape[0];
     if (N == 0) return;
     int32_t* const memory = exec.cuda->workspace<int32_t>(table_words(N));
-    run_forward(t, make_tables(memory, cu_seqlens, N, exec), spec, exec);
+    const AttentionTables tables = make_tables(memory, cu_seqlens, N, exec);
+    if (takes_sm90_forward(t, spec, exec)) return attention_forward_sm90(t, tables, spec, exec);
+    run_forward(t, tables, spec, exec);
 }
 
 void attention_tasks_forward(const AttentionTensors& t, const AttentionTasks& tasks, const AttentionSpec& spec,

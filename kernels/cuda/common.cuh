@@ -54,6 +54,7 @@ PLIMSOLL_DEVICE float warp_max(float value) {
 // The mathematics of the GPU for attention variants (kernels/attention/variant.h).
 struct DeviceMath {
     PLIMSOLL_DEVICE static float exp(float x) { return device::exp2_approx(x * 1.4426950408889634f); }
+    PLIMSOLL_DEVICE static float reciprocal(float x) { return device::rcp_approx(x); }
 };
 
 PLIMSOLL_DEVICE float sigmoid(float x) {

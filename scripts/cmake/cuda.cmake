@@ -45,7 +45,8 @@ endfunction()
 # The tests of the backend on the GPU itself; without the backend they run on the emulated device instead.
 function(plimsoll_add_cuda_tests)
     file(GLOB sources CONFIGURE_DEPENDS tests/cuda/*_test.cpp)
-    add_executable(cuda_test ${sources} tests/support/device_gpu.cpp tests/simt/conformance.cu)
+    add_executable(cuda_test ${sources} tests/support/device_gpu.cpp tests/simt/conformance.cu
+        tests/simt/hopper_conformance.cu)
     target_include_directories(cuda_test PRIVATE tests)
     target_compile_definitions(cuda_test PRIVATE PLIMSOLL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
     target_compile_options(cuda_test PRIVATE

@@ -17,8 +17,9 @@ function(plimsoll_emulated_objects name)
     target_link_libraries(${name} PUBLIC plimsoll_simt plimsoll_kernels)
 endfunction()
 
-plimsoll_emulated_objects(plimsoll_planted_bugs tests/simt/planted_bugs.cu)
-add_executable(simt_test tests/simt/emulator_test.cpp tests/simt/main.cpp $<TARGET_OBJECTS:plimsoll_planted_bugs>)
+plimsoll_emulated_objects(plimsoll_planted_bugs tests/simt/planted_bugs.cu tests/simt/hopper_bugs.cu)
+add_executable(simt_test tests/simt/emulator_test.cpp tests/simt/hopper_test.cpp tests/simt/main.cpp
+    tests/support/tensor_map_emulated.cpp $<TARGET_OBJECTS:plimsoll_planted_bugs>)
 target_include_directories(simt_test PRIVATE tests)
 target_link_libraries(simt_test PRIVATE plimsoll_simt plimsoll_kernels GTest::gtest)
 
@@ -26,8 +27,10 @@ target_link_libraries(simt_test PRIVATE plimsoll_simt plimsoll_kernels GTest::gt
 # dispatchers then stay in their archive.
 file(GLOB cuda_kernels CONFIGURE_DEPENDS kernels/cuda/*.cu)
 file(GLOB dispatchers CONFIGURE_DEPENDS kernels/dispatch*.cpp)
-plimsoll_emulated_objects(plimsoll_cuda_kernels_emulated ${cuda_kernels} tests/simt/conformance.cu)
-add_library(plimsoll_cuda_emulated OBJECT ${dispatchers} kernels/cuda/context.cpp tests/support/reference_gemm.cpp)
+plimsoll_emulated_objects(plimsoll_cuda_kernels_emulated ${cuda_kernels} tests/simt/conformance.cu
+    tests/simt/hopper_conformance.cu)
+add_library(plimsoll_cuda_emulated OBJECT ${dispatchers} kernels/cuda/context.cpp tests/support/reference_gemm.cpp
+    tests/support/tensor_map_emulated.cpp)
 target_compile_definitions(plimsoll_cuda_emulated PUBLIC PLIMSOLL_CUDA)
 target_compile_options(plimsoll_cuda_emulated PRIVATE -Wall -Wextra)
 target_link_libraries(plimsoll_cuda_emulated PUBLIC plimsoll_simt plimsoll_kernels)
@@ -60,11 +63,11 @@ function(plimsoll_emulated_test name program filter)
     set_tests_properties(${name} PROPERTIES LABELS emulated TIMEOUT 360 ENVIRONMENT OMP_WAIT_POLICY=passive)
 endfunction()
 plimsoll_emulated_test(emulator simt_test "*")
-# Two halves, for two cores.
+# Two halves each, for two cores.
 foreach(half 0 1)
     plimsoll_emulated_test(emulated_attention_${half} cuda_emulated_test "*CudaAttention*")
-    set_property(TEST emulated_attention_${half} APPEND PROPERTY
+    plimsoll_emulated_test(emulated_kernels_${half} cuda_emulated_test "-*CudaAttention*")
+    set_property(TEST emulated_attention_${half} emulated_kernels_${half} APPEND PROPERTY
         ENVIRONMENT "GTEST_TOTAL_SHARDS=2;GTEST_SHARD_INDEX=${half}")
 endforeach()
-plimsoll_emulated_test(emulated_kernels cuda_emulated_test "-*CudaAttention*")
 plimsoll_emulated_test(emulated_ranks dist_device_test "*")

@@ -1,5 +1,6 @@
-// Each instruction of device.cuh against its description, on random input. Run on a GPU, PLIMSOLL_CONFORMANCE_OUT=DIR
-// keeps the hardware's answers; files of that kind under tests/golden/device are what the emulator is held to then.
+// Each instruction of kernels/cuda/native against its description, on random input. Run on a GPU,
+// PLIMSOLL_CONFORMANCE_OUT=DIR keeps the hardware's answers; files of that kind under tests/golden/device are what the
+// emulator is held to then.
 #include "simt/conformance.h"
 
 #include <gtest/gtest.h>
@@ -10,6 +11,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "cuda/hopper_expected.h"
 #include "support/cuda_test.h"
 
 namespace plimsoll {
@@ -30,12 +32,20 @@ float bf16_number(uint32_t bits) {
     return number(bits << 16);
 }
 
+// Those that this device has.
+std::vector<ConformanceCase> all_cases() {
+    std::vector<ConformanceCase> all = conformance_cases();
+    if (test_context().architecture() == 90) append(all, hopper_conformance_cases());
+    return all;
+}
+
 // Numbers for arithmetic, bf16 pairs for operands of mma, any bits for moves.
 Words random_input(const ConformanceCase& c) {
     const RandomStream stream(17, "conformance", c.name);
     Words input;
     for (size_t i = 0; i < static_cast<size_t>(c.input_words); ++i) {
-        const bool operand = c.name == "mma_m16n8k16" && i < 192;
+        const bool operand =
+            (c.name == "mma_m16n8k16" && i < 192) || c.name.starts_with("wgmma") || c.name.starts_with("tma_store");
         const auto normal = [&](uint64_t at) { return static_cast<float>(4 * stream.normal(at)); };
         if (operand)
             input.push_back(bf16(normal(2 * i)).bits | uint32_t{bf16(normal(2 * i + 1)).bits} << 16);
@@ -98,6 +108,16 @@ Expected expected(const ConformanceCase& c, const Words& in) {
                 }
                 e.near.push_back(sum);
             }
+    } else if (c.name.starts_with("wgmma")) {
+        // Up to 128 products of size 16, partial sums of a few hundred: 24 bits of them, less what hardware truncates.
+        e.absolute = 2e-3;
+        e.near = expected_product(in, static_cast<size_t>(c.shape[0]), static_cast<size_t>(c.shape[1]));
+    } else if (c.name.starts_with("tma_load")) {
+        e.words = expected_load(in, c.shape[0]);
+    } else if (c.name.starts_with("tma_store")) {
+        e.words = expected_store(in, c.shape[0]);
+    } else if (c.name.starts_with("increase_registers")) {
+        for (const uint32_t word : in) e.words.push_back(word + 1);
     } else if (c.name.starts_with("cp_async")) {
         for (size_t lane = 0; lane < 32; ++lane)
             for (size_t i = 0; i < 8; ++i) {
@@ -124,7 +144,7 @@ void compare(const Expected& wanted, const Words& seen) {
 }
 
 std::string file_name(const ConformanceCase& c) {
-    return c.name.substr(0, c.name.find(' ')) + ".bin";
+    return c.name.substr(0, c.name.find(' ')) + (c.what.empty() ? "" : "." + c.what) + ".bin";
 }
 
 Words run(const ConformanceCase& c, const Words& input) {
@@ -139,8 +159,8 @@ Words run(const ConformanceCase& c, const Words& input) {
 
 TEST(CudaConformance, EveryInstructionDoesWhatItsDescriptionSays) {
     const char* folder = std::getenv("PLIMSOLL_CONFORMANCE_OUT");
-    for (const ConformanceCase& c : conformance_cases()) {
-        SCOPED_TRACE(c.name);
+    for (const ConformanceCase& c : all_cases()) {
+        SCOPED_TRACE(c.name + " " + c.what);
         const Words input = random_input(c);
         for (int seed = 1; seed <= kSchedules; ++seed) {
             set_schedule(seed);
@@ -157,7 +177,7 @@ TEST(CudaConformance, EveryInstructionDoesWhatItsDescriptionSays) {
 
 // Answers kept from a GPU, if there are any: moves to the bit, arithmetic to the same tolerance.
 TEST(CudaConformance, TheEmulatorAgreesWithKeptAnswers) {
-    for (const ConformanceCase& c : conformance_cases()) {
+    for (const ConformanceCase& c : all_cases()) {
         const auto path = std::filesystem::path(PLIMSOLL_SOURCE_DIR) / "tests/golden/device" / file_name(c);
         std::ifstream file(path, std::ios::binary);
         if (!file) continue;

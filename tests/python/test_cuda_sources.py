@@ -6,10 +6,13 @@ import unittest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-NATIVE = ROOT / "kernels/cuda/native/device.cuh"
-TWIN = ROOT / "tests/support/simt/include/device.cuh"
-CASES = ROOT / "tests/simt/conformance.cu"
-HELPERS = {"shared_pointer"}  # of the native file, used by its instructions only
+NATIVE = ROOT / "kernels/cuda/native"
+TWIN = ROOT / "tests/support/simt/include"
+# Native files, their twin, and the cases of their instructions.
+SEAMS = [(["device.cuh"], "device.cuh", ROOT / "tests/simt/conformance.cu"),
+         (["hopper.cuh", "wgmma.cuh"], "hopper.cuh", ROOT / "tests/simt/hopper_conformance.cu")]
+# No instructions: used by those of the native file only; for the compiler.
+HELPERS = {"shared_pointer", "hold_registers"}
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import cuda_checks  # noqa: E402
@@ -18,26 +21,33 @@ import cuda_checks  # noqa: E402
 def functions(text):
     """Names defined or declared in namespace plimsoll::device."""
     body = text[text.index("namespace plimsoll::device"):]
-    return set(re.findall(r"^(?:PLIMSOLL_DEVICE |inline )?(?:float|uint32_t|void) (\w+)\(", body, re.MULTILINE))
+    return set(re.findall(r"^(?:PLIMSOLL_DEVICE |inline )?(?:float|uint32_t|void|bool) (\w+)\(", body, re.MULTILINE))
+
+
+def native_functions(names):
+    return set().union(*(functions((NATIVE / name).read_text()) for name in names)) - HELPERS
 
 
 class Seam(unittest.TestCase):
     def test_both_files_have_the_same_instructions(self):
-        native = functions(NATIVE.read_text()) - HELPERS
-        self.assertGreater(len(native), 8)
-        self.assertEqual(native, functions(TWIN.read_text()))
+        for names, twin, _ in SEAMS:
+            native = native_functions(names)
+            self.assertGreater(len(native), 8)
+            self.assertEqual(native, functions((TWIN / twin).read_text()) - HELPERS)
 
     def test_every_instruction_has_a_conformance_case(self):
-        cases = set(" ".join(re.findall(r'^\s*{"([\w ]+)", ', CASES.read_text(), re.MULTILINE)).split())
-        self.assertEqual(functions(NATIVE.read_text()) - HELPERS, cases)
+        for names, _, cases in SEAMS:
+            text = re.sub(r'"\s*\n\s*"', "", cases.read_text())
+            named = re.findall(r'(?:^\s*{|_case<[^>]*>\(|\.name = )"([\w ]+)", *', text, re.MULTILINE)
+            self.assertEqual(native_functions(names), set(" ".join(named).split()))
 
     def test_ptx_and_launches_are_nowhere_else(self):
         for source in (ROOT / "kernels").rglob("*.cu*"):
-            if source == NATIVE:
+            if source.parent == NATIVE:
                 continue
             text = source.read_text()
             for raw in ("asm(", "asm volatile", "<<<", "__shared__", "__cvta"):
-                self.assertNotIn(raw, text, f"{source.relative_to(ROOT)}: use kernels/cuda/native/device.cuh")
+                self.assertNotIn(raw, text, f"{source.relative_to(ROOT)}: use kernels/cuda/native")
 
 
 class Ptxas(unittest.TestCase):
@@ -53,6 +63,22 @@ ptxas info    : Used 16 registers, used 0 barriers
         kernels = cuda_checks.kernels_of(self.LOG)
         self.assertEqual(kernels["_Z6kernelv"], {"registers": 40, "spill": 28, "stack": 8, "shared": 1024})
         self.assertEqual(kernels["_Z5otherv"]["registers"], 16)
+
+    def test_instructions_are_counted_by_kernel(self):
+        text = """Function : _Z1av
+        /*1400*/  HGMMA.64x128x16.F32.BF16 R24, gdesc[UR12], R24 ;
+        /*1410*/  UTMALDG.4D [UR16], [UR6] ;
+        /*1420*/  UTMALDG.4D [UR16], [UR6], desc[UR4] ;
+Function : _Z1bv
+        /*0010*/  HMMA.16816.F32.BF16 R4, R8, R12, R4 ;
+        /*0020*/  STL [R1], R2 ;
+        /*0030*/  UTMASTG.4D [UR4], [UR6] ;
+"""
+        self.assertEqual(cuda_checks.count_instructions(text), {"_Z1av": [1, 0, 2], "_Z1bv": [1, 1, 0]})
+
+    def test_serialised_wgmma_and_ignored_registers_are_fatal(self):
+        for mark in ("C7508", "C7510", "C7511", "C7512", "C7515"):
+            self.assertIn(mark, cuda_checks.FATAL_INFORMATION)
 
     def test_occupancy_follows_registers_and_shared_memory(self):
         kernel = {"registers": 255, "shared": 0}

@@ -12,34 +12,16 @@
 #include "simt/host_runtime.h"
 #include "simt/memory.h"
 #include "simt/planted_bugs.h"
+#include "support/simt_outcome.h"
 
 namespace plimsoll {
 namespace {
 
 constexpr int kSchedules = 5;
 
-// Device memory with values that the detector knows to be written.
 template <class T>
-class Buffer {
-  public:
-    explicit Buffer(const std::vector<T>& values) : size_(values.size()) {
-        EXPECT_EQ(cudaMalloc(&data_, size_ * sizeof(T)), cudaSuccess);
-        EXPECT_EQ(cudaMemcpyAsync(data_, values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice, nullptr),
-                  cudaSuccess);
-    }
-    ~Buffer() { cudaFree(data_); }
-    Buffer(const Buffer&) = delete;
-    T* data() const { return static_cast<T*>(data_); }
-    std::vector<T> values() const {
-        std::vector<T> out(size_);
-        EXPECT_EQ(cudaMemcpyAsync(out.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost, nullptr), cudaSuccess);
-        return out;
-    }
-
-  private:
-    void* data_ = nullptr;
-    size_t size_;
-};
+using Buffer = SimtBuffer<T>;
+using FloatOutcome = Outcome<float>;
 
 std::vector<float> numbers(int n) {
     std::vector<float> x;
@@ -47,50 +29,22 @@ std::vector<float> numbers(int n) {
     return x;
 }
 
-struct Outcome {
-    std::string error;                 // thrown out of the launch
-    std::vector<std::string> reports;  // of the detector
-    std::vector<float> out;
-
-    bool mentions(const std::string& text) const {
-        return error.find(text) != std::string::npos || std::any_of(reports.begin(), reports.end(), [&](const auto& r) {
-                   return r.find(text) != std::string::npos;
-               });
-    }
-    std::string to_string() const {
-        std::string all = error.empty() ? "no error" : error;
-        for (const std::string& r : reports) all += "\n  " + r;
-        return all;
-    }
-};
-
 template <class F>
-Outcome run(uint64_t seed, std::vector<float> out, F&& body) {
-    simt::options() = {.seed = seed};
-    simt::take_reports();
-    Buffer<float> result(out);
-    Outcome outcome;
-    try {
-        body(result.data());
-    } catch (const simt::EmulationError& error) {
-        outcome.error = error.what();
-    }
-    outcome.reports = simt::take_reports();
-    outcome.out = result.values();
-    return outcome;
+FloatOutcome run(uint64_t seed, const std::vector<float>& out, F&& body) {
+    return run_simt<float>(seed, out, body);
 }
 
-Outcome block_sum(Bug bug, uint64_t seed) {
+FloatOutcome block_sum(Bug bug, uint64_t seed) {
     const Buffer<float> x(numbers(5000));
     return run(seed, {0}, [&](float* out) { launch_block_sum(bug, x.data(), out, 5000, 4); });
 }
 
-Outcome pipeline(Bug bug, uint64_t seed) {
+FloatOutcome pipeline(Bug bug, uint64_t seed) {
     const Buffer<float> x(numbers(6 * 128));
     return run(seed, std::vector<float>(128), [&](float* out) { launch_pipeline(bug, x.data(), out, 6); });
 }
 
-Outcome exchange(Bug bug, uint64_t seed) {
+FloatOutcome exchange(Bug bug, uint64_t seed) {
     const Buffer<float> x(numbers(64));
     return run(seed, std::vector<float>(64), [&](float* out) { launch_exchange(bug, x.data(), out); });
 }
@@ -100,8 +54,10 @@ TEST(Emulator, RunsRightKernelsCleanUnderEverySchedule) {
     double sum = 0;
     for (const float v : x) sum += v;
     for (int seed = 1; seed <= kSchedules; ++seed) {
-        const Outcome a = block_sum(Bug::kNone, seed), b = pipeline(Bug::kNone, seed), c = exchange(Bug::kNone, seed);
-        for (const Outcome* o : {&a, &b, &c}) EXPECT_TRUE(o->error.empty() && o->reports.empty()) << o->to_string();
+        const FloatOutcome a = block_sum(Bug::kNone, seed), b = pipeline(Bug::kNone, seed),
+                           c = exchange(Bug::kNone, seed);
+        for (const FloatOutcome* o : {&a, &b, &c})
+            EXPECT_TRUE(o->error.empty() && o->reports.empty()) << o->to_string();
         EXPECT_NEAR(a.out[0], sum, 1e-6 * sum);  // another order of 5,000 fp32 additions
         for (int t = 0; t < 128; ++t) {
             float wanted = 0;
@@ -123,7 +79,7 @@ TEST(Emulator, PreemptionBetweenAccessesChangesNothingRight) {
 
 struct Planted {
     Bug bug;
-    Outcome (*launch)(Bug, uint64_t);
+    FloatOutcome (*launch)(Bug, uint64_t);
     const char* found;  // what the report or the error says
 };
 
@@ -132,7 +88,7 @@ class PlantedBug : public testing::TestWithParam<Planted> {};
 TEST_P(PlantedBug, IsCaughtUnderEverySchedule) {
     const auto& [bug, launch, found] = GetParam();
     for (int seed = 1; seed <= kSchedules; ++seed) {
-        const Outcome outcome = launch(bug, seed);
+        const FloatOutcome outcome = launch(bug, seed);
         EXPECT_TRUE(outcome.mentions(found)) << "wanted '" << found << "', got " << outcome.to_string();
     }
 }
@@ -165,27 +121,27 @@ TEST(Emulator, CopiesThatAreNotWaitedForAreNotANumber) {
 }
 
 TEST(Emulator, ReportsNameTheLine) {
-    const Outcome outcome = block_sum(Bug::kReadsPastTheEnd, 1);
+    const FloatOutcome outcome = block_sum(Bug::kReadsPastTheEnd, 1);
     EXPECT_TRUE(outcome.mentions("planted_bugs.cu:") || outcome.mentions("program offset")) << outcome.to_string();
 }
 
 TEST(Emulator, FreshMemoryIsNaNAndFreedMemoryIsGone) {
     void* memory = nullptr;
     ASSERT_EQ(cudaMalloc(&memory, 64 * sizeof(float)), cudaSuccess);
-    const Outcome outcome = run(1, std::vector<float>(64),
-                                [&](float* out) { launch_exchange(Bug::kNone, static_cast<float*>(memory), out); });
+    const FloatOutcome outcome = run(
+        1, std::vector<float>(64), [&](float* out) { launch_exchange(Bug::kNone, static_cast<float*>(memory), out); });
     EXPECT_TRUE(outcome.mentions("uninitialised")) << outcome.to_string();
     EXPECT_TRUE(std::isnan(outcome.out[0]));
     ASSERT_EQ(cudaFree(memory), cudaSuccess);
-    const Outcome after = run(1, std::vector<float>(64),
-                              [&](float* out) { launch_exchange(Bug::kNone, static_cast<float*>(memory), out); });
+    const FloatOutcome after = run(1, std::vector<float>(64),
+                                   [&](float* out) { launch_exchange(Bug::kNone, static_cast<float*>(memory), out); });
     EXPECT_TRUE(after.mentions("outside of an allocation")) << after.to_string();
     EXPECT_THROW(simt::device_free(memory), simt::EmulationError);
 }
 
 TEST(Emulator, HostPointersAreNotDeviceMemory) {
     std::vector<float> host = numbers(64);
-    const Outcome outcome =
+    const FloatOutcome outcome =
         run(1, std::vector<float>(64), [&](float* out) { launch_exchange(Bug::kNone, host.data(), out); });
     EXPECT_TRUE(outcome.mentions("not device memory")) << outcome.to_string();
 }
@@ -216,7 +172,7 @@ TEST(Emulator, LdmatrixAndMmaMultiply) {
     for (int i = 0; i < 128; ++i) b.push_back(bf16(static_cast<float>((i * 5) % 11 - 5) / 4).bits);
     const Buffer<uint16_t> da(a), db(b);
     const auto number = [](uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); };
-    const Outcome outcome =
+    const FloatOutcome outcome =
         run(1, std::vector<float>(128), [&](float* out) { launch_small_product(da.data(), db.data(), out); });
     EXPECT_TRUE(outcome.error.empty() && outcome.reports.empty()) << outcome.to_string();
     for (size_t i = 0; i < 16; ++i)

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,12 @@ void set_late_streams(bool late);
 cuda::Context& test_context();
 inline Exec on_gpu() {
     return {.device = Device::kCuda, .threads = 1, .cuda = &test_context()};
+}
+
+// A device of another compute capability (80, 90) and number of multiprocessors: emulated. On a GPU, that GPU.
+std::unique_ptr<cuda::Context> context_like(int architecture, int multiprocessors);
+inline Exec on(cuda::Context& context) {
+    return {.device = Device::kCuda, .threads = 1, .cuda = &context};
 }
 
 // `count` times the same value.

@@ -15,6 +15,15 @@ void set_late_streams(bool late) {
     simt::host_state().late = late;
 }
 
+std::unique_ptr<cuda::Context> context_like(int architecture, int multiprocessors) {
+    simt::HostState& host = simt::host_state();
+    const simt::HostState before = host;
+    host.major = architecture / 10, host.minor = architecture % 10, host.multiprocessors = multiprocessors;
+    auto context = std::make_unique<cuda::Context>();
+    host = before;
+    return context;
+}
+
 cuda::Context& test_context() {
     static cuda::Context context;
     return context;

@@ -8,6 +8,10 @@ std::vector<std::string> device_reports() {
 void set_schedule(int /*seed*/) {}
 void set_late_streams(bool /*late*/) {}
 
+std::unique_ptr<cuda::Context> context_like(int /*architecture*/, int /*multiprocessors*/) {
+    return std::make_unique<cuda::Context>();
+}
+
 cuda::Context& test_context() {
     static cuda::Context context;
     return context;

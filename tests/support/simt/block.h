@@ -25,6 +25,13 @@ struct AsyncCopy {
     const void* site;  // of the instruction, for reports
 };
 
+// A thread's variables that wgmma in flight make (sums), or read (operands in registers).
+struct Lent {
+    const void* begin;
+    size_t bytes;
+    bool readable;
+};
+
 struct Thread {
     ThreadView view;  // first: `running` points here
     FiberContext context = nullptr;
@@ -34,6 +41,7 @@ struct Thread {
     std::vector<AsyncCopy> copies;  // oldest first
     std::vector<unsigned> groups;   // sizes of committed groups, oldest first
     unsigned uncommitted = 0;
+    std::vector<Lent> lent;
 };
 
 // Lanes of one warp on their way into one collective.
@@ -63,6 +71,7 @@ class Block {
     void run(const Launch& launch, Index3 index, uint64_t seed);
 
     Thread& current() { return threads_[current_]; }
+    Thread& thread(unsigned index) { return threads_[index]; }
     // Suspends the running thread until wake(); `what` names the reason in a deadlock's report.
     void wait(const char* what);
     void wake(unsigned thread);

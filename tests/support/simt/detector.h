@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -35,6 +36,20 @@ void begin_block(unsigned threads);
 void set_thread(unsigned thread);
 // `to` have now seen everything `from` have done so far.
 void order(std::span<const unsigned> from, std::span<const unsigned> to);
+
+// What somebody has seen of everybody: a clock for each thread and each asynchronous actor (async_proxy.h); null is
+// nothing. For what is handed on through an object, as by an mbarrier: who arrives publishes, who waits learns.
+using Seen = std::shared_ptr<const std::vector<uint32_t>>;
+// `base`, and what the running thread has done and seen so far.
+Seen publish(const Seen& base);
+// `base`, and an actor's work up to a clock.
+Seen with(const Seen& base, unsigned actor, uint32_t clock);
+// The running thread has seen this too; and these threads an actor's work up to a clock.
+void learn(const Seen& seen);
+void learn(std::span<const unsigned> threads, unsigned actor, uint32_t clock);
+// A thread's clock, and whether the running thread has seen another's work up to a clock.
+uint32_t now(unsigned thread);
+bool knows(unsigned thread, uint32_t clock);
 
 }  // namespace detector
 }  // namespace simt

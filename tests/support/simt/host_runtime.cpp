@@ -132,11 +132,14 @@ void submit(cudaStream_t stream, std::function<void()> work) {
 // A launch that cannot run is an error of the runtime; one that goes wrong while it runs is the emulator's to report.
 void submit_launch(cudaStream_t stream, const Launch& request) {
     if (with_device("launch") != cudaSuccess) return;
-    const auto* bytes = static_cast<const std::byte*>(request.arguments);
-    std::vector<std::byte> arguments(bytes, bytes + request.argument_bytes);
+    struct alignas(64) Chunk {  // as tensor maps want to be aligned
+        std::byte at[64];
+    };
+    std::vector<Chunk> arguments((request.argument_bytes + sizeof(Chunk) - 1) / sizeof(Chunk));
+    std::memcpy(arguments.data(), request.arguments, request.argument_bytes);
     submit(stream, [request, arguments = std::move(arguments)] {
         Launch mine = request;
-        std::vector<std::byte> copy = arguments;  // a kernel may change its parameters
+        std::vector<Chunk> copy = arguments;  // a kernel may change its parameters
         mine.arguments = copy.data();
         launch(mine);
     });

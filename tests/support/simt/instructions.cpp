@@ -3,7 +3,7 @@
 #include <bit>
 #include <string>
 
-#include "device.cuh"
+#include "hopper.cuh"
 #include "simt/block.h"
 #include "simt/detector.h"
 
@@ -96,6 +96,29 @@ void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
 
 void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) {
     load_matrices(r, row, true, __builtin_return_address(0));
+}
+
+void stmatrix_x4(void* row, const uint32_t (&r)[4]) {
+    const void* site = __builtin_return_address(0);
+    const simt::EnterEmulator enter;
+    if (reinterpret_cast<uintptr_t>(row) % 16)
+        throw simt::EmulationError("stmatrix: a row that is not 16-byte aligned");
+    simt::note_access(row, 16, simt::Access::kWrite, site);
+    struct Lane {
+        uint16_t* row;
+        const uint32_t* from;
+    } lane{static_cast<uint16_t*>(row), r};
+    simt::warp_collective(
+        ~0u,
+        [](void** lanes, unsigned) {
+            for (int l = 0; l < 32; ++l)
+                for (int m = 0; m < 4; ++m) {
+                    uint16_t* to = static_cast<Lane*>(lanes[8 * m + l / 4])->row + 2 * (l % 4);
+                    const uint32_t pair = static_cast<Lane*>(lanes[l])->from[m];
+                    to[0] = static_cast<uint16_t>(pair), to[1] = static_cast<uint16_t>(pair >> 16);
+                }
+        },
+        &lane, "stmatrix.x4", simt::Order::kNone);
 }
 
 void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {

@@ -9,6 +9,7 @@
 
 #include "simt/block.h"
 #include "simt/detector.h"
+#include "simt/hopper.h"
 
 namespace simt {
 
@@ -104,12 +105,14 @@ void Block::run(const Launch& launch, Index3 index, uint64_t seed) {
         thread.context = stacks_.prepare(t, thread_main);
         thread.index = t, thread.lane = t % kWarp, thread.warp = t / kWarp;
         thread.done = false, thread.waits_for = nullptr;
-        thread.copies.clear(), thread.groups.clear(), thread.uncommitted = 0;
+        thread.copies.clear(), thread.groups.clear(), thread.uncommitted = 0, thread.lent.clear();
         warps[thread.warp].alive |= 1u << thread.lane;
         ready_.push_back(t);
     }
     statistics().blocks++, statistics().threads += count_;
     detector::begin_block(count_);
+    begin_copies(*this);
+    begin_warpgroups(*this, count_);
     current_ = kMaxThreads;  // none: next() stores where run() goes on
     next();
     in_kernel = false, running = nullptr;
@@ -117,7 +120,15 @@ void Block::run(const Launch& launch, Index3 index, uint64_t seed) {
                               std::to_string(index.y) + ", " + std::to_string(index.z) + "), seed " +
                               std::to_string(options().seed) + ": ";
     if (!error_.empty()) throw EmulationError(where + error_);
-    if (live_ == 0) return;
+    if (live_ == 0) {
+        try {
+            end_copies(*this);
+            end_warpgroups(*this);
+        } catch (const EmulationError& error) {
+            throw EmulationError(where + error.what());
+        }
+        return;
+    }
     std::map<std::string, int> waiting;
     for (unsigned t = 0; t < count_; ++t)
         if (!threads_[t].done)
@@ -130,6 +141,9 @@ void Block::run(const Launch& launch, Index3 index, uint64_t seed) {
 
 void Block::next() {
     FiberContext& here = current_ == kMaxThreads ? main_ : threads_[current_].context;
+    land_copies(*this, false);
+    while (ready_.empty() && land_copies(*this, true)) {
+    }
     if (ready_.empty() || !error_.empty()) {
         switch_fiber(here, main_);
         return;
@@ -187,6 +201,8 @@ void Block::finish_thread() {
     warps[thread.warp].alive &= ~(1u << thread.lane);
     sync_after_exit(thread);
     if (!thread.copies.empty()) fail("exits with cp.async copies it never waited for");
+    end_stores(thread);
+    end_wgmma(thread);
 }
 
 void* Block::static_variable(const void* key, size_t bytes, size_t alignment) {
