@@ -89,7 +89,7 @@ struct AttentionTensors {
     Tensor sink_logit;  // (NH) in the dtype sums are kept in; for kLearnedLogit only
     Tensor gate;        // (N, NH), before the sigmoid; empty = none
     Tensor score_bias = {};  // (NH) in the dtype sums are kept in; for ScoreBias::kLearned only
-    Tensor key_bias = {};    // (rows of k, NH) in the dtype sums are kept in, added to scores; on the CPU only
+    Tensor key_bias = {};    // (rows of k, NH) in the dtype sums are kept in, added to scores
 };
 
 // out_i = sigmoid(gate_i) sum_j p_ij v_j, the factor only with a gate (G1, one per head: Qiu et al., arXiv:2505.06708).

@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kMaxHeadSize = 256;
 
 // What `op` reads and writes, whatever queries there are: k and v may have other rows than q.
-void check_attention(const char* op, const AttentionTensors& t, const AttentionSpec& spec, const Exec& exec) {
+void check_attention(const char* op, const AttentionTensors& t, const AttentionSpec& spec) {
     const auto& [out, lse, q, k, v, sink_logit, gate, score_bias, key_bias] = t;
     check(q.shape.rank() == 3 && k.shape.rank() == 3, "{}: q {} and k {} must be (N, heads, HS)", op, q.shape, k.shape);
     const int64_t N = q.shape[0], NH = q.shape[1], HS = q.shape[2];
@@ -31,7 +31,6 @@ void check_attention(const char* op, const AttentionTensors& t, const AttentionS
           spec.pinned, spec.prefix, spec.dilation);
     check(spec.window > 0 || spec.pattern == MaskPattern::kCausal || spec.pattern == MaskPattern::kDilated,
           "{}: a strided or blocked pattern needs a window", op);
-    check(!key_bias || exec.device == Device::kCpu, "{}: biases of keys are added on the CPU only", op);
     check(!key_bias || (key_bias.shape == Shape{k.shape[0], NH} && key_bias.dtype == accumulator_of(q.dtype) &&
                         key_bias.contiguous()),
           "{}: key_bias {} in {} must be ({}, {}) in {}", op, key_bias.shape, name_of(key_bias.dtype), k.shape[0], NH,
@@ -79,7 +78,7 @@ bool alike(Tensor a, Tensor b) {
 // Where queries and keys are the same tokens.
 void check_local(const char* op, const AttentionTensors& t, std::span<const int32_t> cu_seqlens,
                  const AttentionSpec& spec, const Exec& exec) {
-    check_attention(op, t, spec, exec);
+    check_attention(op, t, spec);
     check(t.k.shape[0] == t.q.shape[0] && alike(t.out, t.q), "{}: q {}, k {}, out {} in {}", op, t.q.shape, t.k.shape,
           t.out.shape, name_of(t.out.dtype));
     check_extra_column(op, t.sink_logit, t.q.shape[1], accumulator_of(t.q.dtype), spec);
@@ -177,7 +176,7 @@ void attention_tasks_forward(const AttentionTensors& t, const AttentionTasks& ta
                              const Exec& exec) {
     constexpr const char* op = "attention_tasks_forward";
     check_device(exec, op);
-    check_attention(op, t, spec, exec);
+    check_attention(op, t, spec);
     check(alike(t.out, t.q) && !t.gate, "{}: q {}, out {} in {}, {} gate", op, t.q.shape, t.out.shape,
           name_of(t.out.dtype), t.gate ? "a" : "no");
     check_extra_column(op, t.sink_logit, t.q.shape[1], accumulator_of(t.q.dtype), spec);
@@ -190,7 +189,7 @@ void attention_cached_forward(const AttentionTensors& t, std::span<const CachedQ
                               std::span<const double> frequencies, const AttentionSpec& spec, const Exec& exec) {
     constexpr const char* op = "attention_cached_forward";
     check_on_cpu(exec, op);
-    check_attention(op, t, spec, exec);
+    check_attention(op, t, spec);
     check(alike(t.out, t.q), "{}: q {}, out {} in {}", op, t.q.shape, t.out.shape, name_of(t.out.dtype));
     check_extra_column(op, t.sink_logit, t.q.shape[1], accumulator_of(t.q.dtype), spec);
     check_score_bias(op, t.score_bias, t.q.shape[1], accumulator_of(t.q.dtype), spec);
@@ -206,7 +205,7 @@ void attention_tasks_backward(const AttentionTensors& d, const AttentionTensors&
                               const AttentionTasks& tasks, const AttentionSpec& spec, const Exec& exec) {
     constexpr const char* op = "attention_tasks_backward";
     check_device(exec, op);
-    check_attention(op, t, spec, exec);
+    check_attention(op, t, spec);
     check(!is_normalized(spec.weighting) || (alike(delta, t.lse) && delta.contiguous()),
           "{}: delta {} in {} must look like lse {}", op, delta.shape, name_of(delta.dtype), t.lse.shape);
     const DType sums = accumulator_of(t.q.dtype);

@@ -5,14 +5,6 @@
 namespace plimsoll {
 namespace {
 
-// CUDA's attention kernels do not add them.
-void check_on_cpu_only(const Exec& exec) {
-    if (exec.device != Device::kCpu)
-        fail_input(
-            "attention.key_bias = \"value\" is computed on the CPU only, and this run is on a GPU; wanted run.device = "
-            "\"cpu\", or attention.key_bias = \"none\"");
-}
-
 void check_key_bias(const char* op, Tensor bias, Tensor v, Tensor w) {
     check(v.shape.rank() == 3 && w.shape.rank() == 2 && v.shape[2] == w.shape[1] && v.shape[1] > 0 &&
               w.shape[0] % v.shape[1] == 0,
@@ -27,19 +19,17 @@ void check_key_bias(const char* op, Tensor bias, Tensor v, Tensor w) {
 }  // namespace
 
 void key_bias_forward(Tensor bias, Tensor v, Tensor w, const Exec& exec) {
-    check_on_cpu_only(exec);
+    check_device(exec, "key_bias_forward");
     check_key_bias("key_bias_forward", bias, v, w);
-    const TraceRange range(exec, __func__);
-    cpu::key_bias_forward(bias, v, w, exec);
+    PLIMSOLL_RUN(exec, key_bias_forward(bias, v, w, exec));
 }
 
 void key_bias_backward(Tensor dv, Tensor dw, Tensor dbias, Tensor v, Tensor w, Write write, const Exec& exec) {
-    check_on_cpu_only(exec);
+    check_device(exec, "key_bias_backward");
     check_key_bias("key_bias_backward", dbias, v, w);
     check(dv.shape == v.shape && dv.dtype == v.dtype && dw.shape == w.shape && dw.dtype == w.dtype && dw.contiguous(),
           "key_bias_backward: dv {} and dw {} for v {} and w {}", dv.shape, dw.shape, v.shape, w.shape);
-    const TraceRange range(exec, __func__);
-    cpu::key_bias_backward(dv, dw, dbias, v, w, write, exec);
+    PLIMSOLL_RUN(exec, key_bias_backward(dv, dw, dbias, v, w, write, exec));
 }
 
 }  // namespace plimsoll

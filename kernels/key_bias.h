@@ -8,7 +8,7 @@ namespace plimsoll {
 // b_nh = w_h . v_ng: g = h / (NH / NKV), the key head of query head h. No source is known to us; the definition is
 // plimsoll's: a head may rank keys by what they would give it, whatever the query.
 // v (N, NKV, HS), with a row stride or not; w (NH, HS) and bias (N, NH) in the dtype sums are kept in, contiguous.
-// On the CPU only. Throws Error elsewhere (78), and if shapes or dtypes disagree.
+// Throws Error if shapes or dtypes disagree.
 void key_bias_forward(Tensor bias, Tensor v, Tensor w, const Exec& exec);
 
 // dv_ng += sum_h dbias_nh w_h over the query heads of g, ascending;

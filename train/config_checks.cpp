@@ -81,11 +81,6 @@ void RunConfig::check_values() const {
             parallel.stages, parallel.chunks);
     if (cad.mode == "on" && parallel.pipelined() && train.recompute == "block")
         fail_input("cad.mode = \"on\" in a pipeline with train.recompute = \"block\"; wanted \"none\" or \"light\"");
-    if (run.device == "cuda" && attention.key_bias != "none")
-        fail_input(
-            "attention.key_bias = \"{}\" with run.device = \"cuda\": biases of keys are computed on the CPU only; "
-            "wanted run.device = \"cpu\", or attention.key_bias = \"none\"",
-            attention.key_bias);
     if (cad.plans()) {
         if (attention.key_bias != "none")
             fail_input(

@@ -32,6 +32,4 @@ namespace plimsoll::cpu {
 void rope_forward(Tensor x, std::span<const int32_t> positions, std::span<const double> frequencies, const Exec& exec);
 void attention_cached_forward(const AttentionTensors& t, std::span<const CachedQuery> queries,
                               std::span<const double> frequencies, const AttentionSpec& spec, const Exec& exec);
-void key_bias_forward(Tensor bias, Tensor v, Tensor w, const Exec& exec);
-void key_bias_backward(Tensor dv, Tensor dw, Tensor dbias, Tensor v, Tensor w, Write write, const Exec& exec);
 }  // namespace plimsoll::cpu

@@ -177,7 +177,6 @@ TEST_F(ConfigTest, ValuesThatCannotBeUsedAreRefusedByName) {
     for (const char* key : {"stages", "chunks"})
         refuse({fmt::format("parallel.{}=2", key), "attention.qk_source=[\"input\", \"embedding\"]"},
                {"attention.qk_source = \"embedding\"", fmt::format("parallel.{} = 2", key)});
-    refuse({"run.device=cuda", "attention.key_bias=value"}, {"attention.key_bias", "on the CPU only"});
     for (const char* mode : {"on", "plan_only"}) {
         const std::string cad = fmt::format("cad.mode={}", mode);
         refuse({cad, "attention.prefix=4"}, {"cad.mode", mode, "attention.prefix = 4"});
