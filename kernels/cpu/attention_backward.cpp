@@ -98,8 +98,8 @@ class Backward {
         pack_rows(tile.values, HeadRows<T>(t.v, kv_head, range.row), 0, n, padded, HS, W, R(1));
         std::fill_n(tile.dkeys, padded * W, R(0));
         std::fill_n(tile.dvalues, padded * W, R(0));
-        for (int64_t head = kv_head * group; d.key_bias && head < (kv_head + 1) * group; ++head)
-            for (int64_t j = 0; j < n; ++j) KeyBias<R>(d.key_bias, head, range.row).of(j) = 0;
+        for (int64_t h = kv_head * group; d.key_bias && h < (kv_head + 1) * group; ++h)
+            for (int64_t j = 0; j < n; ++j) KeyBias<R>(d.key_bias, h, range.row).of(j) = 0;
         for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
             R dsink_sum = 0;
             for (const AttentionTask& task : tasks)
