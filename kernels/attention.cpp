@@ -40,11 +40,13 @@ bool takes_extra_column(Weighting weighting) {
 }
 
 void attention_weights(std::span<double> weights, std::span<double> scores, Tensor q, Tensor k, double learned,
-                       int64_t head, int64_t NH, const AttentionSpec& spec) {
+                       int64_t head, int64_t NH, const AttentionSpec& spec, std::span<const double> key_bias) {
     const int64_t T = q.shape[0], HS = q.shape[1];
     check(q.shape == k.shape && static_cast<int64_t>(weights.size()) == T * T &&
-              (scores.empty() || scores.size() == weights.size()),
-          "attention_weights: q {}, k {}, {} weights", q.shape, k.shape, weights.size());
+              (scores.empty() || scores.size() == weights.size()) &&
+              (key_bias.empty() || static_cast<int64_t>(key_bias.size()) == T),
+          "attention_weights: q {}, k {}, {} weights, {} biases of keys", q.shape, k.shape, weights.size(),
+          key_bias.size());
     constexpr double kInfinity = std::numeric_limits<double>::infinity();
     const std::vector<double> queries = widened_rows(q), keys = widened_rows(k);
     const Mask mask(spec);
@@ -61,7 +63,8 @@ void attention_weights(std::span<double> weights, std::span<double> scores, Tens
                 double dot = 0;
 #pragma omp simd reduction(+ : dot)
                 for (int64_t c = 0; c < HS; ++c) dot += a[c] * b[c];
-                const double s = spec.scale * dot - slope * std::abs(static_cast<double>(i - j));
+                const double bias = key_bias.empty() ? 0 : key_bias[static_cast<size_t>(j)];
+                const double s = spec.scale * dot + bias - slope * std::abs(static_cast<double>(i - j));
                 row[static_cast<size_t>(j)] = s;
                 top = std::max(top, s);
             }

@@ -75,8 +75,10 @@ struct AttentionSpec {
     bool alibi = false;    // scores -= 2^(-8 (h + 1) / NH) |i - j|                     Press et al., arXiv:2108.12409
 };
 
-// out_i = sum_j p_ij v_j,  p = weighting(scale * q k^T + bias) under the spec's mask, per head and document.
-// FlashAttention-2, arXiv:2307.08691, alg. 1: no (T, T) matrix in memory. For softmax
+// out_i = sum_j p_ij v_j,  p = weighting(s + bias), per head and document.
+// FlashAttention-2, arXiv:2307.08691, alg. 1: no (T, T) matrix in memory. A score becomes
+//   s_ij = scale q_i . k_j + key_bias_j - slope |i - j|  (ALiBi), and is then hidden where the spec's mask says so.
+// For softmax
 //   p_ij = exp(s_ij - lse_i),  lse_i = log(exp(extra logit) + sum_j exp(s_ij)).
 // What core attention reads and writes, or the gradients of that.
 struct AttentionTensors {
@@ -87,6 +89,7 @@ struct AttentionTensors {
     Tensor sink_logit;  // (NH) in the dtype sums are kept in; for kLearnedLogit only
     Tensor gate;        // (N, NH), before the sigmoid; empty = none
     Tensor score_bias = {};  // (NH) in the dtype sums are kept in; for ScoreBias::kLearned only
+    Tensor key_bias = {};    // (rows of k, NH) in the dtype sums are kept in, added to scores
 };
 
 // out_i = sigmoid(gate_i) sum_j p_ij v_j, the factor only with a gate (G1, one per head: Qiu et al., arXiv:2505.06708).
@@ -98,14 +101,15 @@ struct AttentionTensors {
 void attention_forward(const AttentionTensors& t, std::span<const int32_t> cu_seqlens, const AttentionSpec& spec,
                        const Exec& exec);
 
-// From d.out and what forward read and wrote: d.q, d.k, d.v and d.gate, overwritten; d.sink_logit and d.score_bias as
-// `write` says.
+// From d.out and what forward read and wrote: d.q, d.k, d.v, d.gate and d.key_bias, overwritten; d.sink_logit and
+// d.score_bias as `write` says.
 //   g_i = sigmoid(gate_i), 1 without;  delta_i = sum_c dout_ic out_ic;  dp_ij = g_i dout_i . v_j;
 //   ds_ij = kNone: dp_ij dp/ds;  kExp: p_ij (dp_ij - delta_i);
 //           kSum: f'(s_ij) (dp_ij - delta_i ddivisor/dsum) / divisor;
 //   dv_j = sum_i p_ij g_i dout_i;  dq_i = scale sum_j ds_ij k_j;  dk_j = scale sum_i ds_ij q_i;
 //   dsink_logit_h = -sum_i exp(sink_logit_h - lse_i) delta_i;
 //   dscore_bias_h = sum_ij ds_ij where it is added to scores, sum_ij p_ij dp_ij where it is a factor;
+//   dkey_bias_j = sum_i ds_ij, of each query head;
 //   dgate_i = delta_i (1 - g_i), because out_i = g_i y_i makes delta_i = g_i dout_i . y_i.
 // Sums over queries run in ascending order; those over query heads of a key head likewise.
 void attention_backward(const AttentionTensors& d, const AttentionTensors& t, std::span<const int32_t> cu_seqlens,
@@ -123,9 +127,9 @@ bool takes_extra_column(Weighting weighting);
 
 // Weights of one head for one document, (T, T) row-major with zeros where masked: for probes and figures, not training.
 // p as in attention_forward from q (T, HS), k (T, HS) of that head and document; scores (T, T; may be empty) gets the
-// masked scores before weighting. learned: the head's sink_logit or score_bias, whichever the spec wants. Arithmetic in
-// double, by the definition, sharing nothing with the tiled kernel but the trait.
+// masked scores before weighting. learned: the head's sink_logit or score_bias, whichever the spec wants. key_bias: the
+// head's (T), or empty. Arithmetic in double, by the definition, sharing nothing with the tiled kernel but the trait.
 void attention_weights(std::span<double> weights, std::span<double> scores, Tensor q, Tensor k, double learned,
-                       int64_t head, int64_t NH, const AttentionSpec& spec);
+                       int64_t head, int64_t NH, const AttentionSpec& spec, std::span<const double> key_bias = {});
 
 }  // namespace plimsoll

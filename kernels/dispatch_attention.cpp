@@ -14,7 +14,7 @@ constexpr int64_t kMaxHeadSize = 256;
 
 // What `op` reads and writes, whatever queries there are: k and v may have other rows than q.
 void check_attention(const char* op, const AttentionTensors& t, const AttentionSpec& spec) {
-    const auto& [out, lse, q, k, v, sink_logit, gate, score_bias] = t;
+    const auto& [out, lse, q, k, v, sink_logit, gate, score_bias, key_bias] = t;
     check(q.shape.rank() == 3 && k.shape.rank() == 3, "{}: q {} and k {} must be (N, heads, HS)", op, q.shape, k.shape);
     const int64_t N = q.shape[0], NH = q.shape[1], HS = q.shape[2];
     check(k.shape == v.shape && k.shape[2] == HS, "{}: q {}, k {}, v {}", op, q.shape, k.shape, v.shape);
@@ -31,6 +31,10 @@ void check_attention(const char* op, const AttentionTensors& t, const AttentionS
           spec.pinned, spec.prefix, spec.dilation);
     check(spec.window > 0 || spec.pattern == MaskPattern::kCausal || spec.pattern == MaskPattern::kDilated,
           "{}: a strided or blocked pattern needs a window", op);
+    check(!key_bias || (key_bias.shape == Shape{k.shape[0], NH} && key_bias.dtype == accumulator_of(q.dtype) &&
+                        key_bias.contiguous()),
+          "{}: key_bias {} in {} must be ({}, {}) in {}", op, key_bias.shape, name_of(key_bias.dtype), k.shape[0], NH,
+          name_of(accumulator_of(q.dtype)));
 }
 
 void check_extra_column(const char* op, Tensor sink_logit, int64_t NH, DType sums, const AttentionSpec& spec) {
@@ -162,6 +166,8 @@ void attention_backward(const AttentionTensors& d, const AttentionTensors& t, st
           "attention_backward: gradients must look like what they are gradients of");
     check(alike(d.sink_logit, t.sink_logit), "attention_backward: dsink_logit {}", d.sink_logit.shape);
     check(alike(d.score_bias, t.score_bias), "attention_backward: dscore_bias {}", d.score_bias.shape);
+    check(alike(d.key_bias, t.key_bias) && (!d.key_bias || d.key_bias.contiguous()),
+          "attention_backward: dkey_bias {} for key_bias {}", d.key_bias.shape, t.key_bias.shape);
     check(alike(d.gate, t.gate), "attention_backward: dgate {} for gate {}", d.gate.shape, t.gate.shape);
     PLIMSOLL_RUN(exec, attention_backward(d, t, cu_seqlens, spec, write, exec));
 }
@@ -208,6 +214,7 @@ void attention_tasks_backward(const AttentionTensors& d, const AttentionTensors&
           "{}: dq {}, dk {} and dv {} in {}, dout {} for q {}, k {} in {}", op, d.q.shape, d.k.shape, d.v.shape,
           name_of(d.k.dtype), d.out.shape, t.q.shape, t.k.shape, name_of(t.q.dtype));
     check_score_bias(op, t.score_bias, t.q.shape[1], sums, spec);
+    check(!t.key_bias, "{}: keys of tasks have no biases, got key_bias {}", op, t.key_bias.shape);
     check(!t.score_bias || (d.score_bias.shape == Shape{t.q.shape[1], t.q.shape[0]} && d.score_bias.dtype == sums &&
                             d.score_bias.contiguous()),
           "{}: dscore_bias {} in {} must be ({}, {}) in {}", op, d.score_bias.shape, name_of(d.score_bias.dtype),

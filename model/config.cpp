@@ -103,15 +103,15 @@ void check_differential(const NetworkConfig& network) {
             list, [&](const std::string& value) { return std::ranges::find(legal, value) != legal.end(); });
     };
     bool alone = all(a.extra_column, {"none", "constant"}) && !a.value_bias && a.feature_map == "none" &&
-                 a.score_bias != "learned" && a.gate_input != "value";
+                 a.score_bias != "learned" && a.key_bias == "none" && a.gate_input != "value";
     for (const auto* kinds :
          {&a.gate, &a.gate_value, &a.gate_key, &a.gate_query, &a.query_temperature, &a.value_temperature})
         alone = alone && all(*kinds, {"none"});
     if (!alone)
         fail_input(
             "attention.differential = \"{}\" goes without gates but gate_projection, temperatures, value_bias, "
-            "feature_map, gate_input = \"value\", a learned score_bias, and extra_column other than \"none\" and "
-            "\"constant\"",
+            "feature_map, gate_input = \"value\", a learned score_bias, key_bias, and extra_column other than "
+            "\"none\" and \"constant\"",
             a.differential);
 }
 

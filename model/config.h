@@ -77,6 +77,7 @@ struct AttentionConfig {
     bool value_bias = false;
     std::string score_bias = "log_n";
     double score_bias_value = 0;
+    std::string key_bias = "none";
     std::vector<std::string> qk_source = {"input"};
     std::string query_key = "separate";
     std::string feature_map = "none";
@@ -120,6 +121,9 @@ struct AttentionConfig {
             "log_n = -log(model.context); per_row = -log of the number of visible keys; constant = score_bias_value; "
             "learned = one per head, from log_n on");
         v.field("score_bias_value", self.score_bias_value, "b of score_bias = constant");
+        v.choice(
+            "key_bias", self.key_bias, {"none", "value"},
+            "added to every score of a key, before the mask: value = w . v, v the key's value, w learned per head");
         v.list("qk_source", self.qk_source,
                "what queries and keys are mapped from, per layer: input (the block's normed input, as values are), "
                "embedding (the stream as it enters the first block), position (fixed random vectors, one per position: "

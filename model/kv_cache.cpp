@@ -28,6 +28,9 @@ CachedAttention::CachedAttention(const NetworkConfig& network, DType dtype, cons
         const Shape shape{rows_, network.attention.core_heads(model).key, model.head_channels()};
         keys_.push_back(plan.add(fmt::format("keys {}", layer), shape, dtype));
         values_.push_back(plan.add(fmt::format("values {}", layer), shape, dtype));
+        if (network.attention.key_bias != "none")
+            key_biases_.push_back(
+                plan.add(fmt::format("key biases {}", layer), {rows_, model.heads}, accumulator_of(dtype)));
     }
     arena_ = Arena(plan);
 }
@@ -76,6 +79,7 @@ void CachedAttention::compute_forward(const AttentionCall& call, const Exec& exe
     keep(values, call.t.v);
     AttentionTensors t = call.t;
     t.k = keys, t.v = values;
+    if (t.key_bias) t.key_bias = arena_[key_biases_[layer]], keep(t.key_bias, call.t.key_bias);
     AttentionSpec spec = call.spec;
     spec.scale *= options_.score_factor;
     if (options_.streaming || n == 1) {

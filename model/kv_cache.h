@@ -65,7 +65,7 @@ class CachedAttention final : public CoreAttention {
     CacheOptions options_;
     int64_t rows_;
     Arena arena_;
-    std::vector<ArenaSlot> keys_, values_;  // by layer
+    std::vector<ArenaSlot> keys_, values_, key_biases_;  // by layer; the last only where keys have biases
     int64_t length_ = 0;
     std::vector<CachedQuery> queries_;
     std::vector<int32_t> positions_;

@@ -82,6 +82,11 @@ void RunConfig::check_values() const {
     if (cad.mode == "on" && parallel.pipelined() && train.recompute == "block")
         fail_input("cad.mode = \"on\" in a pipeline with train.recompute = \"block\"; wanted \"none\" or \"light\"");
     if (cad.plans()) {
+        if (attention.key_bias != "none")
+            fail_input(
+                "cad.mode = \"{}\" with attention.key_bias = \"{}\": the biases do not travel with the keys; wanted "
+                "attention.key_bias = \"none\", or cad.mode = \"off\"",
+                cad.mode, attention.key_bias);
         // Planner and dispatch know masks whose keys are the first ones and a window.
         if (attention.prefix > 1)
             fail_input(

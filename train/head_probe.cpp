@@ -54,8 +54,11 @@ HeadWeights::HeadWeights(const AttentionTensors& core, const AttentionSpec& spec
     : n_(n), prefix_(spec.prefix), weights_(static_cast<size_t>(n * n)), scores_(static_cast<size_t>(n * n)) {
     const int64_t NH = core.q.shape[1], group = NH / core.k.shape[1];
     const Tensor learned = core.sink_logit ? core.sink_logit : core.score_bias;
+    std::vector<double> key_bias;
+    for (int64_t j = 0; core.key_bias && j < n; ++j)
+        key_bias.push_back(element(core.key_bias, (begin + j) * NH + head));
     attention_weights(weights_, scores_, head_rows(core.q, head, begin, n), head_rows(core.k, head / group, begin, n),
-                      learned ? element(learned, head) : 0, head, NH, spec);
+                      learned ? element(learned, head) : 0, head, NH, spec, key_bias);
     if (column_scores)
         for (int64_t i = 0; i < n; ++i) take_column(i, element(column_scores, (begin + i) * NH + head));
 }

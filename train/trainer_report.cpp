@@ -51,6 +51,7 @@ void Trainer::print_settings() {
     for (const auto& [what, kinds] : parts)
         if (std::ranges::any_of(*kinds, [](const std::string& kind) { return kind != "none"; }))
             row("", fmt::format("{} {}", what, fmt::join(*kinds, ", ")));
+    if (c.attention.key_bias == "value") row("", "a bias on every key's scores, w . v of its value");
     if (c.attention.gate_input == "value") row("", "gates are maps of the tokens' values");
     if (c.attention.post_norm) row("", "norm on the attention branch");
     if (c.attention.layer_scale != 0)

@@ -98,6 +98,8 @@ class Backward {
         pack_rows(tile.values, HeadRows<T>(t.v, kv_head, range.row), 0, n, padded, HS, W, R(1));
         std::fill_n(tile.dkeys, padded * W, R(0));
         std::fill_n(tile.dvalues, padded * W, R(0));
+        for (int64_t h = kv_head * group; d.key_bias && h < (kv_head + 1) * group; ++h)
+            for (int64_t j = 0; j < n; ++j) KeyBias<R>(d.key_bias, h, range.row).of(j) = 0;
         for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
             R dsink_sum = 0;
             for (const AttentionTask& task : tasks)
@@ -112,7 +114,9 @@ class Backward {
 
   private:
     struct Rows {
-        alignas(64) R lse[kQueries] = {}, bias[kQueries], delta[kQueries] = {}, dbias[kQueries] = {};
+        alignas(64) R lse[kQueries] = {}, bias[kQueries] = {}, delta[kQueries] = {}, dbias[kQueries] = {};
+        int64_t count;                   // of queries
+        KeyBias<R> key_bias, dkey_bias;  // of the range's keys
     };
 
     // Adds one block of queries to dkeys and dvalues, writes its dq. Returns its part of the extra column's gradient.
@@ -126,7 +130,9 @@ class Backward {
         transpose_rows(tile.queries, tile.query_rows, HS, W);
         std::fill_n(tile.dqueries, kQueries * W, R(0));
 
-        Rows rows;
+        Rows rows{.count = queries.count,
+                  .key_bias = {t.key_bias, head, range.row},
+                  .dkey_bias = {d.key_bias, head, range.row}};
         for (int64_t i = 0; i < kQueries; ++i)
             rows.bias[i] = static_cast<R>(
                 row_bias<V>(spec, rule.mask, queries.position + i, range.end, of_head<R>(t.score_bias, head)));
@@ -172,11 +178,13 @@ class Backward {
         std::fill_n(tile.weights, rows * kQueries, R(0));
         std::fill_n(tile.dscores, rows * kQueries, R(0));
         tile_gemm(tile.weights, kQueries, tile.keys + at, W, 1, tile.queries, kQueries, rows, kQueries, HS);
+        of.key_bias.add_to(tile.weights, key_row, here, of.count);
         rule.apply(tile.weights, i0, j0, rows);
         tile_gemm(tile.dscores, kQueries, tile.values + at, W, 1, tile.douts, kQueries, rows, kQueries, HS);
         for (int64_t j = 0; j < rows; ++j)
             weigh(tile.weights + j * kQueries, tile.dscores + j * kQueries, of,
                   biases && j < here ? of.dbias : nullptr);
+        of.dkey_bias.add_sums(tile.dscores, key_row, here, of.count);
         tile_gemm(tile.dvalues + at, W, tile.weights, kQueries, 1, tile.dout_rows, W, rows, W, kQueries);
         tile_gemm(tile.dkeys + at, W, tile.dscores, kQueries, 1, tile.query_rows, W, rows, W, kQueries);
         tile_gemm(tile.dqueries, W, tile.dscores, 1, kQueries, tile.keys + at, W, kQueries, W, here);

@@ -63,7 +63,8 @@ class CachedForward {
             const T* key = t.k.ptr<T>() + run.row * t.k.row_stride + kv_head * HS;
             for (int64_t j = 0; j < run.count; ++j, key += t.k.row_stride, ++next) {
                 const R distance = static_cast<R>(query.position - (run.position + j));
-                *next = dot(q, key, run.position + j, HS) - slope * distance;
+                const R b = t.key_bias ? t.key_bias.ptr<R>()[(run.row + j) * NH + h] : R(0);
+                *next = dot(q, key, run.position + j, HS) + b - slope * distance;
                 top = *next > top ? *next : top;
             }
         });

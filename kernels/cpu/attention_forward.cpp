@@ -32,6 +32,7 @@ class Forward {
                       kv_head = head / (NH / t.k.shape[1]);
         const ForwardTile<R> tile(HS, W);
         const HeadRows<T> keys(t.k, kv_head, 0), values(t.v, kv_head, 0);
+        const KeyBias<R> key_bias(t.key_bias, head, 0);
         const ScoreRule<R> rule{Mask(spec), static_cast<R>(alibi_slope(spec, head, NH))};
         pack_rows(tile.query_rows, HeadRows<T>(t.q, head, 0), queries.row, queries.count, kQueries, HS, W,
                   static_cast<R>(spec.scale));
@@ -51,6 +52,7 @@ class Forward {
             pack_rows(tile.values, values, row, here, here, HS, W, R(1));
             std::fill_n(tile.scores, padded * kQueries, R(0));
             tile_gemm(tile.scores, kQueries, tile.keys, W, 1, tile.queries, kQueries, padded, kQueries, HS);
+            key_bias.add_to(tile.scores, row, here, kQueries);
             rule.apply(tile.scores, queries.position, j0, here);
             if constexpr (V::kInfo.normalization == Normalization::kExp) rescale(tile, top, sum, shift, here, W);
             for (int64_t j = 0; j < here; ++j) {

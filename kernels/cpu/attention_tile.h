@@ -162,6 +162,30 @@ inline void unpack_row(T* to, const R* from, int64_t HS, R scale, R gate = R(1))
     for (int64_t c = 0; c < HS; ++c) store(to[c], from[c] * scale * gate);
 }
 
+// The biases of one head's keys, or their gradients, from row `begin` of (rows, NH) on; or none.
+template <class R>
+struct KeyBias {
+    R* data;
+    int64_t NH;
+    KeyBias(Tensor t, int64_t head, int64_t begin)
+        : data(t ? t.ptr<R>() + begin * t.shape[1] + head : nullptr), NH(t ? t.shape[1] : 0) {}
+    R& of(int64_t row) const { return data[row * NH]; }
+
+    // S^T (keys from `row` on, kQueries queries) gets them, in the first `keys` rows and `queries` columns.
+    void add_to(R* scores, int64_t row, int64_t keys, int64_t queries) const {
+        for (int64_t j = 0; data && j < keys; ++j) {
+            const R b = of(row + j);
+#pragma omp simd
+            for (int64_t i = 0; i < queries; ++i) scores[j * kQueries + i] += b;
+        }
+    }
+    // They get the sums of dS^T over these columns.
+    void add_sums(const R* dscores, int64_t row, int64_t keys, int64_t queries) const {
+        for (int64_t j = 0; data && j < keys; ++j)
+            of(row + j) += lane_sum<R>(queries, [&](int64_t i) { return dscores[j * kQueries + i]; });
+    }
+};
+
 // What is added to and hidden from the scores of one head.
 template <class R>
 struct ScoreRule {

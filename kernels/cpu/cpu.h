@@ -11,6 +11,7 @@
 #include "kernels/feature_map.h"
 #include "kernels/gate.h"
 #include "kernels/global_norm.h"
+#include "kernels/key_bias.h"
 #include "kernels/matmul.h"
 #include "kernels/memory.h"
 #include "kernels/mlp.h"

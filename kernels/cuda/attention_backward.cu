@@ -40,6 +40,37 @@ struct KeyGradients {
     }
 };
 
+// Gradients of keys' biases (rows of k, NH), or null: sums of ds over a key's queries. They stay in memory, where the
+// same lane always adds to the same ones; 16 keys of a warp from `row` on, those before `end`.
+struct KeyBiasGradients {
+    float* data;
+    int32_t NH;
+
+    PLIMSOLL_DEVICE void clear(int row, int end, int head, int lane) const {
+        for (int r = 0; data && lane % 4 == 0 && r < 2; ++r)
+            if (row + lane / 4 + 8 * r < end) *at(row + lane / 4 + 8 * r, head) = 0;
+    }
+    template <int kColumns>
+    PLIMSOLL_DEVICE void add(const float (&ds)[kColumns][4], int row, int end, int head, int lane) const {
+        if (!data) return;
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+            float sum = 0;
+#pragma unroll
+            for (int n = 0; n < kColumns; ++n) sum += ds[n][2 * r] + ds[n][2 * r + 1];
+            sum += __shfl_xor_sync(kAllLanes, sum, 1);
+            sum += __shfl_xor_sync(kAllLanes, sum, 2);
+            const int key = row + lane / 4 + 8 * r;
+            if (lane % 4 == 0 && key < end) *at(key, head) += sum;
+        }
+    }
+
+  private:
+    PLIMSOLL_DEVICE float* at(int row, int head) const {
+        return data + static_cast<int64_t>(row) * NH + head;
+    }
+};
+
 struct BackwardArguments {
     HeadView<bf16> dq;
     KeyGradients dk, dv;
@@ -52,6 +83,8 @@ struct BackwardArguments {
     int32_t N;                 // rows of q
     AttentionTables tables;
     DeviceMask mask;
+    DeviceKeyBias key_bias;
+    KeyBiasGradients dkey_bias;
 };
 
 // delta_i = sum_c dout_ic out_ic, a warp per row of a head; with a gate also its gradient, delta_i (1 - g_i), and,
@@ -143,17 +176,18 @@ PLIMSOLL_DEVICE float weigh(float& f, float& dp, bool visible, float score, RowS
 }
 
 // Blocks of dkv_kernel that a multiprocessor is to have, 0: ptxas chooses. For these it aims at three, and spills.
-template <class V, int HS>
+template <class V, int HS, bool kBiased>
 inline constexpr int kDkvBlocks = (V::kInfo.normalization == Normalization::kSum
                                        ? HS <= 64
-                                       : !kIsNormalized<V> && V::kInfo.bias == BiasRole::kNone && HS == 32)
+                                       : !kIsNormalized<V> && (V::kInfo.bias == BiasRole::kNone || kBiased) && HS == 32)
                                       ? 2
                                       : 0;
 
 // blockIdx.z is the part of the columns. Patterned masks have kernels of their own here: in one with both, the others
-// had up to 72 registers more (softmax, head size 64, sm_90a), and a block less per multiprocessor.
-template <class V, int HS, bool kPatterned>
-__global__ void __launch_bounds__(kTileThreads, kDkvBlocks<V, HS>)
+// had up to 72 registers more (softmax, head size 64, sm_90a), and a block less per multiprocessor. Biases of keys have
+// kernels of their own for the same reason, patterned ones, which compute with any mask.
+template <class V, int HS, bool kPatterned, bool kBiased>
+__global__ void __launch_bounds__(kTileThreads, kDkvBlocks<V, HS, kBiased>)
     dkv_kernel(const __grid_constant__ BackwardArguments a) {
     constexpr int kWidth = BackwardShape<HS>::kWidth, kQueries = BackwardShape<HS>::kQueries;
     PLIMSOLL_DYNAMIC_SHARED(shared);
@@ -169,6 +203,11 @@ __global__ void __launch_bounds__(kTileThreads, kDkvBlocks<V, HS>)
     keys.template load<kTileRows>(a.k.head(blockIdx.y, HS), here.row, here.end - here.row);
     values.template load<kTileRows>(a.v.head(blockIdx.y, HS), here.row, here.end - here.row);
     device::cp_async_commit();  // also where no query follows
+    // Of the parts of the columns, which make the same scores, the first has the gradients of the keys' biases.
+    const KeyBiasGradients dkey_bias{blockIdx.z == 0 ? a.dkey_bias.data : nullptr, a.dkey_bias.NH};
+    if constexpr (kBiased)
+        for (int head = blockIdx.y * a.group; head < static_cast<int>(blockIdx.y + 1) * a.group; ++head)
+            dkey_bias.clear(here.row + warp_row, here.end, head, lane);
 
     float dk[kWidth / 8][4] = {}, dv[kWidth / 8][4] = {};
     for (int t = here.first_task; t < here.last_task; ++t) {
@@ -207,6 +246,7 @@ __global__ void __launch_bounds__(kTileThreads, kDkvBlocks<V, HS>)
                 __syncthreads();
                 // Transposed: rows are keys, columns queries.
                 float p[kQueries / 8][4] = {}, ds[kQueries / 8][4] = {};
+                if constexpr (kBiased) a.key_bias.start_rows(p, here.row + warp_row, here.end, head, lane);
                 multiply_transposed<HS>(p, keys, warp_row, queries, lane);
                 multiply_transposed<HS>(ds, values, warp_row, grads, lane);
                 QueriesOfKey<int32_t> seers[2] = {};  // none of a key that does not exist
@@ -227,6 +267,7 @@ __global__ void __launch_bounds__(kTileThreads, kDkvBlocks<V, HS>)
                         p[n][e] *= row_factor[column];  // of the gradient that is added to dV
                     }
                 multiply_rounded<HS, kWidth>(dv, p, grads, first_column, lane);
+                if constexpr (kBiased) dkey_bias.add(ds, here.row + warp_row, here.end, head, lane);
                 multiply_rounded<HS, kWidth>(dk, ds, queries, first_column, lane);
             }
         }
@@ -272,6 +313,7 @@ __global__ void __launch_bounds__(kTileThreads, HS == 32 ? 3 : 2)
         device::cp_async_wait<0>();
         __syncthreads();
         float p[kKeys / 8][4] = {}, ds[kKeys / 8][4] = {};
+        a.key_bias.start_columns(p, here.row_of_key(n0), n1 - n0, head, lane);
         multiply_transposed<HS>(p, queries, warp_row, keys, lane);
         multiply_transposed<HS>(ds, grads, warp_row, values, lane);
         const auto weigh_tile = [&](auto first, auto second) {
@@ -346,7 +388,9 @@ void run_backward(const AttentionTensors& d, const AttentionTensors& t, const fl
                                       .group = static_cast<int>(NH / NKV),
                                       .N = static_cast<int32_t>(N),
                                       .tables = tables,
-                                      .mask = make_mask(spec, NH)};
+                                      .mask = make_mask(spec, NH),
+                                      .key_bias = make_key_bias(t.key_bias, spec, NH),
+                                      .dkey_bias = {optional<float>(d.key_bias), static_cast<int32_t>(NH)}};
     const cudaStream_t stream = exec.cuda->stream();
     dispatch_attention(spec.weighting, HS, [&]<class V, int kHS>() {
         using Shape = BackwardShape<kHS>;
@@ -359,7 +403,11 @@ void run_backward(const AttentionTensors& d, const AttentionTensors& t, const fl
                     dim3(static_cast<unsigned>(tables.key_tile_count), static_cast<unsigned>(NKV), Shape::kParts),
                     dim3(kTileThreads), Shape::kDkvBytes, stream, arguments);
         };
-        arguments.mask.patterned ? run_dkv(dkv_kernel<V, kHS, true>) : run_dkv(dkv_kernel<V, kHS, false>);
+        if (t.key_bias)
+            run_dkv(dkv_kernel<V, kHS, true, true>);
+        else
+            arguments.mask.patterned ? run_dkv(dkv_kernel<V, kHS, true, false>)
+                                     : run_dkv(dkv_kernel<V, kHS, false, false>);
         if (tables.query_tile_count > 0)
             PLIMSOLL_LAUNCH((dq_kernel<V, kHS>),
                             dim3(static_cast<unsigned>(tables.query_tile_count), static_cast<unsigned>(NH)),

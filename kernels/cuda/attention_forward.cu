@@ -24,10 +24,16 @@ struct ForwardArguments {
     int32_t N;                // rows of q
     AttentionTables tables;
     DeviceMask mask;
+    DeviceKeyBias key_bias;
 };
 
+// Blocks that a multiprocessor is to have, 0: ptxas chooses. For these it aims at four, and five fit.
 template <class V, int HS>
-__global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(const __grid_constant__ ForwardArguments a) {
+inline constexpr int kForwardBlocks = HS == 32 && V::kInfo.bias == BiasRole::kAdded ? 5 : 0;
+
+template <class V, int HS>
+__global__ void __launch_bounds__(kTileThreads, kForwardBlocks<V, HS>)
+    attention_forward_kernel(const __grid_constant__ ForwardArguments a) {
     constexpr int kKeys = ForwardShape<HS>::kKeys;
     constexpr bool kExp = V::kInfo.normalization == Normalization::kExp;
     PLIMSOLL_DYNAMIC_SHARED(shared);
@@ -81,6 +87,7 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(const _
         device::cp_async_wait<1>();
         __syncthreads();
         float p[kKeys / 8][4] = {};
+        a.key_bias.start_columns(p, here.row_of_key(n0), n1 - n0, head, lane);
         multiply_transposed<HS>(p, queries, warp_row, keys(stage), lane);
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
@@ -137,7 +144,7 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(const _
 
 void run_forward(const AttentionTensors& t, const AttentionTables& tables, const AttentionSpec& spec,
                  const Exec& exec) {
-    const auto& [out, lse, q, k, v, sink_logit, gate, score_bias] = t;
+    const auto& [out, lse, q, k, v, sink_logit, gate, score_bias, key_bias] = t;
     const int64_t N = q.shape[0], NH = q.shape[1], HS = q.shape[2];
     for (const auto& [tensor, name] : {std::pair{&q, "q"}, {&k, "k"}, {&v, "v"}, {&out, "out"}})
         check_attention_layout(*tensor, name);
@@ -154,7 +161,8 @@ void run_forward(const AttentionTensors& t, const AttentionTables& tables, const
         .group = static_cast<int>(NH / k.shape[1]),
         .N = static_cast<int32_t>(N),
         .tables = tables,
-        .mask = make_mask(spec, NH)};
+        .mask = make_mask(spec, NH),
+        .key_bias = make_key_bias(key_bias, spec, NH)};
     dispatch_attention(spec.weighting, HS, [&]<class V, int kHS>() {
         constexpr int kBytes = ForwardShape<kHS>::kSharedBytes;
         check_cuda(

@@ -24,7 +24,7 @@ void launch(const ForwardArguments90& arguments, const Exec& exec) {
 }  // namespace
 
 bool takes_sm90_forward(const AttentionTensors& t, const AttentionSpec& spec, const Exec& exec) {
-    return exec.cuda->architecture() == 90 && forward_tile(t.q.shape[2]).exists() && spec.scale > 0 &&
+    return exec.cuda->architecture() == 90 && forward_tile(t.q.shape[2]).exists() && spec.scale > 0 && !t.key_bias &&
            !MaskRule<int32_t>(spec).patterned();
 }
 

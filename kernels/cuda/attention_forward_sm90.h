@@ -7,7 +7,7 @@ namespace plimsoll::cuda {
 
 struct AttentionTables;
 
-// Whether there is a kernel for a call: its device, head size, mask and scale.
+// Whether there is a kernel for a call: its device, head size, mask and scale, and no biases of keys.
 bool takes_sm90_forward(const AttentionTensors& t, const AttentionSpec& spec, const Exec& exec);
 
 // attention_forward() with the tables of documents that lie one after the other.

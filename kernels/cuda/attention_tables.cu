@@ -215,6 +215,11 @@ DeviceMask make_mask(const AttentionSpec& spec, int64_t NH) {
             .NH = static_cast<int32_t>(NH)};
 }
 
+DeviceKeyBias make_key_bias(const Tensor& key_bias, const AttentionSpec& spec, int64_t NH) {
+    check(!key_bias || spec.scale != 0, "attention on CUDA: biases of keys want a scale other than 0");
+    return {optional<float>(key_bias), static_cast<int32_t>(NH), static_cast<float>(1 / spec.scale)};
+}
+
 void check_attention_layout(const Tensor& t, const char* name, DType dtype) {
     if (t.dtype != dtype)
         fail_input("attention on CUDA computes in bf16, {} is {}; set run.precision = \"bf16\"", name,

@@ -169,6 +169,44 @@ PLIMSOLL_DEVICE float bias_of(const DeviceMask& mask, const float* learned, int 
     return learned ? learned[head] : mask.bias(i, begin, end);
 }
 
+// The biases of keys (rows of k, NH), or null. Dot products of a tile start from them instead of from zeros, divided by
+// the scale that multiplies scores later: neither masks nor loops over scores know of them. Row and head: of k, of q.
+struct DeviceKeyBias {
+    const float* data;
+    int32_t NH;
+    float inverse_scale;
+
+    PLIMSOLL_DEVICE float of(int row, int head) const {
+        return data[static_cast<int64_t>(row) * NH + head] * inverse_scale;
+    }
+    // p: 16 queries, 8 kColumns keys from `row` on, `count` of which there are.
+    template <int kColumns>
+    PLIMSOLL_DEVICE void start_columns(float (&p)[kColumns][4], int row, int count, int head, int lane) const {
+        if (!data) return;
+#pragma unroll
+        for (int n = 0; n < kColumns; ++n)
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+                const int key = n * 8 + 2 * (lane % 4) + e;
+                p[n][e] = p[n][e + 2] = key < count ? of(row + key, head) : 0.0f;
+            }
+    }
+    // p: 16 keys from `row` on, those before `end`, and 8 kColumns queries.
+    template <int kColumns>
+    PLIMSOLL_DEVICE void start_rows(float (&p)[kColumns][4], int row, int end, int head, int lane) const {
+        if (!data) return;
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+            const int key = row + lane / 4 + 8 * r;
+            const float b = key < end ? of(key, head) : 0.0f;
+#pragma unroll
+            for (int n = 0; n < kColumns; ++n) p[n][2 * r] = p[n][2 * r + 1] = b;
+        }
+    }
+};
+// Throws Error for a scale that cannot be divided by.
+DeviceKeyBias make_key_bias(const Tensor& key_bias, const AttentionSpec& spec, int64_t NH);
+
 // 64 or fewer rows of a head in shared memory. Rows are 16 bytes longer than they need be: eight rows that ldmatrix
 // reads at once then lie in different banks.
 template <int HS>

@@ -43,6 +43,10 @@ std::vector<AttentionCase> cases() {
                 if (!few || (pinned + window) % 3 == 2) add(with);
             }
         }
+        // A bias on every key, which a Hopper too leaves to the kernels for sm_80.
+        AttentionCase biased = c;
+        biased.key_bias = true, biased.cu_seqlens = {0, 1, 20, 90};
+        if (!few) add(biased);
         if (takes_extra_column(c.spec().weighting)) c.extra = ExtraColumn::kLearnedLogit, c.sink_shift = 100, add(c);
     }
     return all;
@@ -58,7 +62,7 @@ Results forward(const AttentionRun<bf16>& run, const Exec& exec) {
     const int64_t N = c.N(), heads = c.NH + 2 * c.NKV;
     const OnDevice<bf16> qkv(run.qkv), gate(run.gate), out(std::vector<bf16>(run.out.size(), bf16(7.0f)));
     const OnDevice<float> lse(filled<float>(is_normalized(c.spec().weighting) ? run.lse.size() : 0, 7.0f)),
-        sink(run.sink), bias(run.bias);
+        sink(run.sink), bias(run.bias), key_bias(run.key_bias);
     const OnDevice<int32_t> documents(c.cu_seqlens);
     const auto part = [&](int64_t first, int64_t count) {
         return qkv.tensor({N, heads, c.HS}).slice_columns(first, count);
@@ -70,7 +74,8 @@ Results forward(const AttentionRun<bf16>& run, const Exec& exec) {
                        .v = part(c.NH + c.NKV, c.NKV),
                        .sink_logit = sink.tensor({c.NH}),
                        .gate = gate.tensor({N, c.NH}),
-                       .score_bias = bias.tensor({c.NH})},
+                       .score_bias = bias.tensor({c.NH}),
+                       .key_bias = key_bias.tensor({N, c.NH})},
                       documents.span(), c.spec(), exec);
     exec.cuda->synchronize();
     return {out.values(), lse.values()};
@@ -128,14 +133,17 @@ TEST(Attention90, TakesWhatItHasKernelsFor) {
     if (hopper->architecture() != 90) GTEST_SKIP() << "not a Hopper";
     const auto takes = [](const AttentionCase& c, cuda::Context& context) {
         const OnDevice<bf16> q(filled<bf16>(static_cast<size_t>(c.HS)));
+        const OnDevice<float> key_bias(filled<float>(1));
         AttentionTensors t{};
         t.q = q.tensor({1, 1, c.HS});
+        if (c.key_bias) t.key_bias = key_bias.tensor({1, 1});
         return cuda::takes_sm90_forward(t, c.spec(), on(context));
     };
     for (const int64_t HS : {64, 96, 128, 256}) EXPECT_TRUE(takes({.HS = HS}, *hopper));
     for (const int64_t HS : {32, 80, 512}) EXPECT_FALSE(takes({.HS = HS}, *hopper));
     EXPECT_TRUE(takes({.window = 7, .pinned = 2, .alibi = true, .HS = 64}, *hopper));
     EXPECT_FALSE(takes({.prefix = 3, .HS = 64}, *hopper));
+    EXPECT_FALSE(takes({.HS = 64, .key_bias = true}, *hopper));
     EXPECT_FALSE(takes({.window = 7, .pattern = MaskPattern::kStrided, .HS = 64}, *hopper));
     EXPECT_EQ(takes({.HS = 64}, *ampere), ampere->architecture() == 90);
 }

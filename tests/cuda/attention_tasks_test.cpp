@@ -100,6 +100,42 @@ TEST(CudaTaskAttention, BitsDoNotDependOnTheSchedule) {
     });
 }
 
+// Of a whole, where prefixes and gaps lie between keys. There is no backward: the keys' owners would want gradients.
+TEST(CudaTaskAttention, BiasesOfKeysLieWhereTheirKeysDo) {
+    AttentionCase c{.window = 20, .pinned = 3, .NH = 4, .NKV = 2, .HS = 32, .cu_seqlens = {0, 1, 20, 300}};
+    c.key_bias = true;
+    const AttentionRun<bf16> run(c);
+    const DenseQkv<bf16> dense(c, run.qkv);
+    const int64_t wide = c.NH * c.HS, narrow = c.NKV * c.HS;
+    std::vector<double> wanted, lse;
+    run.oracle(wanted, lse);
+    std::vector<double> seen(wanted.size());
+    for (const AttentionShare& share : Dealer(c, 2, 5).deal()) {
+        if (share.tasks.empty()) continue;
+        const OnDevice<bf16> q(gather_rows(dense.q, share.query_tokens, wide)),
+            k(gather_rows(dense.k, share.key_tokens, narrow)), v(gather_rows(dense.v, share.key_tokens, narrow)),
+            out(untouched<bf16>(share.N() * wide));
+        const OnDevice<float> sums(untouched<float>(share.N() * c.NH)),
+            key_bias(gather_rows(run.key_bias, share.key_tokens, c.NH));
+        const Shape rows{share.N(), c.NH, c.HS}, keys{share.M(), c.NKV, c.HS};
+        const AttentionTensors t{.out = out.tensor(rows),
+                                 .lse = sums.tensor({c.NH, share.N()}),
+                                 .q = q.tensor(rows),
+                                 .k = k.tensor(keys),
+                                 .v = v.tensor(keys),
+                                 .sink_logit = {},
+                                 .gate = {},
+                                 .score_bias = {},
+                                 .key_bias = key_bias.tensor({share.M(), c.NH})};
+        attention_tasks_forward(t, share.work(), c.spec(), on_gpu());
+        scatter_rows(out.values(), share.query_tokens, wide, bf16(kUntouched),
+                     [&](size_t i, bf16 x) { seen[i] = static_cast<double>(static_cast<float>(x)); });
+        EXPECT_THROW(attention_tasks_backward(t, t, t.lse, share.work(), c.spec(), on_gpu()), Error);
+    }
+    expect_near(seen, wanted, 6e-3, "out");
+    for (const std::string& report : device_reports()) ADD_FAILURE() << report;
+}
+
 // Keys without a query have gradients of zero; without any task nothing else is touched.
 TEST(CudaTaskAttention, RangesWithoutTasksGetZeros) {
     const KeyRange keys{.row = 1, .end = 66};

@@ -106,6 +106,18 @@ std::vector<Scheduled> cases() {
         gated.NH = 6, gated.NKV = 2, gated.cu_seqlens = {0, 1, 20, 90, 155};
         for (const AttentionCase& with : columns_and_biases(gated))
             if (!fewest) add(with);
+        // A bias on every key. It has kernels of its own in the backward, whatever the mask: in every head size, with
+        // grouped heads and several tiles, then by pairs with windows, pinned keys, ALiBi, documents and patterns.
+        AttentionCase biased{.weighting = std::string(variant.name), .HS = 32, .cu_seqlens = {0, 70}, .key_bias = true};
+        biased.bias_value = -1.5, biased.positive = c.positive;
+        for (const int64_t HS : kHeadSizes) biased.HS = HS, add(biased, true);
+        biased.HS = 32, biased.NH = 4, biased.NKV = 2, biased.cu_seqlens = {0, 1, 20, 90, 91, 230}, add(biased);
+        biased.window = 66, biased.pinned = 2, biased.gate = !few;
+        for (AttentionCase with : columns_and_biases(biased))
+            if (with.alibi = few; !fewest || with.extra == ExtraColumn::kNone) add(with, few);
+        biased.gate = false, biased.NKV = 1;
+        for (size_t i = 0; i < std::size(kPatterns); ++i)
+            if (i % (few ? 9 : 4) == 1) biased.alibi = i % 8 > 4, add(kPatterns[i].of(biased), few);
         if (takes_extra_column(c.spec().weighting)) c.extra = ExtraColumn::kLearnedLogit, c.sink_shift = 100, add(c);
     }
     return all;
@@ -113,7 +125,7 @@ std::vector<Scheduled> cases() {
 
 struct Results {
     std::vector<bf16> out, dqkv, dgate;
-    std::vector<float> lse, dsink, dbias;
+    std::vector<float> lse, dsink, dbias, dkey_bias;
 };
 
 // Forward of a run's inputs on the device, and backward unless nothing says how it writes.
@@ -124,7 +136,8 @@ Results run_on_gpu(const AttentionRun<bf16>& run, std::optional<Write> backward)
     const OnDevice<bf16> qkv(run.qkv), dout(run.dout), out(std::vector<bf16>(run.out.size(), bf16(7.0f))),
         dqkv(std::vector<bf16>(run.qkv.size(), bf16(7.0f)));
     const OnDevice<float> lse(filled<float>(normalized ? run.lse.size() : 0, 7.0f)), sink(run.sink),
-        dsink(filled<float>(run.sink.size(), 0.5f)), bias(run.bias), dbias(filled<float>(run.bias.size(), 0.5f));
+        dsink(filled<float>(run.sink.size(), 0.5f)), bias(run.bias), dbias(filled<float>(run.bias.size(), 0.5f)),
+        key_bias(run.key_bias), dkey_bias(filled<float>(run.key_bias.size(), 7.0f));
     const OnDevice<bf16> gate(run.gate), dgate(filled<bf16>(run.gate.size(), 7.0f));
     const OnDevice<int32_t> documents(c.cu_seqlens);
     const auto part = [&](const OnDevice<bf16>& fused, int64_t first, int64_t count) {
@@ -139,7 +152,8 @@ Results run_on_gpu(const AttentionRun<bf16>& run, std::optional<Write> backward)
                              .v = v,
                              .sink_logit = sink.tensor({c.NH}),
                              .gate = gate.tensor({N, c.NH}),
-                             .score_bias = bias.tensor({c.NH})};
+                             .score_bias = bias.tensor({c.NH}),
+                             .key_bias = key_bias.tensor({N, c.NH})};
     const AttentionTensors d{.out = dout.tensor(wide),
                              .lse = {},
                              .q = part(dqkv, 0, c.NH),
@@ -147,10 +161,12 @@ Results run_on_gpu(const AttentionRun<bf16>& run, std::optional<Write> backward)
                              .v = part(dqkv, c.NH + c.NKV, c.NKV),
                              .sink_logit = dsink.tensor({c.NH}),
                              .gate = dgate.tensor({N, c.NH}),
-                             .score_bias = dbias.tensor({c.NH})};
+                             .score_bias = dbias.tensor({c.NH}),
+                             .key_bias = dkey_bias.tensor({N, c.NH})};
     attention_forward(t, documents.span(), c.spec(), on_gpu());
     if (backward) attention_backward(d, t, documents.span(), c.spec(), *backward, on_gpu());
-    return {out.values(), dqkv.values(), dgate.values(), lse.values(), dsink.values(), dbias.values()};
+    return {out.values(),   dqkv.values(),  dgate.values(),    lse.values(),
+            dsink.values(), dbias.values(), dkey_bias.values()};
 }
 
 // Size of the terms of dsink_logit_h = -sum_i exp(sink_logit_h - lse_i) sum_c dout_ic out_ic, which have both signs, as
@@ -186,7 +202,8 @@ TEST_P(CudaAttention, MatchesTheOracle) {
         if (seed != GetParam().schedules.front()) {
             EXPECT_TRUE(same_bits(first.out, seen.out) && same_bits(first.dqkv, seen.dqkv) &&
                         same_bits(first.dgate, seen.dgate) && same_bits(first.lse, seen.lse) &&
-                        same_bits(first.dsink, seen.dsink) && same_bits(first.dbias, seen.dbias))
+                        same_bits(first.dsink, seen.dsink) && same_bits(first.dbias, seen.dbias) &&
+                        same_bits(first.dkey_bias, seen.dkey_bias))
                 << "schedule " << seed;
             continue;
         }
@@ -196,6 +213,7 @@ TEST_P(CudaAttention, MatchesTheOracle) {
         expect_near(widened(seen.dqkv), exact.dqkv, 1e-2, "dqkv");
         expect_near(widened(seen.dsink), exact.dsink, 1e-2, "dsink", sink_terms(exact));
         expect_near(widened(seen.dbias), exact.dbias, 1e-2, "dbias");
+        expect_near(widened(seen.dkey_bias), exact.dkey_bias, 1e-2, "dkey_bias");
         expect_near(widened(seen.dgate), exact.dgate, 1e-2, "dgate");
     }
 }
@@ -222,11 +240,12 @@ TEST(CudaAttentionGradient, OfWhatIsLearnedPerHeadIsAddedWhereAsked) {
     expect_added(run_on_gpu(biases, Write::kOverwrite).dbias, run_on_gpu(biases, Write::kAccumulate).dbias);
 }
 
-// Every dispatch row is launched, with its backward for either kind of mask.
+// Every dispatch row is launched, with its backward for either kind of mask and for biases of keys.
 TEST(CudaAttentionCases, HaveEveryWeightingHeadSizeAndKindOfMask) {
-    std::set<std::tuple<std::string, int64_t, bool>> rows;
-    for (const Scheduled& with : cases()) rows.emplace(with.c.weighting, with.c.HS, Mask(with.c.spec()).patterned());
-    EXPECT_EQ(rows.size(), variants().size() * (std::size(kHeadSizes) + 1) * 2);
+    std::set<std::tuple<std::string, int64_t, int>> rows;
+    for (const Scheduled& with : cases())
+        rows.emplace(with.c.weighting, with.c.HS, with.c.key_bias ? 2 : Mask(with.c.spec()).patterned());
+    EXPECT_EQ(rows.size(), variants().size() * (std::size(kHeadSizes) + 1) * 3);
 }
 
 // A token changes the outputs of those that see it, within a prefix also those before it, and no bit of any other's.

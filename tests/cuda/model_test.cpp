@@ -23,6 +23,11 @@ NetworkConfig small_network(const std::string& variant) {
         c.attention.extra_column = {"key", "key_value"}, c.attention.gate = {"headwise"}, c.attention.value_bias = true;
         c.attention.window = {0, 20};
     }
+    if (variant == "value_key_bias") {
+        c.attention.key_bias = "value", c.attention.value_temperature = {"token", "none"};
+        c.attention.weighting = {"softmax", "sigmoid"}, c.attention.gate_value = {"none", "headwise"};
+        c.attention.window = {0, 20}, c.attention.extra_column = {"key_value", "none"};
+    }
     if (variant == "differential_v1" || variant == "differential_v2") c.attention.differential = variant.substr(13);
     if (variant == "map_elu1") c.attention.feature_map = "elu1";
     if (variant == "map_mlp") c.attention.feature_map = "mlp", c.attention.weighting = {"sigmoid", "softmax"};
@@ -108,9 +113,9 @@ TEST_P(CudaModel, StepMatchesTheCpuInFp32) {
 
 INSTANTIATE_TEST_SUITE_P(Variants, CudaModel,
                          testing::Values("softmax", "sigmoid", "gated", "gated_headwise", "placeholder", "learned_sink",
-                                         "kv_bias", "map_elu1", "map_mlp", "gates", "gates_of_values", "head_mixture",
-                                         "bos_decorrelation", "scales", "differential_v1", "differential_v2",
-                                         "qk_sources", "merged_qk", "symmetric_qk", "gpt2"),
+                                         "kv_bias", "value_key_bias", "map_elu1", "map_mlp", "gates", "gates_of_values",
+                                         "head_mixture", "bos_decorrelation", "scales", "differential_v1",
+                                         "differential_v2", "qk_sources", "merged_qk", "symmetric_qk", "gpt2"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

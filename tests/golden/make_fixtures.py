@@ -33,7 +33,7 @@ BASE = {
 # Keys that only the fixtures name that change them, with what others have: a new one leaves the other files alone.
 OPTIONAL = {"attention.column_shared": False, "attention.value_bias": False, "attention.feature_map": "none",
             "loss.bos_decorrelation": 0.0, "attention.pattern": "causal", "attention.dilation": 2, "attention.prefix": 0,
-            "attention.differential": "none"}
+            "attention.differential": "none", "attention.key_bias": "none"}
 GPT2 = {"model.activation": "gelu", "model.norm": "layer", "model.position": "learned", "model.bias": True,
         "model.qk_norm": False}
 
@@ -88,6 +88,9 @@ FIXTURES = {
                             "model.head_size": 4},
     "bos_decorrelation": {"loss.bos_decorrelation": 0.7, "model.layers": 2, "attention.placeholders": 1, "T": 12},
     "differential_v2_gqa": {"attention.differential": "v2", "model.heads": 4, "model.kv_heads": 2, "T": 11},
+    "value_key_bias_gqa": {"attention.key_bias": "value", "model.layers": 2, "model.heads": 4, "model.kv_heads": 2,
+                           "model.head_size": 6, "attention.weighting": ["softmax", "sigmoid"],
+                           "attention.gate_value": "headwise", "attention.window": 5, "T": 11},
 }
 NUMBERED = 22  # so many have seeds by their place in the list, later ones by their names
 FIXTURES |= gates_and_scales.FIXTURES | queries_and_keys.FIXTURES
@@ -133,6 +136,8 @@ def parameter_shapes(config):
         if option(config, "attention.feature_map") == "mlp":
             shapes[block + "attn.map.up.weight"] = shapes[block + "attn.map.down.weight"] = (HS, HS)
         shapes |= gates_and_scales.shapes(config, block)
+        if option(config, "attention.key_bias") == "value":
+            shapes[block + "attn.key_bias"] = (NH, HS)
         if config["attention.extra_column"] in ("key", "key_value"):
             shapes[block + "attn.extra_key"] = per_head
         if config["attention.extra_column"] == "key_value":
@@ -171,7 +176,8 @@ def random_parameters(config, generator):
             pass
         elif name.endswith("attn.lambda"):
             value = 0.4 * value
-        elif not name.endswith(("sink_logit", "score_bias", "extra_key", "extra_value", "value_bias")):
+        elif not name.endswith(("sink_logit", "score_bias", "key_bias", "extra_key", "extra_value",
+                                "value_bias")):
             value = value * 1.3 / math.sqrt(shape[1])
         parameters[name] = value.requires_grad_()
     return parameters
@@ -308,13 +314,15 @@ def weigh(weighting, scores, bias):
     raise ValueError(f"no formula for weighting {weighting}")
 
 
-def attention(q, k, v, mask, config, layer, sink_logit, learned_bias, extra_key, extra_value):
+def attention(q, k, v, mask, config, layer, sink_logit, learned_bias, extra_key, extra_value, key_weight):
     """q (B, NH, T, HS), k, v (B, NH, T, HS): keys already repeated over their query heads."""
     NH, T, HS = q.shape[1:]
     bias = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
     if config["model.position"] == "alibi":  # arXiv:2108.12409
         slope = 2.0 ** (-8.0 * torch.arange(1, NH + 1, dtype=torch.float64) / NH)
         bias = -slope.view(1, NH, 1, 1) * (torch.arange(T)[:, None] - torch.arange(T)[None, :]).abs()
+    if key_weight is not None:  # no paper's: b_j = w . v_j of each head
+        bias = bias + (v * key_weight.view(1, NH, 1, HS)).sum(-1)[:, :, None, :]
     scores = q @ k.transpose(-1, -2) / math.sqrt(HS) + bias
     weighting = config["attention.weighting"]
     if isinstance(weighting, list):
@@ -418,7 +426,8 @@ def block_forward(x, embedded, p, layer, positions, mask, config):
         out = differential_attention(q, k, v, normed, p, block, layer, mask, config)
         return finish_block(x, out, inputs, p, block, config)
     k, v = (value.repeat_interleave(NH // NKV, 1) for value in (k, v))
-    virtual = (p.get(block + "attn." + name) for name in ("sink_logit", "score_bias", "extra_key", "extra_value"))
+    virtual = (p.get(block + "attn." + name)
+               for name in ("sink_logit", "score_bias", "extra_key", "extra_value", "key_bias"))
     out = attention(q, k, v, mask, config, layer, *virtual).transpose(1, 2)
     out = gates_and_scales.gated("gate", out, gates_and_scales.gate_inputs(ungated, normed, config), p, block, config)
     if option(config, "attention.value_bias"):

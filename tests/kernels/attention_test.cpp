@@ -53,6 +53,14 @@ std::vector<AttentionCase> cases() {
         add(gated);
         gated.NH = 6, gated.NKV = 2, gated.cu_seqlens = {0, 1, 20, 90, 155};
         for (const AttentionCase& with : columns_and_biases(gated)) add(with);
+        // A bias on every key: alone, over tiles, with grouped heads, ALiBi, gate, windows and patterns.
+        AttentionCase biased{.weighting = std::string(variant.name), .HS = 7, .cu_seqlens = {0, 5}, .key_bias = true};
+        biased.positive = c.positive, biased.bias_value = -1.5;
+        add(biased);
+        biased.NH = 6, biased.NKV = 2, biased.cu_seqlens = {0, 1, 20, 90, 91, 155};
+        for (AttentionCase with : columns_and_biases(biased))
+            add(with), with.window = 5, with.pinned = 3, with.alibi = with.gate = true, add(with);
+        for (size_t i = 0; i < std::size(kPatterns); i += 3) add(kPatterns[i].of(biased));
         if (takes_extra_column(c.spec().weighting)) c.extra = ExtraColumn::kLearnedLogit, c.sink_shift = 100, add(c);
         c.positive = false, c.alibi = false;
         if (variant.name == "kernel_normalized") add(c);  // scores of either sign
@@ -94,6 +102,8 @@ TEST_P(Attention, BackwardMatchesCentralDifferences) {
     const size_t stride = std::max<size_t>(1, run.qkv.size() / 150) | 1;
     expect_gradient(run.qkv, run.dqkv, loss, "qkv", stride);
     if (!run.gate.empty()) expect_gradient(run.gate, run.dgate, loss, "gate", run.gate.size() / 100 + 1);
+    if (!run.key_bias.empty())
+        expect_gradient(run.key_bias, run.dkey_bias, loss, "key_bias", (run.key_bias.size() / 100) | 1);
     for (const auto& [learned, gradient, name] :
          {std::tuple{&run.sink, &run.dsink, "sink_logit"}, {&run.bias, &run.dbias, "score_bias"}}) {
         if (learned->empty()) continue;
@@ -118,6 +128,7 @@ void expect_backward(const AttentionCase& c, double tolerance) {
     for (const T dz : run.dgate) seen.push_back(static_cast<double>(static_cast<Accumulator<T>>(dz)));
     exact.dqkv.insert(exact.dqkv.end(), exact.dgate.begin(), exact.dgate.end());
     expect_near(seen, exact.dqkv, tolerance, "dqkv, dgate");
+    expect_near(widened(run.dkey_bias), exact.dkey_bias, tolerance, "dkey_bias");
 }
 TEST_P(Attention, BackwardInFp32IsCloseToFp64) {
     expect_backward<float>(GetParam(), 1e-5);
@@ -140,6 +151,7 @@ TEST_P(Attention, BitsDoNotDependOnThreadsOrRepetition) {
         EXPECT_TRUE(same_bits(one.out, other.out) && same_bits(one.lse, other.lse)) << threads;
         EXPECT_TRUE(same_bits(one.dqkv, other.dqkv) && same_bits(one.dsink, other.dsink)) << threads;
         EXPECT_TRUE(same_bits(one.dgate, other.dgate) && same_bits(one.dbias, other.dbias)) << threads;
+        EXPECT_TRUE(same_bits(one.dkey_bias, other.dkey_bias)) << threads;
     }
 }
 
@@ -183,10 +195,12 @@ TEST_P(Attention, ADocumentGivesTheSameBitsWhereverItLies) {
                                   from.end());
     };
     alone.qkv = tail(packed.qkv), alone.dout = tail(packed.dout), alone.gate = tail(packed.gate);
+    alone.key_bias = tail(packed.key_bias);
     alone.forward();
     alone.backward();
     EXPECT_TRUE(same_bits(alone.out, tail(packed.out)));
     EXPECT_TRUE(same_bits(alone.dqkv, tail(packed.dqkv)));
+    EXPECT_TRUE(same_bits(alone.dkey_bias, tail(packed.dkey_bias)));
 }
 
 TEST_P(Attention, WeightsForProbesMatchTheOracle) {
@@ -202,8 +216,11 @@ TEST_P(Attention, WeightsForProbesMatchTheOracle) {
         rows.row_stride = t.row_stride;
         return rows;
     };
+    std::vector<double> key_bias;
+    for (int64_t j = begin; c.key_bias && j < c.N(); ++j)
+        key_bias.push_back(run.key_bias[static_cast<size_t>(j * c.NH + h)]);
     attention_weights(weights, {}, head(run.q(run.qkv), h), head(run.k(run.qkv), g),
-                      run.learned().empty() ? 0 : run.learned()[static_cast<size_t>(h)], h, c.NH, c.spec());
+                      run.learned().empty() ? 0 : run.learned()[static_cast<size_t>(h)], h, c.NH, c.spec(), key_bias);
     const std::vector<double> v = run.dense(c.NH + c.NKV, c.NKV);
     for (int64_t i = 0; i < n; ++i)
         for (int64_t x = 0; x < c.HS; ++x) {

@@ -144,7 +144,7 @@ TEST(Config, DifferentialAttentionWantsPairsAndStandsAlone) {
               c.attention.gate = {"none", "headwise"};
           },
           +[](C& c) { c.attention.extra_column = {"learned"}; }, +[](C& c) { c.attention.value_bias = true; },
-          +[](C& c) { c.attention.feature_map = "elu1"; },
+          +[](C& c) { c.attention.feature_map = "elu1"; }, +[](C& c) { c.attention.key_bias = "value"; },
           +[](C& c) { c.attention.gate_projection = {"headwise"}, c.attention.gate_input = "value"; }})
         EXPECT_NE(with(4, 2, "v1", change).find("goes without"), std::string::npos);
 }

@@ -195,6 +195,7 @@ class StreamOracle final : public CoreAttention {
                     double s = 0;
                     for (size_t c = 0; c < q.size(); ++c) s += q[c] * k[c];
                     s *= call.spec.scale;
+                    if (t.key_bias) s += t.key_bias.ptr<double>()[j * NH + h];
                     if (call.spec.alibi)
                         s -= std::pow(2.0, -8.0 * static_cast<double>(h + 1) / static_cast<double>(NH)) *
                              static_cast<double>(last - slot);

@@ -42,7 +42,7 @@ TEST_P(Turns, GiveTheBitsOfOneAfterTheOther) {
         c.attention.query_temperature = {"both"}, c.attention.gate_projection = {"headwise"};
         c.attention.post_norm = true, c.attention.layer_scale = 0.5;
     } else if (name == "kv_bias") {
-        c.attention.extra_column = {"key_value"}, c.attention.value_bias = true;
+        c.attention.extra_column = {"key_value"}, c.attention.value_bias = true, c.attention.key_bias = "value";
     } else if (name == "embedding_qk") {
         c.attention.qk_source = {"embedding", "position"};
     } else if (name == "differential") {

@@ -31,6 +31,7 @@ struct AttentionCase {
     double sink_shift = 0;  // added to learned sink logits
     bool gate = false;      // one per head
     bool positive = false;  // queries and keys, as a kernel phi makes them
+    bool key_bias = false;  // one per key and query head
 
     int64_t N() const { return cu_seqlens.back(); }
     // Of the partial sums that out is made of: of order one where weights are shares of a row or below one. Scores
@@ -74,8 +75,8 @@ inline void PrintTo(const AttentionCase& c, std::ostream* out) {
     *out << c.weighting << " N=" << c.N() << " documents=" << c.cu_seqlens.size() - 1 << " heads=" << c.NH << "/"
          << c.NKV << " HS=" << c.HS << " window=" << c.window << " pinned=" << c.pinned
          << " pattern=" << static_cast<int>(c.pattern) << " dilation=" << c.dilation << " prefix=" << c.prefix
-         << (c.alibi ? " alibi" : "") << (c.gate ? " gate" : "") << " extra=" << static_cast<int>(c.extra)
-         << " bias=" << static_cast<int>(c.bias);
+         << (c.alibi ? " alibi" : "") << (c.gate ? " gate" : "") << (c.key_bias ? " key_bias" : "")
+         << " extra=" << static_cast<int>(c.extra) << " bias=" << static_cast<int>(c.bias);
 }
 
 // Whether query i sees key j, both counted from their document's first token.
@@ -165,10 +166,12 @@ inline std::vector<double> oracle_row(const AttentionCase& c, const std::vector<
     return p;
 }
 
-// out (N, NH, HS) and the rows' statistic lse (NH, N) from q (N, NH, HS), k, v (N, NKV, HS), dense.
+// out (N, NH, HS) and the rows' statistic lse (NH, N) from q (N, NH, HS), k, v (N, NKV, HS), dense. key_bias (N, NH),
+// added to every score of a key, may be empty.
 inline void attention_oracle(const AttentionCase& c, const std::vector<double>& q, const std::vector<double>& k,
                              const std::vector<double>& v, const std::vector<double>& learned,
-                             const std::vector<double>& gate, std::vector<double>& out, std::vector<double>& lse) {
+                             const std::vector<double>& gate, std::vector<double>& out, std::vector<double>& lse,
+                             const std::vector<double>& key_bias = {}) {
     const int64_t N = c.N();
     out.assign(static_cast<size_t>(N * c.NH * c.HS), 0);
     lse.assign(static_cast<size_t>(c.NH * N), 0);
@@ -186,6 +189,7 @@ inline void attention_oracle(const AttentionCase& c, const std::vector<double>& 
                     double dot = 0;
                     for (int64_t x = 0; x < c.HS; ++x) dot += q[at(i, c.NH, h, x)] * k[at(j, c.NKV, g, x)];
                     double s = dot / std::sqrt(static_cast<double>(c.HS));
+                    if (!key_bias.empty()) s += key_bias[static_cast<size_t>(j * c.NH + h)];
                     if (c.alibi)
                         s -= std::pow(2.0, -8.0 * static_cast<double>(h + 1) / static_cast<double>(c.NH)) *
                              static_cast<double>(std::abs(i - j));

@@ -12,7 +12,7 @@ struct AttentionRun {
     using R = Accumulator<T>;
     AttentionCase c;
     std::vector<T> qkv, out, dout, dqkv, gate, dgate;
-    std::vector<R> lse, sink, dsink, bias, dbias;
+    std::vector<R> lse, sink, dsink, bias, dbias, key_bias, dkey_bias;
     int threads;
 
     explicit AttentionRun(const AttentionCase& c, int threads = 2) : c(c), threads(threads) {
@@ -24,6 +24,7 @@ struct AttentionRun {
         if (c.bias == ScoreBias::kLearned) bias = normals<R>(c.NH, "bias"), dbias.resize(bias.size());
         for (R& b : bias) b += static_cast<R>(c.bias_value);
         if (c.gate) gate = normals<T>(N * c.NH, "gate"), dgate.resize(gate.size());
+        if (c.key_bias) key_bias = normals<R>(N * c.NH, "key_bias"), dkey_bias.resize(key_bias.size(), R(7));
         for (R& logit : sink) logit += static_cast<R>(c.sink_shift);
         if (!c.positive) return;
         for (size_t i = 0; i < qkv.size(); ++i)
@@ -49,7 +50,8 @@ struct AttentionRun {
                 .v = v(qkv),
                 .sink_logit = per_head(sink),
                 .gate = view(gate, {c.N(), c.NH}),
-                .score_bias = per_head(bias)};
+                .score_bias = per_head(bias),
+                .key_bias = view(key_bias, {c.N(), c.NH})};
     }
     AttentionTensors gradients() {
         return {.out = view(dout, {c.N(), c.NH, c.HS}),
@@ -59,7 +61,8 @@ struct AttentionRun {
                 .v = v(dqkv),
                 .sink_logit = per_head(dsink),
                 .gate = view(dgate, {c.N(), c.NH}),
-                .score_bias = per_head(dbias)};
+                .score_bias = per_head(dbias),
+                .key_bias = view(dkey_bias, {c.N(), c.NH})};
     }
     void forward() { attention_forward(tensors(), c.cu_seqlens, c.spec(), {.threads = threads}); }
     void backward(Write write = Write::kOverwrite) {
@@ -78,13 +81,13 @@ struct AttentionRun {
     AttentionRun<double> widened_run() const {
         AttentionRun<double> exact(c);
         exact.qkv = widened(qkv), exact.dout = widened(dout), exact.gate = widened(gate);
-        exact.sink = widened(sink), exact.bias = widened(bias);
+        exact.sink = widened(sink), exact.bias = widened(bias), exact.key_bias = widened(key_bias);
         return exact;
     }
     // The oracle on this run's (rounded) inputs.
     void oracle(std::vector<double>& expected, std::vector<double>& expected_lse) const {
         attention_oracle(c, dense(0, c.NH), dense(c.NH, c.NKV), dense(c.NH + c.NKV, c.NKV), widened(learned()),
-                         widened(gate), expected, expected_lse);
+                         widened(gate), expected, expected_lse, widened(key_bias));
     }
 };
 

@@ -61,6 +61,7 @@ inline Fixture read_fixture(const std::string& folder, const std::string& name) 
     if (c.contains("attention.qk_source")) a.qk_source = one_or_many<std::string>(c.at("attention.qk_source"));
     a.query_key = c.value("attention.query_key", "separate");
     a.feature_map = c.value("attention.feature_map", "none");
+    a.key_bias = c.value("attention.key_bias", "none");
     if (c.contains("attention.pattern")) a.pattern = one_or_many<std::string>(c.at("attention.pattern"));
     a.prefix = c.value("attention.prefix", a.prefix);
     const auto kinds = [&](const char* key) { return one_or_many<std::string>(c.value(key, nlohmann::json("none"))); };

@@ -142,6 +142,15 @@ inline std::vector<Named> networks() {
     });
     add("relu_learned_bias", tiny_gpt2(),
         [](NetworkConfig& c) { c.attention.weighting = {"relu"}, c.attention.score_bias = "learned"; });
+    add("value_key_bias", tiny_llama(), [](NetworkConfig& c) {
+        c.attention.key_bias = "value", c.attention.value_temperature = {"token", "none"};
+        c.attention.gate = {"none", "headwise"}, c.attention.extra_column = {"key_value", "learned"};
+    });
+    all.back().documents = true;
+    add("value_key_bias_gpt2", tiny_gpt2(), [](NetworkConfig& c) {
+        c.attention.key_bias = "value", c.attention.weighting = {"sigmoid", "linear_normalized"};
+        c.attention.window = {4, 0}, c.attention.gate_value = {"none", "headwise"};
+    });
     add("divided_by_sums", tiny_gpt2(), [](NetworkConfig& c) {
         c.attention.weighting = {"sigmoid_normalized", "linear_normalized"};
     });

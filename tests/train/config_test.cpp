@@ -180,6 +180,8 @@ TEST_F(ConfigTest, ValuesThatCannotBeUsedAreRefusedByName) {
     for (const char* mode : {"on", "plan_only"}) {
         const std::string cad = fmt::format("cad.mode={}", mode);
         refuse({cad, "attention.prefix=4"}, {"cad.mode", mode, "attention.prefix = 4"});
+        refuse({cad, "attention.key_bias=value"},
+               {"cad.mode", mode, "attention.key_bias = \"value\"", "do not travel"});
         refuse({cad, "attention.pattern=[\"causal\", \"dilated\"]"},
                {"cad.mode", mode, "attention.pattern = \"dilated\""});
     }

@@ -71,6 +71,7 @@ TEST_F(GgufExportTest, SaysWhyNoneFits) {
     refused({"layer 1 has K bias"}, [](N& c) { c.attention.extra_column = {"none", "key"}; });
     refused({"layer 0 has KV bias"}, [](N& c) { c.attention.extra_column = {"key_value"}; });
     refused({"value_bias = true"}, [](N& c) { c.attention.value_bias = true; });
+    refused({"key_bias = \"value\""}, [](N& c) { c.attention.key_bias = "value"; });
     refused({"layer 1", "attention.qk_source = \"position\""}, [](N& c) {
         c.attention.qk_source = {"input", "position"};
     });

@@ -200,6 +200,7 @@ TEST(HeadAnalysis, AttributesAllThatWeightsGive) {
         for (const char* weighting : {"softmax", "sigmoid"}) {
             AttentionCase c{
                 .weighting = weighting, .NH = 4, .NKV = 2, .HS = 5, .cu_seqlens = {0, 3, 14, 15}, .gate = gate};
+            c.key_bias = gate;
             c.bias_value = weighting[1] == 'i' ? -1 : 0;
             AttentionRun<double> run(c), without(c);
             for (auto* one : {&run, &without}) {

@@ -14,9 +14,10 @@ namespace {
 
 // out_i = g_i (sum_j p_ij v_j + (1 - sum_j p_ij) v*), whatever the window: what is left of a row is the virtual key's.
 TEST(HeadWeights, LeaveTheVirtualKeyItsShare) {
-    for (const char* column : {"key", "key_value"}) {
+    for (const auto& [column, key_bias] : {std::pair{"key", "none"}, {"key_value", "none"}, {"key_value", "value"}}) {
         NetworkConfig c = tiny_llama();
         c.attention.extra_column = {column}, c.attention.window = {3}, c.attention.gate = {"headwise"};
+        c.attention.key_bias = key_bias;
         const TinyBatch batch(c, 1, true);
         TinyModel run(c, batch.n(), DType::kF64);
         for (double& p : run.model.parameters().span<double>()) p *= 1.5;

@@ -155,6 +155,7 @@ TEST_F(HfTest, RefusesWhatNoClassComputes) {
     refused({"feature_map"}, [](N& c) { c.attention.feature_map = "mlp"; });
     refused({"differential"}, [](N& c) { c.model.heads = 4, c.model.kv_heads = 2, c.attention.differential = "v2"; });
     refused({"value_bias"}, [](N& c) { c.attention.value_bias = true; });
+    refused({"key_bias"}, [](N& c) { c.attention.key_bias = "value"; });
     refused({"layer 0", "dilated"}, [](N& c) { c.attention.pattern = {"dilated"}; });
     refused({"attention.prefix = 3"}, [](N& c) { c.attention.prefix = 3; });
     refused({"window"}, [](N& c) { c.attention.window = {4}; });

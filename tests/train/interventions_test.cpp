@@ -95,6 +95,7 @@ std::vector<double> scaled_oracle(const AttentionRun<double>& run, double gamma)
                     for (int64_t x = 0; x < c.HS; ++x)
                         s += q[static_cast<size_t>((i * c.NH + h) * c.HS + x)] *
                              k[static_cast<size_t>((j * c.NKV + kv) * c.HS + x)] / std::sqrt(double(c.HS));
+                    if (c.key_bias) s += run.key_bias[static_cast<size_t>(j * c.NH + h)];
                     if (j == first && c.weighting == "softmax") s += std::log(gamma);
                     scores.push_back(s), keys.push_back(j);
                 }
@@ -126,12 +127,13 @@ void intervene(AttentionRun<T>& run, const Interventions& interventions, int64_t
 std::vector<AttentionCase> attention_cases() {
     AttentionCase softmax{.NH = 4, .NKV = 2, .HS = 7, .cu_seqlens = {0, 1, 12, 19}, .spread = 2, .gate = true};
     AttentionCase plain = softmax, one = softmax, learned = softmax, window = softmax, pinned = softmax,
-                  sigmoid = softmax, sink = softmax;
+                  sigmoid = softmax, sink = softmax, biased = softmax;
     plain.gate = false, one.extra = ExtraColumn::kConstant, learned.extra = ExtraColumn::kLearnedLogit;
     window.window = 4, pinned.window = 4, pinned.pinned = 1;
     sigmoid.weighting = "sigmoid", sigmoid.bias_value = -1;
     sink.spread = 6;  // weights near 1, where subtracting would lose them
-    return {softmax, plain, one, learned, window, pinned, sigmoid, sink};
+    biased.key_bias = true;
+    return {softmax, plain, one, learned, window, pinned, sigmoid, sink, biased};
 }
 
 TEST(Interventions, ScaleTheFirstTokenByTheDefinition) {
@@ -154,6 +156,7 @@ TEST(Interventions, ScaleTheFirstTokenInNarrowTypes) {
             for (size_t i = 0; i < run.qkv.size(); ++i) wide.qkv[i] = static_cast<float>(run.qkv[i]);
             for (size_t i = 0; i < run.gate.size(); ++i) wide.gate[i] = static_cast<float>(run.gate[i]);
             for (size_t i = 0; i < run.sink.size(); ++i) wide.sink[i] = static_cast<double>(run.sink[i]);
+            for (size_t i = 0; i < run.key_bias.size(); ++i) wide.key_bias[i] = static_cast<double>(run.key_bias[i]);
             intervene(run, {{.kind = kFirst, .value = 0}});
             const std::vector<double> expected = scaled_oracle(wide, 0);
             double largest = 0;

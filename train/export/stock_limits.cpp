@@ -18,6 +18,8 @@ std::string beyond_stock(const NetworkConfig& network) {
                                layer, source);
     if (a.query_key != "separate")
         return fmt::format("attention.query_key = \"{}\", one matrix for queries and keys", a.query_key);
+    if (a.key_bias != "none")
+        return fmt::format("attention.key_bias = \"{}\", a bias on every key's scores", a.key_bias);
     if (a.value_bias) return "attention.value_bias = true, a vector added to every head's output";
     if (a.feature_map != "none")
         return fmt::format("attention.feature_map = \"{}\", scores of mapped queries and keys", a.feature_map);
