@@ -1,7 +1,7 @@
 // Core attention, backward, for sm_80 and later: two kernels without atomics, so that equal inputs give equal bits. One
 // makes dK and dV, a block per 64 keys of a key head; one makes dQ, a block per 64 queries of a head. Both compute the
 // weights again from the saved lse.
-#include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/attention_call.cuh"
 
 namespace plimsoll::cuda {
 namespace {
@@ -40,18 +40,11 @@ struct KeyGradients {
     }
 };
 
-struct BackwardArguments {
+struct BackwardArguments : BackwardCall {
     HeadView<bf16> dq;
     KeyGradients dk, dv;
     HeadView<const bf16> dout, q, k, v;
-    float* dbias;              // (NH, N), each query's part of a learned bias' gradient, or null
-    const float *lse, *delta;  // (NH, N), null for weightings without
-    const float* score_bias;   // (NH) or null
-    const bf16* gate;          // (N, NH) before the sigmoid, or null
-    int group;                 // query heads of a key head
-    int32_t N;                 // rows of q
     AttentionTables tables;
-    DeviceMask mask;
 };
 
 // delta_i = sum_c dout_ic out_ic, a warp per row of a head; with a gate also its gradient, delta_i (1 - g_i), and,
@@ -107,28 +100,6 @@ __global__ void __launch_bounds__(kTileThreads)
     float sum = 0;
     for (int64_t n = threadIdx.x; n < N; n += kTileThreads) sum += rows[head * N + n];
     store_block_sum(dscore_bias + head, sum, sums, accumulate);
-}
-
-// What backward knows of a query before it looks at a key; zeros for rows that are not there.
-struct QueryRow {
-    float state;   // lse, or the bias
-    float delta;   // times the factor of the row's weights, as they make it (delta_factor)
-    float factor;  // of the row's weights, times the gate: of dout, in effect
-};
-
-template <class V>
-PLIMSOLL_DEVICE QueryRow query_row(const BackwardArguments& a, int head, int i, int begin, int end) {
-    const int64_t at = static_cast<int64_t>(head) * a.N + i;
-    const float saved = kIsNormalized<V> ? a.lse[at] : 0.0f,
-                bias = bias_of<V>(a.mask, a.score_bias, head, i, begin, end);
-    QueryRow row{V::kInfo.normalization == Normalization::kExp ? saved : bias, kIsNormalized<V> ? a.delta[at] : 0.0f,
-                 gate_of(a.gate, i, a.mask.NH, head)};
-    if constexpr (kHasFactor<V>) {
-        const float factor = weight_factor<V>(saved, RowState<float, DeviceMath>{saved, bias});
-        row.delta *= factor * delta_factor<V>(saved);
-        row.factor *= factor;
-    }
-    return row;
 }
 
 // f and ds of one score, from its dot product and dp, in their places. Returns its part of the bias' gradient.
@@ -328,25 +299,17 @@ HeadView<const bf16> rows_of(const Tensor& t, const char* name) {
 // d.q, d.k and d.v from lse and `delta`, and each query's part of a learned bias' gradient into `dbias`, unless null.
 void run_backward(const AttentionTensors& d, const AttentionTensors& t, const float* delta, float* dbias,
                   const AttentionTables& tables, const AttentionSpec& spec, const Exec& exec) {
-    const int64_t N = t.q.shape[0], NH = t.q.shape[1], NKV = t.k.shape[1], HS = t.q.shape[2];
+    const int64_t NH = t.q.shape[1], NKV = t.k.shape[1], HS = t.q.shape[2];
     check_attention_layout(d.q, "dq");
-    const bool normalized = is_normalized(spec.weighting);
-    const BackwardArguments arguments{.dq = {d.q.ptr<bf16>(), d.q.row_stride},
-                                      .dk = key_gradients(d.k, "dk"),
-                                      .dv = key_gradients(d.v, "dv"),
-                                      .dout = rows_of(d.out, "dout"),
-                                      .q = rows_of(t.q, "q"),
-                                      .k = rows_of(t.k, "k"),
-                                      .v = rows_of(t.v, "v"),
-                                      .dbias = dbias,
-                                      .lse = normalized ? t.lse.ptr<float>() : nullptr,
-                                      .delta = delta,
-                                      .score_bias = optional<float>(t.score_bias),
-                                      .gate = optional<bf16>(t.gate),
-                                      .group = static_cast<int>(NH / NKV),
-                                      .N = static_cast<int32_t>(N),
-                                      .tables = tables,
-                                      .mask = make_mask(spec, NH)};
+    const BackwardArguments arguments{backward_call(t, delta, dbias, spec),
+                                      {d.q.ptr<bf16>(), d.q.row_stride},
+                                      key_gradients(d.k, "dk"),
+                                      key_gradients(d.v, "dv"),
+                                      rows_of(d.out, "dout"),
+                                      rows_of(t.q, "q"),
+                                      rows_of(t.k, "k"),
+                                      rows_of(t.v, "v"),
+                                      tables};
     const cudaStream_t stream = exec.cuda->stream();
     dispatch_attention(spec.weighting, HS, [&]<class V, int kHS>() {
         using Shape = BackwardShape<kHS>;

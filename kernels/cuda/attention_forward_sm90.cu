@@ -37,21 +37,14 @@ void attention_forward_sm90(const AttentionTensors& t, const AttentionTables& ta
         return make_tensor_map(head_tiles(tensor.data, N, tensor.shape[1], HS, tensor.row_stride, rows));
     };
     const ForwardArguments90 arguments{
-        .q = map(t.q, "q", kGroupRows),
-        .k = map(t.k, "k", tile.keys),
-        .v = map(t.v, "v", tile.keys),
-        .out = map(t.out, "out", kGroupRows),
-        .lse = optional<float>(t.lse),
-        .sink_logit = spec.extra_column == ExtraColumn::kLearnedLogit ? t.sink_logit.ptr<float>() : nullptr,
-        .score_bias = optional<float>(t.score_bias),
-        .extra_logit = spec.extra_column == ExtraColumn::kConstant ? static_cast<float>(spec.extra_logit) : kLowest,
-        .gate = optional<bf16>(t.gate),
-        .group = static_cast<int>(NH / t.k.shape[1]),
-        .N = static_cast<int32_t>(N),
-        .schedule = forward_schedule(N, HS, static_cast<int>(NH), static_cast<int>(NH / t.k.shape[1])),
-        .first = tables.first,
-        .end = tables.end,
-        .mask = make_mask(spec, NH)};
+        forward_call(t, spec),
+        map(t.q, "q", kGroupRows),
+        map(t.k, "k", tile.keys),
+        map(t.v, "v", tile.keys),
+        map(t.out, "out", kGroupRows),
+        forward_schedule(N, HS, static_cast<int>(NH), static_cast<int>(NH / t.k.shape[1])),
+        tables.first,
+        tables.end};
     dispatch_variant(spec.weighting, [&]<class V>() {
         if (HS == 64) return launch<V, 64>(arguments, exec);
         if (HS == 96) return launch<V, 96>(arguments, exec);

@@ -6,24 +6,17 @@
 // order.
 #pragma once
 
+#include "kernels/cuda/attention_call.cuh"
 #include "kernels/cuda/sm90/forward_tile.h"
 #include "kernels/cuda/sm90/row_weights.cuh"
 #include "kernels/cuda/sm90/warpgroup.cuh"
 
 namespace plimsoll::cuda {
 
-struct ForwardArguments90 {
-    device::TensorMap q, k, v, out;  // tiles of 64 queries, of kKeys keys
-    float* lse;                      // (NH, N), the rows' statistic, null for weightings without
-    const float* sink_logit;         // (NH) or null
-    const float* score_bias;         // (NH) or null
-    float extra_logit;               // of a constant extra column, -inf without one
-    const bf16* gate;                // (N, NH) before the sigmoid, or null
-    int group;                       // query heads of a key head
-    int32_t N;                       // rows of q
+struct ForwardArguments90 : ForwardCall {  // its mask not patterned, with a scale above 0
+    device::TensorMap q, k, v, out;        // tiles of 64 queries, of kKeys keys
     ForwardSchedule schedule;
     const int32_t *first, *end;  // (N): where each row's document begins and ends
-    DeviceMask mask;             // not patterned, its scale above 0
 };
 
 template <class V, int HS>
