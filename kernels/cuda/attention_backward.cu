@@ -1,6 +1,7 @@
 // Core attention, backward, for sm_80 and later: two kernels without atomics, so that equal inputs give equal bits. One
 // makes dK and dV, a block per 64 keys of a key head; one makes dQ, a block per 64 queries of a head. Both compute the
 // weights again from the saved lse.
+#include "kernels/cuda/attention_backward_sm90.h"
 #include "kernels/cuda/attention_call.cuh"
 
 namespace plimsoll::cuda {
@@ -297,11 +298,12 @@ HeadView<const bf16> rows_of(const Tensor& t, const char* name) {
 }
 
 // d.q, d.k and d.v from lse and `delta`, and each query's part of a learned bias' gradient into `dbias`, unless null.
-void run_backward(const AttentionTensors& d, const AttentionTensors& t, const float* delta, float* dbias,
+// done: what other kernels have made of it.
+void run_backward(const AttentionTensors& d, const AttentionTensors& t, const BackwardCall& call, Backward90 done,
                   const AttentionTables& tables, const AttentionSpec& spec, const Exec& exec) {
     const int64_t NH = t.q.shape[1], NKV = t.k.shape[1], HS = t.q.shape[2];
     check_attention_layout(d.q, "dq");
-    const BackwardArguments arguments{backward_call(t, delta, dbias, spec),
+    const BackwardArguments arguments{call,
                                       {d.q.ptr<bf16>(), d.q.row_stride},
                                       key_gradients(d.k, "dk"),
                                       key_gradients(d.v, "dv"),
@@ -316,14 +318,14 @@ void run_backward(const AttentionTensors& d, const AttentionTensors& t, const fl
         allow_shared(dq_kernel<V, kHS>, Shape::kDqBytes);
         const auto run_dkv = [&](auto* kernel) {
             allow_shared(kernel, Shape::kDkvBytes);
-            if (tables.key_tile_count > 0)
+            if (!done.dkv && tables.key_tile_count > 0)
                 PLIMSOLL_LAUNCH(
                     kernel,
                     dim3(static_cast<unsigned>(tables.key_tile_count), static_cast<unsigned>(NKV), Shape::kParts),
                     dim3(kTileThreads), Shape::kDkvBytes, stream, arguments);
         };
         arguments.mask.patterned ? run_dkv(dkv_kernel<V, kHS, true>) : run_dkv(dkv_kernel<V, kHS, false>);
-        if (tables.query_tile_count > 0)
+        if (!done.dq && tables.query_tile_count > 0)
             PLIMSOLL_LAUNCH((dq_kernel<V, kHS>),
                             dim3(static_cast<unsigned>(tables.query_tile_count), static_cast<unsigned>(NH)),
                             dim3(kTileThreads), Shape::kDqBytes, stream, arguments);
@@ -358,12 +360,18 @@ void attention_backward(const AttentionTensors& d, const AttentionTensors& t, st
                         const AttentionSpec& spec, Write write, const Exec& exec) {
     const int64_t N = t.q.shape[0], NH = t.q.shape[1];
     if (N == 0) return;
-    int32_t* const memory = exec.cuda->workspace<int32_t>(table_words(N) + (t.score_bias ? 2 : 1) * NH * N);
-    auto* const delta = reinterpret_cast<float*>(memory + table_words(N));
-    const bool normalized = is_normalized(spec.weighting);
-    if (normalized || t.gate) run_rows(d, delta, {}, t, write, exec);
+    const Backward90 on_sm90 = takes_sm90_backward(d, t, spec, exec);
+    const int64_t row_words = on_sm90.dq ? sm90_backward_words(t) : 0;
+    int32_t* const memory = exec.cuda->workspace<int32_t>(row_words + table_words(N) + (t.score_bias ? 2 : 1) * NH * N);
+    auto* const rows = reinterpret_cast<float*>(memory);
+    auto* const delta = reinterpret_cast<float*>(memory + row_words + table_words(N));
+    // A weighting without normalisation knows no delta; a gate's gradient is made of it.
+    if (is_normalized(spec.weighting) || t.gate) run_rows(d, delta, {}, t, write, exec);
     float* const dbias = t.score_bias ? delta + NH * N : nullptr;
-    run_backward(d, t, normalized ? delta : nullptr, dbias, make_tables(memory, cu_seqlens, N, exec), spec, exec);
+    const BackwardCall call = backward_call(t, delta, dbias, spec);
+    const AttentionTables tables = make_tables(memory + row_words, cu_seqlens, N, exec);
+    if (on_sm90.dq) run_sm90_backward(on_sm90, d, t, call, rows, tables, spec, exec);
+    if (!on_sm90.dq || !on_sm90.dkv) run_backward(d, t, call, on_sm90, tables, spec, exec);
     if (dbias) run_score_bias(d.score_bias, dbias, N, write, exec);
 }
 
@@ -380,8 +388,8 @@ void attention_backward_rows(const AttentionTensors& d, Tensor delta, const Atte
 void attention_tasks_backward(const AttentionTensors& d, const AttentionTensors& t, Tensor delta,
                               const AttentionTasks& tasks, const AttentionSpec& spec, const Exec& exec) {
     int32_t* const memory = exec.cuda->workspace<int32_t>(table_words(tasks));
-    run_backward(d, t, is_normalized(spec.weighting) ? delta.ptr<float>() : nullptr, optional<float>(d.score_bias),
-                 make_tables(memory, tasks, t.q.shape[0], exec), spec, exec);
+    const BackwardCall call = backward_call(t, optional<float>(delta), optional<float>(d.score_bias), spec);
+    run_backward(d, t, call, {}, make_tables(memory, tasks, t.q.shape[0], exec), spec, exec);
 }
 
 }  // namespace plimsoll::cuda
