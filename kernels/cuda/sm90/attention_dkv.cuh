@@ -21,7 +21,7 @@ struct KeyGradientArguments : BackwardCall {
 // Whether the kernel always wants rows: where there are no registers for what all queries have in common.
 template <class V>
 constexpr bool wants_rows(int64_t HS) {
-    return kIsNormalized<V> || HS > 96;
+    return kIsNormalized<V> || HS > 64;
 }
 
 template <class V, int HS>
@@ -31,6 +31,8 @@ struct KeyGradient90 {
     static constexpr int kThreads = (1 + kGroups) * kGroupThreads;
     static constexpr int kOwnBarrier = 1;        // a named barrier per warpgroup
     static constexpr bool kInPairs = HS <= 128;  // as in the forward
+    // Whether the products of the next tile are started while dK and dV are added to: there must be registers for both.
+    static constexpr bool kOverlaps = HS <= 96;
     using Unit = ScoreUnit<V>;
     using State = RowState<float, typename Unit::Math>;
     using Queries = SwizzledTile<kQueries, HS>;
@@ -251,6 +253,14 @@ struct KeyGradient90 {
         const float raw_slope = a.mask.slope(head) / a.mask.scale;
         float scores[kQueries / 2], dp[kQueries / 2];
         RoundedRows<kQueries> p, ds;
+        int added = -1;  // the stage that is being added to dK and dV
+        const auto finish = [&](auto groups_behind) {
+            device::wgmma_wait<groups_behind>();
+            device::hold_registers(dv);
+            device::hold_registers(dk);
+            if (added >= 0) release(b.queries_empty[added], lane);
+            added = -1;
+        };
         for (int m0 = w.n0; m0 < w.end; m0 += kQueries, ++n) {
             device::mbarrier_wait(&b.queries_full[n % kStages], parity(n));
             if (m0 + kQueries <= w.row(group)) {  // no query of the tile sees a key of this warpgroup
@@ -260,6 +270,7 @@ struct KeyGradient90 {
             device::wgmma_fence();
             start_transposed_product(scores, keys(group), 0, queries(n));
             start_transposed_product(dp, values(group), 0, grads(n));
+            if constexpr (kOverlaps) finish(std::integral_constant<int, 2>{});
             device::wgmma_wait<1>();
             device::hold_registers(scores);
             const bool cut = m0 < w.row(group) + kGroupRows - 1 || m0 + kQueries > of.whole;
@@ -274,15 +285,14 @@ struct KeyGradient90 {
             if (!Unit::kForgetsScores && cut) hide(scores, of, m0, lane), hide(dp, of, m0, lane);
             p.assign(scores);
             ds.assign(dp);
+            __syncwarp();  // other lanes have read their rows: the stage may be given back
             device::wgmma_fence();
             start_product(dv, p, grads(n));
             start_product(dk, ds, queries(n));
-            device::wgmma_wait<0>();
-            device::hold_registers(dv);
-            device::hold_registers(dk);
-            __syncwarp();  // other lanes have read their rows
-            release(b.queries_empty[n % kStages], lane);
+            added = n % kStages;
+            if constexpr (!kOverlaps) finish(std::integral_constant<int, 0>{});
         }
+        if constexpr (kOverlaps) finish(std::integral_constant<int, 0>{});
         return n;
     }
 };
