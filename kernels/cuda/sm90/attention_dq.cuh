@@ -112,7 +112,7 @@ struct QueryGradient90 {
             if constexpr (kLearnsBias) store_bias(w, rows, lane);
 #pragma unroll
             for (int i = 0; i < HS / 2; ++i) dq[i] *= a.mask.scale;
-            store_group_rows(a.dq, w.row(group), w.head, queries(group), dq, kOwnBarrier + group,
+            store_group_rows(a.dq, w.row(group), w.head, queries(group), dq, lane, kOwnBarrier + group,
                              barriers().queries_empty);
         }
     }
@@ -172,6 +172,7 @@ struct QueryGradient90 {
                                  int lane) const {
         Barriers& b = barriers();
         const KeyTiles<kKeys> tiles = w.keys<kKeys>(a.mask);
+        const QueriesOfBlock::SeenByAll seen = w.seen_by_all(a.mask, group);
         float scores[kKeys / 2], dp[kKeys / 2];
         RoundedRows<kKeys> ds;
         bool adds = false;  // whether dQ is being added to
@@ -186,7 +187,7 @@ struct QueryGradient90 {
             adds = true;
             device::wgmma_wait<1>();
             device::hold_registers(scores);
-            const bool cut = w.cuts(a.mask, group, n0, kKeys);
+            const bool cut = seen.cuts(n0, kKeys);
             if (a.mask.alibi) rows.bend(scores, n0, lane);
             if constexpr (Unit::kForgetsScores) {
                 weigh(scores, rows);

@@ -106,7 +106,7 @@ struct Forward90 {
             device::mbarrier_wait(&barriers().queries_full, item & 1);
             n = attend(w, group, n, rows, out, lane);
             finish_rows(w, rows, out, lane);
-            store_group_rows(a.out, w.row(group), w.head, queries(group), out, kOwnBarrier + group,
+            store_group_rows(a.out, w.row(group), w.head, queries(group), out, lane, kOwnBarrier + group,
                              barriers().queries_empty);
         }
     }
@@ -147,7 +147,8 @@ struct Forward90 {
         RoundedRows<kKeys> weights;
         const KeyTiles<kKeys> tiles = w.keys<kKeys>(a.mask);
         int n0 = tiles.last;
-        const auto weigh = [&] { rows.weigh(scores, n0, w.cuts(a.mask, group, n0, kKeys), lane); };
+        const QueriesOfBlock::SeenByAll seen = w.seen_by_all(a.mask, group);
+        const auto weigh = [&] { rows.weigh(scores, n0, seen.cuts(n0, kKeys), lane); };
         start_scores(scores, group, n);
         device::wgmma_wait<0>();
         device::hold_registers(scores);

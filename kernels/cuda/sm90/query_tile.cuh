@@ -47,10 +47,16 @@ struct QueriesOfBlock {
                 mask.pinned > 0 ? first_last + mask.pinned : 0, first_of + (last - first_of) / kKeys * kKeys};
     }
     PLIMSOLL_DEVICE int row(int group) const { return m0 + group * kGroupRows; }
-    // Whether some of the keys n0 .. n0 + count - 1 are hidden from some of a warpgroup's queries.
-    PLIMSOLL_DEVICE bool cuts(const DeviceMask& mask, int group, int n0, int count) const {
+    // Keys that all of a warpgroup's queries see.
+    struct SeenByAll {
+        int begin, end;
+
+        // Whether some of the keys n0 .. n0 + count - 1 are hidden from some queries.
+        PLIMSOLL_DEVICE bool cuts(int n0, int count) const { return n0 < begin || n0 + count > end; }
+    };
+    PLIMSOLL_DEVICE SeenByAll seen_by_all(const DeviceMask& mask, int group) const {
         const int row0 = row(group), window = mask.window > 0 ? row0 + kGroupRows - mask.window : 0;
-        return n0 < (first_last > window ? first_last : window) || n0 + count > row0 + 1;
+        return {first_last > window ? first_last : window, row0 + 1};
     }
 };
 

@@ -83,8 +83,8 @@ PLIMSOLL_DEVICE bool stores_for_group() {
 template <int kColumns>
 PLIMSOLL_DEVICE void store_group_rows(const device::TensorMap& map, int row, int head,
                                       SwizzledTile<kGroupRows, kColumns> tile, const float (&sums)[kColumns / 2],
-                                      int barrier, device::Mbarrier& reusable) {
-    write_group_rows(barrier, [&](int row0) { write_rows(tile, row0, sums, static_cast<int>(threadIdx.x) % 32); });
+                                      int lane, int barrier, device::Mbarrier& reusable) {
+    write_group_rows(barrier, [&](int row0) { write_rows(tile, row0, sums, lane); });
     if (!stores_for_group()) return;
     device::tma_store(&map, tile.data, 0, row, 0, head);
     device::bulk_commit();
