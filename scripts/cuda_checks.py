@@ -32,12 +32,17 @@ SHARED_BYTES = {"80": 164 << 10, "90": 228 << 10}  # per multiprocessor, 1 KiB o
 # least; tma: loads by TMA at least; threads: of a block; arch: the only one for which there is code, others are empty.
 BUDGETS = [
     # Without scores: ptxas leaves their products out.
-    (r"dq_kernel<Uniform", {"registers": 255, "spill": 0, "mma": 16, "threads": 128}),
+    (r"\bdq_kernel<Uniform", {"registers": 255, "spill": 0, "mma": 16, "threads": 128}),
+    (r"attention_dq_sm90_kernel<Uniform", {"registers": 168, "spill": 0, "mma": 4, "tma": 6, "threads": 384, "arch": "90a"}),
+    (r"attention_dkv_sm90_kernel<Uniform", {"registers": 168, "spill": 0, "mma": 10, "tma": 6, "threads": 384, "arch": "90a"}),
+    (r"attention_dq_sm90_kernel<Linear", {"registers": 168, "spill": 0, "mma": 13, "tma": 6, "threads": 384, "arch": "90a"}),
+    (r"attention_dq_sm90_kernel", {"registers": 168, "spill": 0, "mma": 16, "tma": 6, "threads": 384, "arch": "90a"}),
+    (r"attention_dkv_sm90_kernel", {"registers": 168, "spill": 0, "mma": 16, "tma": 6, "threads": 384, "arch": "90a"}),
     (r"attention_forward_sm90_kernel<Uniform", {"registers": 168, "spill": 0, "mma": 10, "tma": 4, "threads": 384, "arch": "90a"}),
     (r"attention_forward_sm90_kernel", {"registers": 168, "spill": 0, "mma": 24, "tma": 4, "threads": 384, "arch": "90a"}),
     (r"attention_forward_kernel", {"registers": 255, "spill": 0, "mma": 16, "threads": 128}),
-    (r"dkv_kernel", {"registers": 255, "spill": 0, "mma": 24, "threads": 128}),
-    (r"dq_kernel", {"registers": 255, "spill": 0, "mma": 24, "threads": 128}),
+    (r"\bdkv_kernel", {"registers": 255, "spill": 0, "mma": 24, "threads": 128}),
+    (r"\bdq_kernel", {"registers": 255, "spill": 0, "mma": 24, "threads": 128}),
     (r".", {"registers": 80, "spill": 0, "mma": 0, "threads": 256}),
 ]
 

@@ -106,9 +106,13 @@ ranks() { # threads and processes that share the card, NCCL by itself, and runs 
     done
 }
 
-kernels() { # every op, then core attention beside PyTorch's
-    build-cuda/plimsoll bench --device cuda | tee "$out/kernels.md" &&
-        python3 scripts/bench/gpu_peer.py attention --json "$out/attention.json" | tee "$out/attention.md"
+kernels() { # every op, then core attention beside its targets and PyTorch's
+    build-cuda/plimsoll bench --device cuda | tee "$out/kernels.md" || return 1
+    local status=0
+    python3 scripts/bench/gpu_targets.py --peak-from "$out/kernels.md" --json "$out/targets.json" | tee "$out/targets.md" || status=1
+    python3 scripts/bench/gpu_peer.py attention --rows flash,cudnn,flex-sink --json "$out/attention.json" |
+        tee "$out/attention.md" || status=1
+    return $status
 }
 steps() { python3 scripts/bench/gpu_peer.py steps --json "$out/steps.json" | tee "$out/steps.md"; }
 
@@ -129,5 +133,5 @@ end_step
 printf '\nSummary\n'
 nvidia-smi --query-gpu=name --format=csv,noheader
 cat "$out/summary.txt"
-for part in attention steps; do [ ! -s "$out/$part.md" ] || { echo; cat "$out/$part.md"; }; done
+for part in targets attention steps; do [ ! -s "$out/$part.md" ] || { echo; cat "$out/$part.md"; }; done
 exit $status

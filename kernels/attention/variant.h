@@ -6,7 +6,9 @@
 // delta = rowsum(dout * out) what a row's statistic adds.
 //
 // A weighting may say that it knows scores, lse and bias only in exponentials of their sums (kOnlyExponentials): then a
-// backend may have all of them in units of log 2, with 2^x for exp. And it may weigh two scores at once (weigh_pair).
+// backend may have all of them in units of log 2, with 2^x for exp. It may say that dscore knows a score by its weight
+// only, and is 0 where that is 0 (kGradientFromWeight): then a backend need not keep scores. And it may weigh two
+// scores at once (weigh_pair).
 #pragma once
 
 #include <concepts>

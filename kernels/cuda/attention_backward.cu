@@ -1,7 +1,8 @@
 // Core attention, backward, for sm_80 and later: two kernels without atomics, so that equal inputs give equal bits. One
 // makes dK and dV, a block per 64 keys of a key head; one makes dQ, a block per 64 queries of a head. Both compute the
 // weights again from the saved lse.
-#include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/attention_backward_sm90.h"
+#include "kernels/cuda/attention_call.cuh"
 
 namespace plimsoll::cuda {
 namespace {
@@ -71,18 +72,11 @@ struct KeyBiasGradients {
     }
 };
 
-struct BackwardArguments {
+struct BackwardArguments : BackwardCall {
     HeadView<bf16> dq;
     KeyGradients dk, dv;
     HeadView<const bf16> dout, q, k, v;
-    float* dbias;              // (NH, N), each query's part of a learned bias' gradient, or null
-    const float *lse, *delta;  // (NH, N), null for weightings without
-    const float* score_bias;   // (NH) or null
-    const bf16* gate;          // (N, NH) before the sigmoid, or null
-    int group;                 // query heads of a key head
-    int32_t N;                 // rows of q
     AttentionTables tables;
-    DeviceMask mask;
     DeviceKeyBias key_bias;
     KeyBiasGradients dkey_bias;
 };
@@ -140,28 +134,6 @@ __global__ void __launch_bounds__(kTileThreads)
     float sum = 0;
     for (int64_t n = threadIdx.x; n < N; n += kTileThreads) sum += rows[head * N + n];
     store_block_sum(dscore_bias + head, sum, sums, accumulate);
-}
-
-// What backward knows of a query before it looks at a key; zeros for rows that are not there.
-struct QueryRow {
-    float state;   // lse, or the bias
-    float delta;   // times the factor of the row's weights, as they make it (delta_factor)
-    float factor;  // of the row's weights, times the gate: of dout, in effect
-};
-
-template <class V>
-PLIMSOLL_DEVICE QueryRow query_row(const BackwardArguments& a, int head, int i, int begin, int end) {
-    const int64_t at = static_cast<int64_t>(head) * a.N + i;
-    const float saved = kIsNormalized<V> ? a.lse[at] : 0.0f,
-                bias = bias_of<V>(a.mask, a.score_bias, head, i, begin, end);
-    QueryRow row{V::kInfo.normalization == Normalization::kExp ? saved : bias, kIsNormalized<V> ? a.delta[at] : 0.0f,
-                 gate_of(a.gate, i, a.mask.NH, head)};
-    if constexpr (kHasFactor<V>) {
-        const float factor = weight_factor<V>(saved, RowState<float, DeviceMath>{saved, bias});
-        row.delta *= factor * delta_factor<V>(saved);
-        row.factor *= factor;
-    }
-    return row;
 }
 
 // f and ds of one score, from its dot product and dp, in their places. Returns its part of the bias' gradient.
@@ -368,36 +340,29 @@ HeadView<const bf16> rows_of(const Tensor& t, const char* name) {
 }
 
 // d.q, d.k and d.v from lse and `delta`, and each query's part of a learned bias' gradient into `dbias`, unless null.
-void run_backward(const AttentionTensors& d, const AttentionTensors& t, const float* delta, float* dbias,
+// done: what other kernels have made of it.
+void run_backward(const AttentionTensors& d, const AttentionTensors& t, const BackwardCall& call, Backward90 done,
                   const AttentionTables& tables, const AttentionSpec& spec, const Exec& exec) {
-    const int64_t N = t.q.shape[0], NH = t.q.shape[1], NKV = t.k.shape[1], HS = t.q.shape[2];
+    const int64_t NH = t.q.shape[1], NKV = t.k.shape[1], HS = t.q.shape[2];
     check_attention_layout(d.q, "dq");
-    const bool normalized = is_normalized(spec.weighting);
-    const BackwardArguments arguments{.dq = {d.q.ptr<bf16>(), d.q.row_stride},
-                                      .dk = key_gradients(d.k, "dk"),
-                                      .dv = key_gradients(d.v, "dv"),
-                                      .dout = rows_of(d.out, "dout"),
-                                      .q = rows_of(t.q, "q"),
-                                      .k = rows_of(t.k, "k"),
-                                      .v = rows_of(t.v, "v"),
-                                      .dbias = dbias,
-                                      .lse = normalized ? t.lse.ptr<float>() : nullptr,
-                                      .delta = delta,
-                                      .score_bias = optional<float>(t.score_bias),
-                                      .gate = optional<bf16>(t.gate),
-                                      .group = static_cast<int>(NH / NKV),
-                                      .N = static_cast<int32_t>(N),
-                                      .tables = tables,
-                                      .mask = make_mask(spec, NH),
-                                      .key_bias = make_key_bias(t.key_bias, spec, NH),
-                                      .dkey_bias = {optional<float>(d.key_bias), static_cast<int32_t>(NH)}};
+    const BackwardArguments arguments{call,
+                                      {d.q.ptr<bf16>(), d.q.row_stride},
+                                      key_gradients(d.k, "dk"),
+                                      key_gradients(d.v, "dv"),
+                                      rows_of(d.out, "dout"),
+                                      rows_of(t.q, "q"),
+                                      rows_of(t.k, "k"),
+                                      rows_of(t.v, "v"),
+                                      tables,
+                                      make_key_bias(t.key_bias, spec, NH),
+                                      {optional<float>(d.key_bias), static_cast<int32_t>(NH)}};
     const cudaStream_t stream = exec.cuda->stream();
     dispatch_attention(spec.weighting, HS, [&]<class V, int kHS>() {
         using Shape = BackwardShape<kHS>;
         allow_shared(dq_kernel<V, kHS>, Shape::kDqBytes);
         const auto run_dkv = [&](auto* kernel) {
             allow_shared(kernel, Shape::kDkvBytes);
-            if (tables.key_tile_count > 0)
+            if (!done.dkv && tables.key_tile_count > 0)
                 PLIMSOLL_LAUNCH(
                     kernel,
                     dim3(static_cast<unsigned>(tables.key_tile_count), static_cast<unsigned>(NKV), Shape::kParts),
@@ -408,7 +373,7 @@ void run_backward(const AttentionTensors& d, const AttentionTensors& t, const fl
         else
             arguments.mask.patterned ? run_dkv(dkv_kernel<V, kHS, true, false>)
                                      : run_dkv(dkv_kernel<V, kHS, false, false>);
-        if (tables.query_tile_count > 0)
+        if (!done.dq && tables.query_tile_count > 0)
             PLIMSOLL_LAUNCH((dq_kernel<V, kHS>),
                             dim3(static_cast<unsigned>(tables.query_tile_count), static_cast<unsigned>(NH)),
                             dim3(kTileThreads), Shape::kDqBytes, stream, arguments);
@@ -443,12 +408,18 @@ void attention_backward(const AttentionTensors& d, const AttentionTensors& t, st
                         const AttentionSpec& spec, Write write, const Exec& exec) {
     const int64_t N = t.q.shape[0], NH = t.q.shape[1];
     if (N == 0) return;
-    int32_t* const memory = exec.cuda->workspace<int32_t>(table_words(N) + (t.score_bias ? 2 : 1) * NH * N);
-    auto* const delta = reinterpret_cast<float*>(memory + table_words(N));
-    const bool normalized = is_normalized(spec.weighting);
-    if (normalized || t.gate) run_rows(d, delta, {}, t, write, exec);
+    const Backward90 on_sm90 = takes_sm90_backward(d, t, spec, exec);
+    const int64_t row_words = on_sm90.dq ? sm90_backward_words(t) : 0;
+    int32_t* const memory = exec.cuda->workspace<int32_t>(row_words + table_words(N) + (t.score_bias ? 2 : 1) * NH * N);
+    auto* const rows = reinterpret_cast<float*>(memory);
+    auto* const delta = reinterpret_cast<float*>(memory + row_words + table_words(N));
+    // A weighting without normalisation knows no delta; a gate's gradient is made of it.
+    if (is_normalized(spec.weighting) || t.gate) run_rows(d, delta, {}, t, write, exec);
     float* const dbias = t.score_bias ? delta + NH * N : nullptr;
-    run_backward(d, t, normalized ? delta : nullptr, dbias, make_tables(memory, cu_seqlens, N, exec), spec, exec);
+    const BackwardCall call = backward_call(t, delta, dbias, spec);
+    const AttentionTables tables = make_tables(memory + row_words, cu_seqlens, N, exec);
+    if (on_sm90.dq) run_sm90_backward(on_sm90, d, t, call, rows, tables, spec, exec);
+    if (!on_sm90.dq || !on_sm90.dkv) run_backward(d, t, call, on_sm90, tables, spec, exec);
     if (dbias) run_score_bias(d.score_bias, dbias, N, write, exec);
 }
 
@@ -465,8 +436,8 @@ void attention_backward_rows(const AttentionTensors& d, Tensor delta, const Atte
 void attention_tasks_backward(const AttentionTensors& d, const AttentionTensors& t, Tensor delta,
                               const AttentionTasks& tasks, const AttentionSpec& spec, const Exec& exec) {
     int32_t* const memory = exec.cuda->workspace<int32_t>(table_words(tasks));
-    run_backward(d, t, is_normalized(spec.weighting) ? delta.ptr<float>() : nullptr, optional<float>(d.score_bias),
-                 make_tables(memory, tasks, t.q.shape[0], exec), spec, exec);
+    const BackwardCall call = backward_call(t, optional<float>(delta), optional<float>(d.score_bias), spec);
+    run_backward(d, t, call, {}, make_tables(memory, tasks, t.q.shape[0], exec), spec, exec);
 }
 
 }  // namespace plimsoll::cuda

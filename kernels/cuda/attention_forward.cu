@@ -1,7 +1,7 @@
 // Core attention, forward, for sm_80 and later: a block per 64 queries of a head; keys and values stream through two
 // stages of shared memory. FlashAttention-2, arXiv:2307.08691, alg. 1.
+#include "kernels/cuda/attention_call.cuh"
 #include "kernels/cuda/attention_forward_sm90.h"
-#include "kernels/cuda/attention_tile.cuh"
 
 namespace plimsoll::cuda {
 namespace {
@@ -12,18 +12,10 @@ struct ForwardShape {
     static constexpr int kSharedBytes = Tile<HS>::bytes(kTileRows) + 4 * Tile<HS>::bytes(kKeys);
 };
 
-struct ForwardArguments {
+struct ForwardArguments : ForwardCall {
     HeadView<bf16> out;
-    float* lse;  // (NH, N), the rows' statistic, null for weightings without
     HeadView<const bf16> q, k, v;
-    const float* sink_logit;  // (NH) or null
-    const float* score_bias;  // (NH) or null
-    float extra_logit;        // of a constant extra column, -inf without one
-    const bf16* gate;         // (N, NH) before the sigmoid, or null
-    int group;                // query heads of a key head
-    int32_t N;                // rows of q
     AttentionTables tables;
-    DeviceMask mask;
     DeviceKeyBias key_bias;
 };
 
@@ -144,25 +136,15 @@ __global__ void __launch_bounds__(kTileThreads, kForwardBlocks<V, HS>)
 
 void run_forward(const AttentionTensors& t, const AttentionTables& tables, const AttentionSpec& spec,
                  const Exec& exec) {
-    const auto& [out, lse, q, k, v, sink_logit, gate, score_bias, key_bias] = t;
-    const int64_t N = q.shape[0], NH = q.shape[1], HS = q.shape[2];
-    for (const auto& [tensor, name] : {std::pair{&q, "q"}, {&k, "k"}, {&v, "v"}, {&out, "out"}})
+    for (const auto& [tensor, name] : {std::pair{&t.q, "q"}, {&t.k, "k"}, {&t.v, "v"}, {&t.out, "out"}})
         check_attention_layout(*tensor, name);
-    const ForwardArguments arguments{
-        .out = {out.ptr<bf16>(), out.row_stride},
-        .lse = optional<float>(lse),
-        .q = {q.ptr<bf16>(), q.row_stride},
-        .k = {k.ptr<bf16>(), k.row_stride},
-        .v = {v.ptr<bf16>(), v.row_stride},
-        .sink_logit = spec.extra_column == ExtraColumn::kLearnedLogit ? sink_logit.ptr<float>() : nullptr,
-        .score_bias = optional<float>(score_bias),
-        .extra_logit = spec.extra_column == ExtraColumn::kConstant ? static_cast<float>(spec.extra_logit) : kLowest,
-        .gate = optional<bf16>(gate),
-        .group = static_cast<int>(NH / k.shape[1]),
-        .N = static_cast<int32_t>(N),
-        .tables = tables,
-        .mask = make_mask(spec, NH),
-        .key_bias = make_key_bias(key_bias, spec, NH)};
+    const int64_t NH = t.q.shape[1], HS = t.q.shape[2];
+    const ForwardArguments arguments{forward_call(t, spec),
+                                     {t.out.ptr<bf16>(), t.out.row_stride},
+                                     {t.q.ptr<bf16>(), t.q.row_stride},
+                                     {t.k.ptr<bf16>(), t.k.row_stride},
+                                     {t.v.ptr<bf16>(), t.v.row_stride},
+                                     tables};
     dispatch_attention(spec.weighting, HS, [&]<class V, int kHS>() {
         constexpr int kBytes = ForwardShape<kHS>::kSharedBytes;
         check_cuda(

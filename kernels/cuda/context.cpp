@@ -54,10 +54,10 @@ void* allocate(int64_t bytes, const char* what) {
 int64_t workspace_bytes(const ScratchSizes& s) {
     return std::max({
         kSmallestWorkspace,
-        ((3 + s.heads) * s.tokens + 64) * size_of(DType::kI32),  // attention_backward
-        (3 * s.tokens + 1024) * size_of(DType::kI32),            // embedding_backward
-        kRowRanges * s.columns * size_of(DType::kF32),           // row_sums
-        (s.parameters / kNormBlock + 2) * size_of(DType::kF64)   // sum_of_squares
+        (3 * s.tokens + 5 * s.heads * (s.tokens + 128) + 64) * size_of(DType::kI32),  // attention_backward
+        (3 * s.tokens + 1024) * size_of(DType::kI32),                                 // embedding_backward
+        kRowRanges * s.columns * size_of(DType::kF32),                                // row_sums
+        (s.parameters / kNormBlock + 2) * size_of(DType::kF64)                        // sum_of_squares
     });
 }
 

@@ -15,6 +15,7 @@ Exit status: 0 everything measured; 1 something failed, or plimsoll is missing; 
 import argparse
 import importlib.util
 import json
+import math
 import os
 import sys
 import time
@@ -76,6 +77,8 @@ def _attention_function(row, T):
     compiled = torch.compile(flex_attention)
     if row == "flex":
         return lambda q, k, v: compiled(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+    if row == "flex-sigmoid":
+        return _sigmoid_attention(compiled, mask, T)
 
     def attend(q, k, v):  # a learned sink logit: scale by sigmoid(lse - sink)
         out, lse = compiled(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1], return_lse=True)
@@ -83,7 +86,22 @@ def _attention_function(row, T):
     return attend
 
 
-def _attention_worker(shape, row, runs):
+def _sigmoid_attention(flex, mask, T):
+    """Sigmoid attention with bias -log T, by softmax of log-sigmoids times the sum of their exponentials."""
+    import torch
+
+    def log_weight(score, b, h, i, j):
+        return torch.nn.functional.logsigmoid(score - math.log(T))
+
+    def attend(q, k, v):
+        out, lse = flex(q, k, v, score_mod=log_weight, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1],
+                        return_lse=True)
+        return out * torch.exp(lse)[..., None].to(out.dtype)
+    return attend
+
+
+def attention_milliseconds(shape, row, runs):
+    """{"forward", "backward"} of a row of PyTorch's, in ms."""
     import torch
     B, T, NH, NKV, HS = map(int, shape.split("x"))
     torch.manual_seed(1)
@@ -96,7 +114,12 @@ def _attention_worker(shape, row, runs):
         forward = _milliseconds(lambda: attend(q, k, v), runs)
     out = attend(q, k, v)
     backward = _milliseconds(lambda: torch.autograd.grad(out, (q, k, v), grad, retain_graph=True), runs)
-    print(json.dumps({"forward": forward, "backward": backward, "torch": torch.__version__}))
+    return {"forward": forward, "backward": backward}
+
+
+def _attention_worker(shape, row, runs):
+    import torch
+    print(json.dumps(attention_milliseconds(shape, row, runs) | {"torch": torch.__version__}))
 
 
 def _build_llama(shape):
@@ -285,7 +308,7 @@ def main(argv=None):
     a = parser.parse_args(argv)
     legal = ATTENTION_SHAPES if a.what == "attention" else tuple(STEP_SHAPES)
     shapes = a.shapes.split(",") if a.shapes else list(legal)
-    rows = a.rows.split(",") if a.rows else [*BACKENDS, "flex", "flex-sink"] if a.what == "attention" else list(BACKENDS)
+    rows = a.rows.split(",") if a.rows else [*BACKENDS, "flex", "flex-sigmoid", "flex-sink"] if a.what == "attention" else list(BACKENDS)
     if a.what == "steps" and not set(shapes) <= set(legal):
         parser.error(f"--shapes {a.shapes}: the shapes of steps are {', '.join(legal)}")
     if a.worker:

@@ -36,7 +36,8 @@ target_compile_options(plimsoll_cuda_emulated PRIVATE -Wall -Wextra)
 target_link_libraries(plimsoll_cuda_emulated PUBLIC plimsoll_simt plimsoll_kernels)
 
 file(GLOB cuda_tests CONFIGURE_DEPENDS tests/cuda/*_test.cpp)
-add_executable(cuda_emulated_test ${cuda_tests} tests/simt/context_test.cpp tests/simt/memory_plan_test.cpp tests/simt/main.cpp tests/support/device_emulated.cpp
+add_executable(cuda_emulated_test ${cuda_tests} tests/simt/context_test.cpp tests/simt/launches_test.cpp
+    tests/simt/memory_plan_test.cpp tests/simt/main.cpp tests/support/device_emulated.cpp
     $<TARGET_OBJECTS:plimsoll_cuda_kernels_emulated> $<TARGET_OBJECTS:plimsoll_cuda_emulated>)
 target_include_directories(cuda_emulated_test PRIVATE tests)
 target_compile_definitions(cuda_emulated_test PRIVATE PLIMSOLL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")

@@ -1,4 +1,4 @@
-// Attention's forward on compute capability 9.0, and what of it is integers.
+// Attention on compute capability 9.0, and what of it is integers.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -6,11 +6,12 @@
 #include <memory>
 #include <set>
 
+#include "kernels/cuda/attention_backward_sm90.h"
 #include "kernels/cuda/attention_forward_sm90.h"
+#include "kernels/cuda/sm90/backward_tile.h"
 #include "kernels/cuda/sm90/forward_tile.h"
 #include "kernels/cuda/tensor_map.h"
-#include "support/attention_run.h"
-#include "support/cuda_test.h"
+#include "support/attention_device.h"
 
 namespace plimsoll {
 namespace {
@@ -52,43 +53,13 @@ std::vector<AttentionCase> cases() {
     return all;
 }
 
-struct Results {
-    std::vector<bf16> out;
-    std::vector<float> lse;
-};
-
-Results forward(const AttentionRun<bf16>& run, const Exec& exec) {
-    const AttentionCase& c = run.c;
-    const int64_t N = c.N(), heads = c.NH + 2 * c.NKV;
-    const OnDevice<bf16> qkv(run.qkv), gate(run.gate), out(std::vector<bf16>(run.out.size(), bf16(7.0f)));
-    const OnDevice<float> lse(filled<float>(is_normalized(c.spec().weighting) ? run.lse.size() : 0, 7.0f)),
-        sink(run.sink), bias(run.bias), key_bias(run.key_bias);
-    const OnDevice<int32_t> documents(c.cu_seqlens);
-    const auto part = [&](int64_t first, int64_t count) {
-        return qkv.tensor({N, heads, c.HS}).slice_columns(first, count);
-    };
-    attention_forward({.out = out.tensor({N, c.NH, c.HS}),
-                       .lse = lse.tensor({c.NH, N}),
-                       .q = part(0, c.NH),
-                       .k = part(c.NH, c.NKV),
-                       .v = part(c.NH + c.NKV, c.NKV),
-                       .sink_logit = sink.tensor({c.NH}),
-                       .gate = gate.tensor({N, c.NH}),
-                       .score_bias = bias.tensor({c.NH}),
-                       .key_bias = key_bias.tensor({N, c.NH})},
-                      documents.span(), c.spec(), exec);
-    exec.cuda->synchronize();
-    return {out.values(), lse.values()};
-}
-
-double distance(const std::vector<bf16>& seen, const std::vector<double>& wanted) {
-    double difference = 0, size = 0;
-    for (size_t i = 0; i < seen.size(); ++i) {
-        const double value = static_cast<double>(static_cast<float>(seen[i]));
-        EXPECT_TRUE(std::isfinite(value)) << i;
-        difference += std::pow(value - wanted[i], 2), size += std::pow(wanted[i], 2);
-    }
-    return std::sqrt(difference) / (std::sqrt(size) + 1e-6);
+// Heads first .. of a gradient of the fused projection.
+std::vector<double> part(const AttentionCase& c, const std::vector<double>& fused, int64_t first, int64_t heads) {
+    std::vector<double> values;
+    const int64_t row = (c.NH + 2 * c.NKV) * c.HS;
+    for (int64_t n = 0; n < c.N(); ++n)
+        append(values, slice(fused, static_cast<size_t>(n * row + first * c.HS), static_cast<size_t>(heads * c.HS)));
+    return values;
 }
 
 class CudaAttention90 : public testing::TestWithParam<AttentionCase> {
@@ -101,27 +72,42 @@ class CudaAttention90 : public testing::TestWithParam<AttentionCase> {
     inline static std::unique_ptr<cuda::Context> hopper_, ampere_;
 };
 
-// Weights and results are rounded to bf16 (2^-9), sums of them lose little more; lse stays fp32. The kernels of sm_80
-// must agree as well.
+// Weights, ds and results are rounded to bf16 (2^-9), sums of them lose little more; lse stays fp32. Where the kernels
+// of sm_80 can be compared quickly they must agree as well; where tiles are cut is tested with their own cases.
 TEST_P(CudaAttention90, MatchesTheOracle) {
     const AttentionRun<bf16> run(GetParam());
+    const AttentionCase& c = run.c;
     std::vector<double> out, lse;
     run.oracle(out, lse);
-    Results first;
-    for (int seed = 1; seed <= 2; ++seed) {
+    AttentionRun<double> exact = run.widened_run();
+    exact.forward();
+    exact.backward();
+    const auto compare = [&](const DeviceResults& seen) {
+        expect_near(widened(seen.out), out, 5e-3, "out");
+        if (is_normalized(c.spec().weighting)) expect_close(seen.lse, lse, 200, "lse", 4);
+        const std::vector<double> dqkv = widened(seen.dqkv);
+        const auto expect_part = [&](const char* name, int64_t first, int64_t heads) {
+            expect_near(part(c, dqkv, first, heads), part(c, exact.dqkv, first, heads), 1e-2, name);
+        };
+        expect_part("dq", 0, c.NH), expect_part("dk", c.NH, c.NKV), expect_part("dv", c.NH + c.NKV, c.NKV);
+        expect_near(widened(seen.dsink), exact.dsink, 1e-2, "dsink", sink_terms(exact));
+        expect_near(widened(seen.dbias), exact.dbias, 1e-2, "dbias");
+        expect_near(widened(seen.dgate), exact.dgate, 1e-2, "dgate");
+    };
+    DeviceResults first;
+    for (int seed = 1; seed <= (c.N() % 2 ? 2 : 1); ++seed) {
         set_schedule(seed);
-        const Results seen = forward(run, on(*hopper_));
+        const DeviceResults seen = run_on_device(run, Write::kOverwrite, on(*hopper_));
         for (const std::string& report : device_reports()) ADD_FAILURE() << "schedule " << seed << ": " << report;
         if (seed > 1) {
-            EXPECT_TRUE(same_bits(first.out, seen.out) && same_bits(first.lse, seen.lse)) << "schedule " << seed;
+            EXPECT_TRUE(same_results(first, seen)) << "schedule " << seed;
             continue;
         }
         first = seen;
-        EXPECT_LE(distance(seen.out, out), 5e-3);
-        if (is_normalized(run.c.spec().weighting)) expect_close(seen.lse, lse, 200, "lse", 4);
+        compare(seen);
     }
-    if (run.c.N() > 140) return;  // where tiles are cut is tested with the other kernels' own cases
-    EXPECT_LE(distance(forward(run, on(*ampere_)).out, out), 5e-3);
+    if (c.N() > 70) return;
+    compare(run_on_device(run, Write::kOverwrite, on(*ampere_)));
     for (const std::string& report : device_reports()) ADD_FAILURE() << "sm_80: " << report;
 }
 
@@ -148,19 +134,79 @@ TEST(Attention90, TakesWhatItHasKernelsFor) {
     EXPECT_EQ(takes({.HS = 64}, *ampere), ampere->architecture() == 90);
 }
 
-TEST(Attention90, TilesFitABlock) {
-    for (int64_t HS = 8; HS <= 512; HS += 8) {
-        const cuda::ForwardTile tile = cuda::forward_tile(HS);
-        if (!tile.exists()) continue;
-        const int size = static_cast<int>(HS), barriers = 8 * (2 + 4 * tile.stages);
-        EXPECT_LE(tile.tensor_bytes(size) + barriers, cuda::kSharedBytes90) << HS;
-        EXPECT_EQ(tile.queries, 128) << HS << ": two warpgroups of 64";
-        EXPECT_EQ(tile.keys % 16, 0) << HS;
-        EXPECT_LE(tile.keys, 256) << HS << ": rows of a TMA box, columns of wgmma";
-        EXPECT_EQ(tile.keys * size * 2 % 1024, 0) << HS << ": tiles begin where swizzling does";
-        EXPECT_LE(tile.keys / 2 + tile.keys / 4 + size / 2, 200) << HS << ": registers, of 240";
-        EXPECT_GE(tile.stages, 2) << HS;
+TEST(Attention90, TakesTheBackwardItHasKernelsFor) {
+    const auto hopper = context_like(90, kFewMultiprocessors), ampere = context_like(80, kFewMultiprocessors);
+    if (hopper->architecture() != 90) GTEST_SKIP() << "not a Hopper";
+    const auto takes = [](const AttentionCase& c, cuda::Context& context, bool fp32 = false) {
+        const OnDevice<bf16> q(filled<bf16>(static_cast<size_t>(c.HS)));
+        const OnDevice<float> wide(filled<float>(static_cast<size_t>(c.HS)));
+        AttentionTensors t{}, d{};
+        t.q = q.tensor({1, 1, c.HS});
+        d.k = d.v = fp32 ? wide.tensor({1, 1, c.HS}) : t.q;
+        const auto [dq, dkv] = cuda::takes_sm90_backward(d, t, c.spec(), on(context));
+        return std::pair{dq, dkv};
+    };
+    constexpr std::pair kBoth{true, true}, kQueries{true, false}, kNeither{false, false};
+    for (const int64_t HS : {64, 96, 128}) EXPECT_EQ(takes({.HS = HS}, *hopper), kBoth);
+    EXPECT_EQ(takes({.HS = 256}, *hopper), kQueries) << "dK and dV of 256 columns fit no registers";
+    EXPECT_EQ(takes({.HS = 64}, *hopper, true), kQueries) << "gradients of keys in fp32 belong to tasks";
+    for (const int64_t HS : {32, 80, 512}) EXPECT_EQ(takes({.HS = HS}, *hopper), kNeither);
+    EXPECT_EQ(takes({.window = 7, .pinned = 2, .alibi = true, .HS = 64}, *hopper), kBoth);
+    EXPECT_EQ(takes({.prefix = 3, .HS = 64}, *hopper), kNeither);
+    EXPECT_EQ(takes({.window = 7, .pattern = MaskPattern::kStrided, .HS = 64}, *hopper), kNeither);
+    EXPECT_EQ(takes({.HS = 64}, *ampere), ampere->architecture() == 90 ? kBoth : kNeither);
+}
+
+void expect_fits(int bytes, int64_t HS, int queries, int keys, int stages, int registers) {
+    EXPECT_LE(bytes, cuda::kSharedBytes90) << HS;
+    for (const int rows : {queries, keys}) {
+        EXPECT_EQ(rows % 16, 0) << HS;
+        EXPECT_LE(rows, 256) << HS << ": rows of a TMA box, columns of wgmma";
+        EXPECT_EQ(rows * static_cast<int>(HS) * 2 % 1024, 0) << HS << ": tiles begin where swizzling does";
     }
+    EXPECT_LE(registers, 224) << HS << ": of 240";
+    EXPECT_GE(stages, 2) << HS;
+}
+
+TEST(Attention90, TilesFitABlock) {
+    int forward = 0, queries = 0, keys = 0;
+    for (int64_t HS = 8; HS <= 512; HS += 8) {
+        const int size = static_cast<int>(HS);
+        if (const cuda::ForwardTile tile = cuda::forward_tile(HS); tile.exists()) {
+            EXPECT_EQ(tile.queries, 128) << HS << ": two warpgroups of 64";
+            expect_fits(tile.tensor_bytes(size) + 8 * (2 + 4 * tile.stages), HS, tile.queries, tile.keys, tile.stages,
+                        tile.keys / 2 + tile.keys / 4 + size / 2);
+            ++forward;
+        }
+        if (const cuda::QueryGradientTile tile = cuda::query_gradient_tile(HS); tile.exists()) {
+            EXPECT_EQ(tile.queries, 128) << HS << ": two warpgroups of 64";
+            expect_fits(tile.tensor_bytes(size) + 8 * (2 + 2 * tile.stages), HS, tile.queries, tile.keys, tile.stages,
+                        tile.registers(size));
+            ++queries;
+        }
+        if (const cuda::KeyGradientTile tile = cuda::key_gradient_tile(HS); tile.exists()) {
+            EXPECT_EQ(tile.keys, 128) << HS << ": two warpgroups of 64";
+            EXPECT_EQ(tile.row_bytes() % 16, 0) << HS << ": a bulk copy";
+            expect_fits(tile.tensor_bytes(size) + 8 * (2 + 2 * tile.stages), HS, tile.queries, tile.keys, tile.stages,
+                        tile.registers(size));
+            ++keys;
+        }
+    }
+    EXPECT_EQ(std::tuple(forward, queries, keys), std::tuple(4, 4, 3));
+}
+
+TEST(Attention90, NumbersOfRowsLieInTilesOfTheirQueries) {
+    EXPECT_EQ(cuda::padded_rows(1), 128);
+    EXPECT_EQ(cuda::padded_rows(128), 128);
+    EXPECT_EQ(cuda::padded_rows(129), 256);
+    std::set<int64_t> places;
+    for (int64_t head = 0; head < 3; ++head)
+        for (int64_t i = 0; i < cuda::padded_rows(130); ++i)
+            for (int number = 0; number < cuda::kRowNumbers; ++number)
+                places.insert(cuda::row_at(head, i, 130) + number * cuda::kRowTile);
+    EXPECT_EQ(places.size(), 3u * 256 * 3) << "one each";
+    EXPECT_EQ(*places.rbegin(), 3 * 256 * 3 - 1) << "and no other";
+    EXPECT_EQ(cuda::row_at(1, 64, 130), 3 * (256 + 64)) << "a tile's begin where a bulk copy can";
 }
 
 TEST(TensorMap, DescribesTilesOfHeads) {
@@ -180,30 +226,36 @@ TEST(TensorMap, DescribesTilesOfHeads) {
 }
 
 TEST(Attention90, EveryPieceOfWorkIsTakenOnce) {
-    for (const auto& [tiles, heads, section] : {std::array{1, 1, 1}, {5, 3, 3}, {2, 12, 4}, {7, 10, 4}, {3, 9, 2}}) {
-        const cuda::ForwardSchedule schedule{tiles, heads, section};
-        std::set<std::pair<int, int>> taken;
-        for (int index = 0; index < schedule.count(); ++index) {
-            const cuda::ForwardWork work = schedule.work(index);
-            EXPECT_TRUE(work.tile >= 0 && work.tile < tiles && work.head >= 0 && work.head < heads);
-            EXPECT_EQ(work.head / section, index / (section * tiles)) << "one section after the other";
-            taken.insert({work.tile, work.head});
+    for (const bool last_first : {false, true})
+        for (const auto& [tiles, heads, section] :
+             {std::array{1, 1, 1}, {5, 3, 3}, {2, 12, 4}, {7, 10, 4}, {3, 9, 2}}) {
+            const cuda::TileSchedule schedule{tiles, heads, section, last_first};
+            std::set<std::pair<int, int>> taken;
+            for (int index = 0; index < schedule.count(); ++index) {
+                const cuda::TileWork work = schedule.work(index);
+                EXPECT_TRUE(work.tile >= 0 && work.tile < tiles && work.head >= 0 && work.head < heads);
+                EXPECT_EQ(work.head / section, index / (section * tiles)) << "one section after the other";
+                taken.insert({work.tile, work.head});
+            }
+            EXPECT_EQ(taken.size(), static_cast<size_t>(tiles * heads));
+            EXPECT_EQ(schedule.work(0).tile, last_first ? tiles - 1 : 0) << "the tile with most work is first";
         }
-        EXPECT_EQ(taken.size(), static_cast<size_t>(tiles * heads));
-        EXPECT_EQ(schedule.work(0).tile, tiles - 1) << "the tile with most keys is first";
-    }
 }
 
 TEST(Attention90, SectionsOfHeadsFitTheCache) {
     const auto section = [](int64_t rows, int64_t HS, int heads, int group) {
-        return cuda::forward_schedule(rows, HS, heads, group).section;
+        return cuda::query_schedule(rows, HS, heads, group, 128).section;
     };
     EXPECT_EQ(section(1024, 64, 12, 1), 12) << "0.25 MiB a head: all";
     EXPECT_EQ(section(32768, 64, 12, 1), 4) << "8 MiB a head";
     EXPECT_EQ(section(32768, 64, 32, 8), 32) << "four key heads";
     EXPECT_EQ(section(32768, 128, 32, 8), 16);
     EXPECT_EQ(section(1 << 20, 256, 32, 8), 8) << "never less than a group";
-    EXPECT_EQ(cuda::forward_schedule(129, 64, 2, 1).tiles, 2);
+    EXPECT_EQ(cuda::query_schedule(129, 64, 2, 1, 128).tiles, 2);
+    EXPECT_EQ(cuda::key_schedule(129, 64, 2, 4, 128).tiles, 2);
+    EXPECT_EQ(cuda::key_schedule(1024, 64, 3, 4, 128).section, 3) << "1 MiB a key head, with its four query heads: all";
+    EXPECT_EQ(cuda::key_schedule(32768, 64, 12, 1, 128).section, 4) << "8 MiB a key head";
+    EXPECT_EQ(cuda::key_schedule(32768, 64, 12, 8, 128).section, 1);
 }
 
 }  // namespace

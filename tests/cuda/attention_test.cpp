@@ -9,7 +9,7 @@
 #include <tuple>
 
 #include "kernels/attention/mask.h"
-#include "support/attention_run.h"
+#include "support/attention_device.h"
 #include "support/cuda_test.h"
 
 namespace plimsoll {
@@ -123,67 +123,6 @@ std::vector<Scheduled> cases() {
     return all;
 }
 
-struct Results {
-    std::vector<bf16> out, dqkv, dgate;
-    std::vector<float> lse, dsink, dbias, dkey_bias;
-};
-
-// Forward of a run's inputs on the device, and backward unless nothing says how it writes.
-Results run_on_gpu(const AttentionRun<bf16>& run, std::optional<Write> backward) {
-    const AttentionCase& c = run.c;
-    const int64_t N = c.N(), heads = c.NH + 2 * c.NKV;
-    const bool normalized = is_normalized(c.spec().weighting);
-    const OnDevice<bf16> qkv(run.qkv), dout(run.dout), out(std::vector<bf16>(run.out.size(), bf16(7.0f))),
-        dqkv(std::vector<bf16>(run.qkv.size(), bf16(7.0f)));
-    const OnDevice<float> lse(filled<float>(normalized ? run.lse.size() : 0, 7.0f)), sink(run.sink),
-        dsink(filled<float>(run.sink.size(), 0.5f)), bias(run.bias), dbias(filled<float>(run.bias.size(), 0.5f)),
-        key_bias(run.key_bias), dkey_bias(filled<float>(run.key_bias.size(), 7.0f));
-    const OnDevice<bf16> gate(run.gate), dgate(filled<bf16>(run.gate.size(), 7.0f));
-    const OnDevice<int32_t> documents(c.cu_seqlens);
-    const auto part = [&](const OnDevice<bf16>& fused, int64_t first, int64_t count) {
-        return fused.tensor({N, heads, c.HS}).slice_columns(first, count);
-    };
-    const Shape wide{N, c.NH, c.HS};
-    const Tensor q = part(qkv, 0, c.NH), k = part(qkv, c.NH, c.NKV), v = part(qkv, c.NH + c.NKV, c.NKV);
-    const AttentionTensors t{.out = out.tensor(wide),
-                             .lse = lse.tensor({c.NH, N}),
-                             .q = q,
-                             .k = k,
-                             .v = v,
-                             .sink_logit = sink.tensor({c.NH}),
-                             .gate = gate.tensor({N, c.NH}),
-                             .score_bias = bias.tensor({c.NH}),
-                             .key_bias = key_bias.tensor({N, c.NH})};
-    const AttentionTensors d{.out = dout.tensor(wide),
-                             .lse = {},
-                             .q = part(dqkv, 0, c.NH),
-                             .k = part(dqkv, c.NH, c.NKV),
-                             .v = part(dqkv, c.NH + c.NKV, c.NKV),
-                             .sink_logit = dsink.tensor({c.NH}),
-                             .gate = dgate.tensor({N, c.NH}),
-                             .score_bias = dbias.tensor({c.NH}),
-                             .key_bias = dkey_bias.tensor({N, c.NH})};
-    attention_forward(t, documents.span(), c.spec(), on_gpu());
-    if (backward) attention_backward(d, t, documents.span(), c.spec(), *backward, on_gpu());
-    return {out.values(),   dqkv.values(),  dgate.values(),    lse.values(),
-            dsink.values(), dbias.values(), dkey_bias.values()};
-}
-
-// Size of the terms of dsink_logit_h = -sum_i exp(sink_logit_h - lse_i) sum_c dout_ic out_ic, which have both signs, as
-// if they were independent: what the rounding of each output leaves in the sum is of that order.
-double sink_terms(const AttentionRun<double>& run) {
-    const AttentionCase& c = run.c;
-    double square = 0;
-    for (size_t h = 0; h < run.sink.size(); ++h)
-        for (size_t i = 0; i < static_cast<size_t>(c.N()); ++i)
-            for (size_t x = 0; x < static_cast<size_t>(c.HS); ++x) {
-                const size_t at = (i * run.sink.size() + h) * static_cast<size_t>(c.HS) + x;
-                const double weight = std::exp(run.sink[h] - run.lse[h * static_cast<size_t>(c.N()) + i]);
-                square += std::pow(weight * run.dout[at] * run.out[at], 2);
-            }
-    return std::sqrt(square);
-}
-
 class CudaAttention : public testing::TestWithParam<Scheduled> {};
 
 // Weights, ds and results are rounded to bf16 (2^-9), sums of them lose little more; lse stays fp32.
@@ -194,17 +133,13 @@ TEST_P(CudaAttention, MatchesTheOracle) {
     AttentionRun<double> exact = run.widened_run();
     exact.forward();
     exact.backward();
-    Results first;
+    DeviceResults first;
     for (const int seed : GetParam().schedules) {
         set_schedule(seed);
-        const Results seen = run_on_gpu(run, Write::kOverwrite);
+        const DeviceResults seen = run_on_device(run, Write::kOverwrite, on_gpu());
         for (const std::string& report : device_reports()) ADD_FAILURE() << "schedule " << seed << ": " << report;
         if (seed != GetParam().schedules.front()) {
-            EXPECT_TRUE(same_bits(first.out, seen.out) && same_bits(first.dqkv, seen.dqkv) &&
-                        same_bits(first.dgate, seen.dgate) && same_bits(first.lse, seen.lse) &&
-                        same_bits(first.dsink, seen.dsink) && same_bits(first.dbias, seen.dbias) &&
-                        same_bits(first.dkey_bias, seen.dkey_bias))
-                << "schedule " << seed;
+            EXPECT_TRUE(same_results(first, seen)) << "schedule " << seed;
             continue;
         }
         first = seen;
@@ -234,10 +169,12 @@ TEST(CudaAttentionGradient, OfWhatIsLearnedPerHeadIsAddedWhereAsked) {
         for (size_t h = 0; h < once.size(); ++h) EXPECT_NEAR(added[h], once[h] + 0.5f, 1e-6);
     };
     const AttentionRun<bf16> sinks(c);
-    expect_added(run_on_gpu(sinks, Write::kOverwrite).dsink, run_on_gpu(sinks, Write::kAccumulate).dsink);
+    expect_added(run_on_device(sinks, Write::kOverwrite, on_gpu()).dsink,
+                 run_on_device(sinks, Write::kAccumulate, on_gpu()).dsink);
     c.weighting = "sigmoid", c.extra = ExtraColumn::kNone, c.bias = ScoreBias::kLearned;
     const AttentionRun<bf16> biases(c);
-    expect_added(run_on_gpu(biases, Write::kOverwrite).dbias, run_on_gpu(biases, Write::kAccumulate).dbias);
+    expect_added(run_on_device(biases, Write::kOverwrite, on_gpu()).dbias,
+                 run_on_device(biases, Write::kAccumulate, on_gpu()).dbias);
 }
 
 // Every dispatch row is launched, with its backward for either kind of mask and for biases of keys.
@@ -256,11 +193,11 @@ TEST(CudaAttentionMask, IsBidirectionalWithinThePrefixOnly) {
             if (variants()[v].name != "softmax" && p % variants().size() != v) continue;
             AttentionRun<bf16> run(
                 kPatterns[p].of({.weighting = std::string(variants()[v].name), .HS = 32, .cu_seqlens = {0, 30, 130}}));
-            const std::vector<bf16> before = run_on_gpu(run, std::nullopt).out;
+            const std::vector<bf16> before = run_on_device(run, std::nullopt, on_gpu()).out;
             constexpr int64_t kToken = 3 * 32, kDocument = 30, kChanged = 66;
             for (int64_t x = (kDocument + kChanged) * kToken; x < (kDocument + kChanged + 1) * kToken; ++x)
                 run.qkv[static_cast<size_t>(x)] = bf16(3.0f);
-            const std::vector<bf16> after = run_on_gpu(run, std::nullopt).out;
+            const std::vector<bf16> after = run_on_device(run, std::nullopt, on_gpu()).out;
             int seeing = 0, changed = 0;
             for (size_t i = 0; i < 130; ++i) {
                 const bool same = same_bits(slice(before, i * 32, 32), slice(after, i * 32, 32));
@@ -278,10 +215,10 @@ TEST(CudaAttentionMask, IsBidirectionalWithinThePrefixOnly) {
 TEST(CudaAttentionMask, IsCausalToTheBit) {
     for (const VariantInfo& variant : variants()) {
         AttentionRun<bf16> run({.weighting = std::string(variant.name), .NH = 2, .HS = 32, .cu_seqlens = {0, 100}});
-        const std::vector<bf16> before = run_on_gpu(run, std::nullopt).out;
+        const std::vector<bf16> before = run_on_device(run, std::nullopt, on_gpu()).out;
         const int64_t row = 4 * 32;  // both query heads, with a key and a value head: 2 + 1 + 1
         for (int64_t i = 99 * row; i < 100 * row; ++i) run.qkv[static_cast<size_t>(i)] = bf16(3.0f);
-        const std::vector<bf16> after = run_on_gpu(run, std::nullopt).out;
+        const std::vector<bf16> after = run_on_device(run, std::nullopt, on_gpu()).out;
         EXPECT_TRUE(same_bits(slice(before, 0, 99 * 64), slice(after, 0, 99 * 64)));
         EXPECT_FALSE(same_bits(before, after));
     }
@@ -290,7 +227,7 @@ TEST(CudaAttentionMask, IsCausalToTheBit) {
 TEST(CudaAttentionChecks, WhatThereIsNoKernelForIsNamed) {
     const auto message = [](const AttentionCase& c) {
         try {
-            run_on_gpu(AttentionRun<bf16>(c), Write::kOverwrite);
+            run_on_device(AttentionRun<bf16>(c), Write::kOverwrite, on_gpu());
         } catch (const Error& error) {
             return std::string(error.what());
         }

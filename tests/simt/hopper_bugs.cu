@@ -73,6 +73,12 @@ struct Chain {
     PLIMSOLL_DEVICE void release(device::Mbarrier* empty) const {
         if (threadIdx.x % 32 == 0) device::mbarrier_arrive(empty);
     }
+    // Ordinary loads of what a copy wrote, as backward reads rows; nothing is done with them.
+    PLIMSOLL_DEVICE void look_at_values(int n) const {
+        const int row = static_cast<int>(threadIdx.x) % 32;
+        static_cast<void>(*reinterpret_cast<const volatile uint16_t*>(values(n).at(row, 0)));
+        if constexpr (kBug != HopperBug::kReleasesWhatLanesRead) __syncwarp();
+    }
     PLIMSOLL_DEVICE void start_scores(float (&scores)[kTile / 2], int n) const {
         const int waits_for = n + (kBug == HopperBug::kWaitsForOtherStage && n > 0 ? -1 : 0);
         device::mbarrier_wait(&b->keys_full[waits_for % kStages],
@@ -129,7 +135,10 @@ struct Chain {
                 if constexpr (kBug == HopperBug::kReleasesValuesEarly) release(values_empty);
                 device::wgmma_wait<0>();
                 device::hold_registers(out);
-                if constexpr (kBug != HopperBug::kReleasesValuesEarly) release(values_empty);
+                if constexpr (kBug != HopperBug::kReleasesValuesEarly) {
+                    look_at_values(n - 1);
+                    release(values_empty);
+                }
                 if constexpr (kBug != HopperBug::kScalesSumsInFlight)
                     for (float& x : out) x *= 0.5f;
                 weights.assign(scores);

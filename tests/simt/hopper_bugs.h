@@ -11,6 +11,7 @@ enum class HopperBug : int {
     kReleasesKeysEarly,        // before they are read, within the loop: benign, see hopper_test.cpp
     kReleasesFirstKeysEarly,   // the same before the loop
     kReleasesValuesEarly,      // before they are read
+    kReleasesWhatLanesRead,    // by one lane, while others of its warp read the values by ordinary loads
     kReadsScoresEarly,         // before they are waited for
     kScalesSumsInFlight,       // the output, while a product is being added to it
     kRewritesOperandInFlight,  // the weights in registers, while a product reads them

@@ -198,6 +198,7 @@ const std::vector<ConformanceCase>& hopper_conformance_cases() {
         product_case<80, 64, false, false, false>("wgmma_shared", "k_k_n80"),
         product_case<96, 96, false, false, false>("wgmma_shared", "k_k_n96"),
         product_case<64, 48, false, false, false>("wgmma_shared", "k_k_n64"),
+        product_case<32, 256, false, false, false>("wgmma_shared", "k_k_n32"),
         product_case<128, 64, false, true, false>("wgmma_shared", "k_mn_n128"),
         product_case<64, 64, true, false, false>("wgmma_shared", "mn_k_n64"),
         product_case<256, 64, true, true, false>("wgmma_shared", "mn_mn_n256"),

@@ -130,6 +130,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         Planted{HopperBug::kReleasesFirstKeysEarly, {"race with a read under way", "race with wgmma"}},
         Planted{HopperBug::kReleasesValuesEarly, {"race with a read under way", "race with wgmma"}},
+        Planted{HopperBug::kReleasesWhatLanesRead, {"race on shared memory"}},
         Planted{HopperBug::kReadsScoresEarly, {"reads sums of a wgmma in flight"}},
         Planted{HopperBug::kScalesSumsInFlight, {"reads sums of a wgmma in flight"}},
         Planted{HopperBug::kRewritesOperandInFlight, {"writes an operand of a wgmma in flight"}},

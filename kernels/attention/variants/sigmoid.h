@@ -8,6 +8,7 @@ namespace plimsoll {
 struct Sigmoid {
     static constexpr VariantInfo kInfo{.name = "sigmoid", .paper = "2409.04431", .bias = BiasRole::kAdded};
     static constexpr bool kOnlyExponentials = true;
+    static constexpr bool kGradientFromWeight = true;
     template <class T, class Math>
     PLIMSOLL_HD static T weight(T s, RowState<T, Math> row) {
         return T(1) / (T(1) + row.exp(-(s + row.bias)));

@@ -8,6 +8,7 @@ namespace plimsoll {
 struct Softmax {
     static constexpr VariantInfo kInfo{.name = "softmax", .paper = "1706.03762", .normalization = Normalization::kExp};
     static constexpr bool kOnlyExponentials = true;
+    static constexpr bool kGradientFromWeight = true;
     template <class T, class Math>
     PLIMSOLL_HD static T weight(T s, RowState<T, Math> row) {
         return row.exp(s - row.lse);

@@ -53,14 +53,16 @@ PLIMSOLL_DEVICE void hold_registers(float (&values)[kCount]) {
 #define PLIMSOLL_SUMS(i)                                                                                           \
     "+f"(sums[8 * i]), "+f"(sums[8 * i + 1]), "+f"(sums[8 * i + 2]), "+f"(sums[8 * i + 3]), "+f"(sums[8 * i + 4]), \
         "+f"(sums[8 * i + 5]), "+f"(sums[8 * i + 6]), "+f"(sums[8 * i + 7])
-#define PLIMSOLL_SUMS_32 PLIMSOLL_SUMS(0), PLIMSOLL_SUMS(1), PLIMSOLL_SUMS(2), PLIMSOLL_SUMS(3)
+#define PLIMSOLL_SUMS_16 PLIMSOLL_SUMS(0), PLIMSOLL_SUMS(1)
+#define PLIMSOLL_SUMS_32 PLIMSOLL_SUMS_16, PLIMSOLL_SUMS(2), PLIMSOLL_SUMS(3)
 #define PLIMSOLL_SUMS_40 PLIMSOLL_SUMS_32, PLIMSOLL_SUMS(4)
 #define PLIMSOLL_SUMS_48 PLIMSOLL_SUMS_40, PLIMSOLL_SUMS(5)
 #define PLIMSOLL_SUMS_64 PLIMSOLL_SUMS_48, PLIMSOLL_SUMS(6), PLIMSOLL_SUMS(7)
 #define PLIMSOLL_SUMS_128                                                                                          \
     PLIMSOLL_SUMS_64, PLIMSOLL_SUMS(8), PLIMSOLL_SUMS(9), PLIMSOLL_SUMS(10), PLIMSOLL_SUMS(11), PLIMSOLL_SUMS(12), \
         PLIMSOLL_SUMS(13), PLIMSOLL_SUMS(14), PLIMSOLL_SUMS(15)
-#define PLIMSOLL_NAMES_OF_32 PLIMSOLL_NAMES_0 ", " PLIMSOLL_NAMES_1 ", " PLIMSOLL_NAMES_2 ", " PLIMSOLL_NAMES_3
+#define PLIMSOLL_NAMES_OF_16 PLIMSOLL_NAMES_0 ", " PLIMSOLL_NAMES_1
+#define PLIMSOLL_NAMES_OF_32 PLIMSOLL_NAMES_OF_16 ", " PLIMSOLL_NAMES_2 ", " PLIMSOLL_NAMES_3
 #define PLIMSOLL_NAMES_OF_40 PLIMSOLL_NAMES_OF_32 ", " PLIMSOLL_NAMES_4
 #define PLIMSOLL_NAMES_OF_48 PLIMSOLL_NAMES_OF_40 ", " PLIMSOLL_NAMES_5
 #define PLIMSOLL_NAMES_OF_64 PLIMSOLL_NAMES_OF_48 ", " PLIMSOLL_NAMES_6 ", " PLIMSOLL_NAMES_7
@@ -88,7 +90,9 @@ PLIMSOLL_DEVICE void hold_registers(float (&values)[kCount]) {
 // sums (64, 2 kCount) (+)= a b, both in shared memory; not `accumulate`: from zero.
 template <bool kTransposedA, bool kTransposedB, int kCount>
 PLIMSOLL_DEVICE void wgmma_shared(float (&sums)[kCount], uint64_t a, uint64_t b, bool accumulate) {
-    if constexpr (kCount == 32)
+    if constexpr (kCount == 16)
+        PLIMSOLL_WGMMA_SHARED("32", 16, "%16", "%17", "%18", "%19", "%20");
+    else if constexpr (kCount == 32)
         PLIMSOLL_WGMMA_SHARED("64", 32, "%32", "%33", "%34", "%35", "%36");
     else if constexpr (kCount == 40)
         PLIMSOLL_WGMMA_SHARED("80", 40, "%40", "%41", "%42", "%43", "%44");

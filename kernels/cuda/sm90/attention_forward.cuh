@@ -6,24 +6,18 @@
 // order.
 #pragma once
 
+#include "kernels/cuda/attention_call.cuh"
 #include "kernels/cuda/sm90/forward_tile.h"
+#include "kernels/cuda/sm90/query_tile.cuh"
 #include "kernels/cuda/sm90/row_weights.cuh"
 #include "kernels/cuda/sm90/warpgroup.cuh"
 
 namespace plimsoll::cuda {
 
-struct ForwardArguments90 {
-    device::TensorMap q, k, v, out;  // tiles of 64 queries, of kKeys keys
-    float* lse;                      // (NH, N), the rows' statistic, null for weightings without
-    const float* sink_logit;         // (NH) or null
-    const float* score_bias;         // (NH) or null
-    float extra_logit;               // of a constant extra column, -inf without one
-    const bf16* gate;                // (N, NH) before the sigmoid, or null
-    int group;                       // query heads of a key head
-    int32_t N;                       // rows of q
-    ForwardSchedule schedule;
+struct ForwardArguments90 : ForwardCall {  // its mask not patterned, with a scale above 0
+    device::TensorMap q, k, v, out;        // tiles of 64 queries, of kKeys keys
+    TileSchedule schedule;
     const int32_t *first, *end;  // (N): where each row's document begins and ends
-    DeviceMask mask;             // not patterned, its scale above 0
 };
 
 template <class V, int HS>
@@ -31,8 +25,6 @@ struct Forward90 {
     static constexpr ForwardTile kTile = forward_tile(HS);
     static constexpr int kKeys = kTile.keys, kStages = kTile.stages, kGroups = kTile.queries / kGroupRows;
     static constexpr int kThreads = (1 + kGroups) * kGroupThreads;
-    // 3 x 128 threads begin with 168 each: 24 + 2 x 240 = 3 x 168.
-    static constexpr int kRegistersToLoad = 24, kRegistersToCompute = 240;
     // Named barriers: one per warpgroup for its own 128 threads, and one for its turn to multiply.
     static constexpr int kOwnBarrier = 1, kTurnBarrier = 4;
     using Rows = RowWeights<V, HS>;
@@ -46,21 +38,6 @@ struct Forward90 {
     static constexpr int kSharedBytes = kTile.tensor_bytes(HS) + static_cast<int>(sizeof(Barriers));
     static_assert(kSharedBytes <= kSharedBytes90);
 
-    // One tile of queries of one head, and the tiles of keys it sees: those from `first` on that end behind `dense`, or
-    // begin before `pinned`.
-    struct Work {
-        int head, m0;
-        int first, dense, pinned;
-        int last_keys;
-
-        // The tile before n0 with a key that is seen, or a negative number.
-        PLIMSOLL_DEVICE int keys_before(int n0) const {
-            do n0 -= kKeys;
-            while (n0 + kKeys <= dense && n0 >= pinned);
-            return n0 >= first ? n0 : -1;
-        }
-    };
-
     const ForwardArguments90& a;
     uint8_t* shared;
 
@@ -73,18 +50,10 @@ struct Forward90 {
     // Parity of a stage when it is used for the (n / kStages)-th time.
     PLIMSOLL_DEVICE static unsigned parity(int n) { return static_cast<unsigned>(n / kStages) & 1; }
 
-    PLIMSOLL_DEVICE Work work(int index) const {
-        const ForwardWork piece = a.schedule.work(index);
-        const int m0 = piece.tile * kTile.queries, last = last_row(m0);
-        const int first = a.first[m0];  // where the first query's document begins; the last query's bounds pinned keys
-        return {.head = piece.head,
-                .m0 = m0,
-                .first = first,
-                .dense = a.mask.window > 0 ? m0 - a.mask.window + 1 : first,
-                .pinned = a.mask.pinned > 0 ? a.first[last] + a.mask.pinned : 0,
-                .last_keys = first + (last - first) / kKeys * kKeys};
+    PLIMSOLL_DEVICE QueriesOfBlock work(int index) const {
+        const TileWork piece = a.schedule.work(index);
+        return {piece.head, piece.tile * kTile.queries, kTile.queries, a.N, a.first};
     }
-    PLIMSOLL_DEVICE int last_row(int m0) const { return m0 + kTile.queries < a.N ? m0 + kTile.queries - 1 : a.N - 1; }
 
     // By one thread, before anybody uses them.
     PLIMSOLL_DEVICE void make_barriers() const {
@@ -94,8 +63,8 @@ struct Forward90 {
         for (int s = 0; s < kStages; ++s) {
             device::mbarrier_init(&b.keys_full[s], 1);
             device::mbarrier_init(&b.values_full[s], 1);
-            device::mbarrier_init(&b.keys_empty[s], kGroups * kGroupThreads / kWarp);  // a warp's wait is its own
-            device::mbarrier_init(&b.values_empty[s], kGroups * kGroupThreads / kWarp);
+            device::mbarrier_init(&b.keys_empty[s], kGroups * kGroupWarps);
+            device::mbarrier_init(&b.values_empty[s], kGroups * kGroupWarps);
         }
         device::mbarrier_init_fence();
     }
@@ -106,13 +75,14 @@ struct Forward90 {
         for (const device::TensorMap* map : {&a.q, &a.k, &a.v, &a.out}) device::tma_prefetch(map);
         int n = 0, item = 0;
         for (int index = blockIdx.x; index < a.schedule.count(); index += gridDim.x, ++item) {
-            const Work w = work(index);
+            const QueriesOfBlock w = work(index);
             const int key_head = w.head / a.group;
             device::mbarrier_wait(&b.queries_empty, (item & 1) ^ 1);
             device::mbarrier_arrive_expect(&b.queries_full, kGroups * Queries::kBytes);
             for (int g = 0; g < kGroups; ++g)
                 device::tma_load(queries(g).data, &a.q, &b.queries_full, 0, w.m0 + g * kGroupRows, 0, w.head);
-            for (int n0 = w.last_keys; n0 >= 0; n0 = w.keys_before(n0), ++n) {
+            const KeyTiles<kKeys> tiles = w.keys<kKeys>(a.mask);
+            for (int n0 = tiles.last; n0 >= 0; n0 = tiles.before(n0), ++n) {
                 const int s = n % kStages;
                 device::mbarrier_wait(&b.keys_empty[s], parity(n) ^ 1);
                 device::mbarrier_arrive_expect(&b.keys_full[s], Keys::kBytes);
@@ -130,24 +100,24 @@ struct Forward90 {
         if (kTile.takes_turns && group == 1) device::named_barrier_arrive(kTurnBarrier, 2 * kGroupThreads);
         int n = 0, item = 0;
         for (int index = blockIdx.x; index < a.schedule.count(); index += gridDim.x, ++item) {
-            const Work w = work(index);
+            const QueriesOfBlock w = work(index);
             Rows rows = begin_rows(w, group, lane);
             float out[HS / 2] = {};
             device::mbarrier_wait(&barriers().queries_full, item & 1);
             n = attend(w, group, n, rows, out, lane);
             finish_rows(w, rows, out, lane);
-            store(w, group, out, lane);
+            store_group_rows(a.out, w.row(group), w.head, queries(group), out, lane, kOwnBarrier + group,
+                             barriers().queries_empty);
         }
     }
 
-    PLIMSOLL_DEVICE Rows begin_rows(const Work& w, int group, int lane) const {
+    PLIMSOLL_DEVICE Rows begin_rows(const QueriesOfBlock& w, int group, int lane) const {
         const float extra = a.sink_logit ? a.sink_logit[w.head] : a.extra_logit;
-        Rows rows{
-            .mask = a.mask,
-            .first = a.first,
-            .raw_slope = a.mask.slope(w.head) / a.mask.scale,
-            .row = w.m0 + group * kGroupRows + static_cast<int>(threadIdx.x) / kWarp % 4 * kRowsPerWarp + lane / 4,
-            .last_row = a.N - 1};  // rows behind it are not stored
+        Rows rows{{.mask = a.mask,
+                   .first = a.first,
+                   .raw_slope = a.mask.slope(w.head) / a.mask.scale,
+                   .row = w.row(group) + first_row_of_lane(),
+                   .last_row = a.N - 1}};  // rows behind it are not stored
         for (int r = 0; r < 2; ++r) {
             const int row = rows.row + 8 * r, known = row < a.N ? row : a.N - 1;
             rows.bias[r] = bias_of<V>(a.mask, a.score_bias, w.head, known, a.first[known], a.end[known]) * Rows::kUnit;
@@ -156,16 +126,6 @@ struct Forward90 {
             rows.sum[r] = lane % 4 == 0 && extra > kLowest ? 1.0f : 0.0f;
         }
         return rows;
-    }
-
-    // Hides nothing from the warpgroup's queries: a tile of keys from `begin` on that ends before `end`.
-    struct Uncut {
-        int begin, end;
-    };
-    PLIMSOLL_DEVICE Uncut uncut(const Work& w, int group) const {
-        const int row0 = w.m0 + group * kGroupRows, last = last_row(w.m0);
-        const int document = a.first[last], window = a.mask.window > 0 ? row0 + kGroupRows - a.mask.window : 0;
-        return {document > window ? document : window, row0 + 1};
     }
 
     PLIMSOLL_DEVICE void start_scores(float (&scores)[kKeys / 2], int group, int n) const {
@@ -178,25 +138,24 @@ struct Forward90 {
         device::wgmma_fence();
         start_product(out, weights, values(n));
     }
-    PLIMSOLL_DEVICE static void release(device::Mbarrier& empty, int lane) {
-        if (lane == 0) device::mbarrier_arrive(&empty);
-    }
 
     // All tiles of keys of one tile of queries, the n-th of this block's and those after it. Returns the next.
-    PLIMSOLL_DEVICE int attend(const Work& w, int group, int n, Rows& rows, float (&out)[HS / 2], int lane) const {
+    PLIMSOLL_DEVICE int attend(const QueriesOfBlock& w, int group, int n, Rows& rows, float (&out)[HS / 2],
+                               int lane) const {
         Barriers& b = barriers();
         float scores[kKeys / 2];
         RoundedRows<kKeys> weights;
-        int n0 = w.last_keys;
-        const Uncut all_seen = uncut(w, group);
-        const auto weigh = [&] { rows.weigh(scores, n0, n0 < all_seen.begin || n0 + kKeys > all_seen.end, lane); };
+        const KeyTiles<kKeys> tiles = w.keys<kKeys>(a.mask);
+        int n0 = tiles.last;
+        const QueriesOfBlock::SeenByAll seen = w.seen_by_all(a.mask, group);
+        const auto weigh = [&] { rows.weigh(scores, n0, seen.cuts(n0, kKeys), lane); };
         start_scores(scores, group, n);
         device::wgmma_wait<0>();
         device::hold_registers(scores);
         release(b.keys_empty[n % kStages], lane);
         weigh();
         weights.assign(scores);
-        while ((n0 = w.keys_before(n0)) >= 0) {
+        while ((n0 = tiles.before(n0)) >= 0) {
             ++n;
             if constexpr (kTile.takes_turns) device::named_barrier_sync(kTurnBarrier + group, 2 * kGroupThreads);
             start_scores(scores, group, n);
@@ -223,7 +182,7 @@ struct Forward90 {
     }
 
     // The row's statistic, and its factor on the output.
-    PLIMSOLL_DEVICE void finish_rows(const Work& w, Rows& rows, float (&out)[HS / 2], int lane) const {
+    PLIMSOLL_DEVICE void finish_rows(const QueriesOfBlock& w, Rows& rows, float (&out)[HS / 2], int lane) const {
         float factor[2];
         for (int r = 0; r < 2; ++r) {
             const int row = rows.row + 8 * r;
@@ -244,21 +203,6 @@ struct Forward90 {
 #pragma unroll
         for (int i = 0; i < HS / 2; ++i) out[i] *= factor[i / 2 % 2];
     }
-
-    // Through this warpgroup's queries, which all its warps have read by then.
-    PLIMSOLL_DEVICE void store(const Work& w, int group, const float (&out)[HS / 2], int lane) const {
-        const int warp = threadIdx.x / kWarp % 4;
-        device::named_barrier_sync(kOwnBarrier + group, kGroupThreads);
-        write_rows(queries(group), warp * kRowsPerWarp, out, lane);
-        device::fence_proxy_async();
-        device::named_barrier_sync(kOwnBarrier + group, kGroupThreads);
-        if (warp == 0 && device::elect_one()) {
-            device::tma_store(&a.out, queries(group).data, 0, w.m0 + group * kGroupRows, 0, w.head);
-            device::bulk_commit();
-            device::bulk_wait_read<0>();
-            device::mbarrier_arrive(&barriers().queries_empty);
-        }
-    }
 };
 
 template <class V, int HS>
@@ -267,17 +211,7 @@ __global__ void __launch_bounds__(Forward90<V, HS>::kThreads, 1)
 #if PLIMSOLL_HAS_SM90A
     PLIMSOLL_DYNAMIC_SHARED(shared);
     using Forward = Forward90<V, HS>;
-    const Forward forward{a, shared};
-    if (threadIdx.x == 0) forward.make_barriers();
-    __syncthreads();
-    const int group = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kGroupThreads, 0);  // known to be uniform
-    if (group == 0) {
-        device::decrease_registers<Forward::kRegistersToLoad>();
-        if (threadIdx.x < kWarp && device::elect_one()) forward.load();
-    } else {
-        device::increase_registers<Forward::kRegistersToCompute>();
-        forward.compute(group - 1);
-    }
+    run_warpgroups(Forward{a, shared});
 #endif
 }
 

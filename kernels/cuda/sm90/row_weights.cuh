@@ -15,57 +15,35 @@ struct Base2Math {
     PLIMSOLL_DEVICE static float reciprocal(float x) { return device::rcp_approx(x); }
 };
 
-// This lane's two rows of a tile of queries, `row` and `row` + 8: what they have seen so far.
-template <class V, int HS>
-struct RowWeights {
-    // One reciprocal for two weights. Wider heads give tensor cores enough to do meanwhile, and have no registers to
-    // spare.
-    static constexpr bool kInPairs = HS <= 128;
-    static constexpr bool kExp = V::kInfo.normalization == Normalization::kExp;
+// Scores of a weighting as tensor cores make them, times unit(), are what it weighs.
+template <class V>
+struct ScoreUnit {
     static constexpr bool kBase2 = requires { V::kOnlyExponentials; };
     static constexpr float kUnit = kBase2 ? 1.4426950408889634f : 1.0f;
     using Math = std::conditional_t<kBase2, Base2Math, DeviceMath>;
+    // Backward weighs scores while dP is being made, and forgets them.
+    static constexpr bool kForgetsScores = requires { V::kGradientFromWeight; };
+    static_assert(kForgetsScores || !kBase2);  // dscore has no idea of units
 
-    const DeviceMask& mask;
-    const int32_t* first;      // where the document of each row begins
-    float raw_slope;           // ALiBi's, of raw scores
-    int row, last_row;         // of the queries; of all
-    float bias[2] = {};        // times kUnit
-    float top[2] = {};         // of the raw scores seen so far, kExp
-    float sum[2] = {};         // of the weights: this lane's part of its row's
-    float factor[2] = {1, 1};  // by which what was added up before the last tile is to be multiplied, kExp
-
-    PLIMSOLL_DEVICE float unit() const { return mask.scale * kUnit; }
-
-    // Weighs raw scores of keys n0 .. n0 + 2 kCount - 1 in place. cut: some are hidden from their queries.
-    template <int kCount>
-    PLIMSOLL_DEVICE void weigh(float (&raw)[kCount], int n0, bool cut, int lane) {
-        if (mask.alibi) bend(raw, n0, lane);
-        if (kExp && cut) hide(raw, n0, lane, kLowest);
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-            if constexpr (kExp) raise_top(raw, r);
-            // A row that has seen nothing yet has no top: its scores are -inf, their weights 0.
-            const RowState<float, Math> state{kExp && top[r] == kLowest ? 0.0f : top[r] * unit(), bias[r]};
-#pragma unroll
-            for (int c = 0; c < kCount / 4; ++c) {
-                float &left = raw[4 * c + 2 * r], &right = raw[4 * c + 2 * r + 1];
-                if constexpr (kInPairs && requires { V::weigh_pair(left, right, state); }) {
-                    left *= unit(), right *= unit();
-                    V::weigh_pair(left, right, state);
-                } else {
-                    left = V::weight(left * unit(), state), right = V::weight(right * unit(), state);
-                }
-            }
-        }
-        if (!kExp && cut) hide(raw, n0, lane, 0.0f);
-        if constexpr (kIsNormalized<V>) {
-#pragma unroll
-            for (int i = 0; i < kCount; ++i) sum[i / 2 % 2] += raw[i];
+    // Two raw scores of queries whose rows have the same state. kInPairs: with one reciprocal, where that is possible.
+    template <bool kInPairs>
+    PLIMSOLL_DEVICE static void weigh(float& one, float& other, float unit, RowState<float, Math> state) {
+        if constexpr (kInPairs && requires { V::weigh_pair(one, other, state); }) {
+            one *= unit, other *= unit;
+            V::weigh_pair(one, other, state);
+        } else {
+            one = V::weight(one * unit, state), other = V::weight(other * unit, state);
         }
     }
+};
 
-  private:
+// This lane's two rows of a tile of queries, `row` and `row` + 8, and what of the keys they see.
+struct QueryRows {
+    const DeviceMask& mask;
+    const int32_t* first;  // where the document of each row begins
+    float raw_slope;       // ALiBi's, of raw scores
+    int row, last_row;     // of the queries; of all
+
     // ALiBi: less the slope times the distance from key to query.
     template <int kCount>
     PLIMSOLL_DEVICE void bend(float (&raw)[kCount], int n0, int lane) const {
@@ -101,6 +79,48 @@ struct RowWeights {
                 }
         }
     }
+};
+
+// The same in the forward: what they have seen so far.
+template <class V, int HS>
+struct RowWeights : QueryRows {
+    // One reciprocal for two weights. Wider heads give tensor cores enough to do meanwhile, and have no registers to
+    // spare.
+    static constexpr bool kInPairs = HS <= 128;
+    static constexpr bool kExp = V::kInfo.normalization == Normalization::kExp;
+    static constexpr float kUnit = ScoreUnit<V>::kUnit;
+    using Math = typename ScoreUnit<V>::Math;
+
+    float bias[2] = {};        // times kUnit
+    float top[2] = {};         // of the raw scores seen so far, kExp
+    float sum[2] = {};         // of the weights: this lane's part of its row's
+    float factor[2] = {1, 1};  // by which what was added up before the last tile is to be multiplied, kExp
+
+    PLIMSOLL_DEVICE float unit() const { return mask.scale * kUnit; }
+
+    // Weighs raw scores of keys n0 .. n0 + 2 kCount - 1 in place. cut: some are hidden from their queries.
+    template <int kCount>
+    PLIMSOLL_DEVICE void weigh(float (&raw)[kCount], int n0, bool cut, int lane) {
+        if (mask.alibi) bend(raw, n0, lane);
+        if (kExp && cut) hide(raw, n0, lane, kLowest);
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+            if constexpr (kExp) raise_top(raw, r);
+            // A row that has seen nothing yet has no top: its scores are -inf, their weights 0.
+            const RowState<float, Math> state{kExp && top[r] == kLowest ? 0.0f : top[r] * unit(), bias[r]};
+#pragma unroll
+            for (int c = 0; c < kCount / 4; ++c) {
+                ScoreUnit<V>::template weigh<kInPairs>(raw[4 * c + 2 * r], raw[4 * c + 2 * r + 1], unit(), state);
+            }
+        }
+        if (!kExp && cut) hide(raw, n0, lane, 0.0f);
+        if constexpr (kIsNormalized<V>) {
+#pragma unroll
+            for (int i = 0; i < kCount; ++i) sum[i / 2 % 2] += raw[i];
+        }
+    }
+
+  private:
     template <int kCount>
     PLIMSOLL_DEVICE void raise_top(const float (&raw)[kCount], int r) {
         float highest = top[r];

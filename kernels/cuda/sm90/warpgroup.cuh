@@ -6,7 +6,7 @@
 
 namespace plimsoll::cuda {
 
-inline constexpr int kGroupThreads = 128, kGroupRows = 64;
+inline constexpr int kGroupThreads = 128, kGroupRows = 64, kGroupWarps = 4;
 
 // Sums of 64 rows and kColumns columns, as operand a of the next product: rounded to bf16, in steps of 16 columns.
 template <int kColumns>
@@ -51,6 +51,60 @@ PLIMSOLL_DEVICE void write_rows(SwizzledTile<kRows, kColumns> to, int row0, cons
 #pragma unroll
         for (int i = 0; i < 4; ++i) r[i] = device::pack_bf16(sums[8 * k + 2 * i], sums[8 * k + 2 * i + 1]);
         device::stmatrix_x4(to.at(row0 + lane % 8 + lane / 8 % 2 * 8, 16 * k + lane / 16 * 8), r);
+    }
+}
+
+// Row of the group's 64 that this lane's lower row is; the other is 8 behind.
+PLIMSOLL_DEVICE int first_row_of_lane() {
+    return static_cast<int>(threadIdx.x) / 32 % kGroupWarps * 16 + static_cast<int>(threadIdx.x) % 32 / 4;
+}
+
+// This warp is done with a stage. A warp's wait for wgmma is its own: an mbarrier for stages counts kGroupWarps
+// arrivals of each warpgroup.
+PLIMSOLL_DEVICE void release(device::Mbarrier& empty, int lane) {
+    if (lane == 0) device::mbarrier_arrive(&empty);
+}
+
+// Has each warp write its 16 rows of tiles in shared memory, by write(its first row), once all warps of the group have
+// read what was there; then bulk stores may read them. barrier: a named barrier of the group's own.
+template <class F>
+PLIMSOLL_DEVICE void write_group_rows(int barrier, F&& write) {
+    device::named_barrier_sync(barrier, kGroupThreads);
+    write(static_cast<int>(threadIdx.x) / 32 % kGroupWarps * 16);
+    device::fence_proxy_async();
+    device::named_barrier_sync(barrier, kGroupThreads);
+}
+// True in one thread of a group.
+PLIMSOLL_DEVICE bool stores_for_group() {
+    return static_cast<int>(threadIdx.x) / 32 % kGroupWarps == 0 && device::elect_one();
+}
+// Stores 64 rows of sums at `row` of a head, through a tile that nobody but this group reads, and has read by then.
+// reusable: an mbarrier that is told when the tile may be written again.
+template <int kColumns>
+PLIMSOLL_DEVICE void store_group_rows(const device::TensorMap& map, int row, int head,
+                                      SwizzledTile<kGroupRows, kColumns> tile, const float (&sums)[kColumns / 2],
+                                      int lane, int barrier, device::Mbarrier& reusable) {
+    write_group_rows(barrier, [&](int row0) { write_rows(tile, row0, sums, lane); });
+    if (!stores_for_group()) return;
+    device::tma_store(&map, tile.data, 0, row, 0, head);
+    device::bulk_commit();
+    device::bulk_wait_read<0>();
+    device::mbarrier_arrive(&reusable);
+}
+
+// A block's life: one thread of the first warpgroup loads, the other warpgroups compute.
+template <class Kernel>
+PLIMSOLL_DEVICE void run_warpgroups(const Kernel& kernel) {
+    if (threadIdx.x == 0) kernel.make_barriers();
+    __syncthreads();
+    const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / kGroupThreads, 0);  // known to be uniform
+    // 3 x 128 threads begin with 168 registers each: 24 + 2 x 240 = 3 x 168.
+    if (group == 0) {
+        device::decrease_registers<24>();
+        if (threadIdx.x < 32 && device::elect_one()) kernel.load();
+    } else {
+        device::increase_registers<240>();
+        kernel.compute(group - 1);
     }
 }
 
