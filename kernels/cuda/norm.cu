@@ -201,6 +201,14 @@ struct GainTerm {
     }
 };
 
+// Whether rows and the gains and biases beside them can be read four at a time. One row has no neighbour, so a vector's
+// row stride says nothing.
+bool fours(int64_t C, std::initializer_list<const Tensor*> rows, std::initializer_list<Tensor> vectors) {
+    for (const Tensor& v : vectors)
+        if (reinterpret_cast<uintptr_t>(v.data) % 16) return false;
+    return cuda::fours(C, rows);
+}
+
 template <bool kResidual, class Out, class Branch>
 void launch_forward(const NormPointers<Out, Branch>& p, int64_t N, int64_t C, double eps, bool vectors,
                     const Exec& exec) {
@@ -243,13 +251,13 @@ void norm_forward(Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor gain, T
         const NormPointers<Out, float> p{out.ptr<Out>(),    optional<float>(mean), rstd.ptr<float>(),
                                          nullptr,           x.ptr<float>(),        nullptr,
                                          gain.ptr<float>(), optional<float>(bias)};
-        launch_forward<false>(p, x.shape[0], x.shape[1], spec.eps, fours(x.shape[1], {&out, &x, &gain, &bias}), exec);
+        launch_forward<false>(p, x.shape[0], x.shape[1], spec.eps, fours(x.shape[1], {&out, &x}, {gain, bias}), exec);
     });
 }
 
 void residual_norm_forward(Tensor sum, Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor branch, Tensor gain,
                            Tensor bias, NormSpec spec, const Exec& exec) {
-    const bool vectors = fours(x.shape[1], {&sum, &out, &x, &branch, &gain, &bias});
+    const bool vectors = fours(x.shape[1], {&sum, &out, &x, &branch}, {gain, bias});
     dispatch_device_float(out.dtype, [&]<class Out>() {
         dispatch_device_float(branch.dtype, [&]<class Branch>() {
             const NormPointers<Out, Branch> p{out.ptr<Out>(),    optional<float>(mean), rstd.ptr<float>(),
@@ -268,7 +276,7 @@ void norm_backward(Tensor dx, Tensor dgain, Tensor dbias, Tensor dout, Tensor x,
 void residual_norm_backward(Tensor dx, Tensor dbranch, Tensor dgain, Tensor dbias, Tensor dout, Tensor sum, Tensor gain,
                             Tensor mean, Tensor rstd, NormSpec /*spec*/, Write write, const Exec& exec) {
     const int64_t N = sum.shape[0], C = sum.shape[1];
-    const bool vectors = fours(C, {&dx, &dbranch, &dout, &sum, &gain});
+    const bool vectors = fours(C, {&dx, &dbranch, &dout, &sum}, {gain});
     dispatch_device_float(dout.dtype, [&]<class Out>() {
         const NormGradients<Out> p{dx.ptr<float>(),   optional<Out>(dbranch), dout.ptr<Out>(),  sum.ptr<float>(),
                                    gain.ptr<float>(), optional<float>(mean),  rstd.ptr<float>()};
