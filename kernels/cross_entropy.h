@@ -44,4 +44,10 @@ void cross_entropy_sums(Tensor sums, Tensor nll, Tensor lse, std::span<const int
 void cross_entropy_gradient(Tensor logits, int64_t v0, Tensor lse, std::span<const int32_t> targets, double scale,
                             double z_loss, const Exec& exec);
 
+// A vocabulary in one chunk: begin, accumulate, finish and gradient, without reading the logits (N, V) from memory
+// twice where the device allows. Bits of nll and lse, and of the gradient in place of the logits, are those of the four
+// ops; the state is scratch memory and holds nothing afterwards.
+void cross_entropy_whole(Tensor nll, Tensor lse, Tensor logits, const CrossEntropyState& state,
+                         std::span<const int32_t> targets, double scale, double z_loss, const Exec& exec);
+
 }  // namespace plimsoll

@@ -16,6 +16,13 @@ void check_norm(Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor gain, Ten
     check(static_cast<bool>(mean) == (spec.kind == NormKind::kLayer), "norm: LayerNorm keeps a mean, RMSNorm has none");
 }
 
+void check_norm_backward(const char* op, Tensor dx, Tensor dgain, Tensor dbias, Tensor dout, Tensor x, Tensor gain,
+                         Tensor mean, Tensor rstd, NormSpec spec) {
+    check_norm(dout, mean, rstd, x, gain, dbias, spec);
+    check(dx.shape == x.shape && dx.contiguous() && dgain.shape == gain.shape, "{}: dx {} for x {}", op, dx.shape,
+          x.shape);
+}
+
 }  // namespace
 
 void norm_forward(Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor gain, Tensor bias, NormSpec spec,
@@ -28,10 +35,19 @@ void norm_forward(Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor gain, T
 void norm_backward(Tensor dx, Tensor dgain, Tensor dbias, Tensor dout, Tensor x, Tensor gain, Tensor mean, Tensor rstd,
                    NormSpec spec, Write write, const Exec& exec) {
     check_device(exec, "norm_backward");
-    check_norm(dout, mean, rstd, x, gain, dbias, spec);
-    check(dx.shape == x.shape && dx.contiguous() && dgain.shape == gain.shape, "norm_backward: dx {} for x {}",
-          dx.shape, x.shape);
+    check_norm_backward("norm_backward", dx, dgain, dbias, dout, x, gain, mean, rstd, spec);
     PLIMSOLL_RUN(exec, norm_backward(dx, dgain, dbias, dout, x, gain, mean, rstd, spec, write, exec));
+}
+
+void residual_norm_backward(Tensor dx, Tensor dbranch, Tensor dgain, Tensor dbias, Tensor dout, Tensor sum, Tensor gain,
+                            Tensor mean, Tensor rstd, NormSpec spec, Write write, const Exec& exec) {
+    check_device(exec, "residual_norm_backward");
+    check_norm_backward("residual_norm_backward", dx, dgain, dbias, dout, sum, gain, mean, rstd, spec);
+    check(dbranch.shape == dout.shape && dbranch.dtype == dout.dtype && dbranch.contiguous(),
+          "residual_norm_backward: dbranch {} {} for dout {} {}", name_of(dbranch.dtype), dbranch.shape,
+          name_of(dout.dtype), dout.shape);
+    PLIMSOLL_RUN(exec,
+                 residual_norm_backward(dx, dbranch, dgain, dbias, dout, sum, gain, mean, rstd, spec, write, exec));
 }
 
 }  // namespace plimsoll

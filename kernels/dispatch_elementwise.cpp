@@ -235,6 +235,19 @@ void cross_entropy_gradient(Tensor logits, int64_t v0, Tensor lse, std::span<con
     PLIMSOLL_RUN(exec, cross_entropy_gradient(logits, v0, lse, targets, scale, z_loss, exec));
 }
 
+void cross_entropy_whole(Tensor nll, Tensor lse, Tensor logits, const CrossEntropyState& state,
+                         std::span<const int32_t> targets, double scale, double z_loss, const Exec& exec) {
+    constexpr const char* kOp = "cross_entropy_whole";
+    check_device(exec, kOp);
+    check_logits(logits, 0, targets, kOp);
+    const int64_t N = logits.shape[0];
+    const DType sums = accumulator_of(logits.dtype);
+    check_state(state, N, sums, kOp);
+    check_like(nll, sums, {N}, kOp, "nll");
+    check_like(lse, sums, {N}, kOp, "lse");
+    PLIMSOLL_RUN(exec, cross_entropy_whole(nll, lse, logits, state, targets, scale, z_loss, exec));
+}
+
 void adamw_step(Tensor param, Tensor m, Tensor v, Tensor grad, Tensor working, const AdamWSpec& spec,
                 const Exec& exec) {
     check_device(exec, "adamw_step");

@@ -5,10 +5,11 @@
 #include <cstring>
 
 #include "kernels/dispatch.h"
+#include "kernels/gemm_choices.h"
 #include "kernels/gpu.h"
 #include "kernels/memory.h"
 #ifdef PLIMSOLL_CUDA
-#include "kernels/cuda/context.h"
+#include "kernels/cuda/gemm.h"
 #endif
 
 namespace plimsoll {
@@ -118,11 +119,27 @@ std::string describe_gpu(const cuda::Context& gpu) {
     return fmt::format("{}, sm_{}, {} multiprocessors", gpu.name(), gpu.architecture(), gpu.multiprocessors());
 }
 
+void keep_gemm_algorithms(const std::string& path, std::function<void(const std::string&)> warn, const Exec& exec) {
+    if (!exec.cuda) return;
+    int driver = 0;
+    cuda::check_cuda(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
+    exec.cuda->set_gemm_choices(std::make_unique<GemmChoices>(
+        path, fmt::format("{}, {}, driver {}", describe_gpu(*exec.cuda), cuda::gemm_library(), driver),
+        std::move(warn)));
+}
+
 int64_t free_gpu_memory(const Exec& exec) {
     if (!exec.cuda) return 0;
     size_t free = 0, total = 0;
     cuda::check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
     return static_cast<int64_t>(free);
+}
+
+int64_t gpu_memory(const Exec& exec) {
+    if (!exec.cuda) return 0;
+    size_t free = 0, total = 0;
+    cuda::check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    return static_cast<int64_t>(total);
 }
 
 int64_t gpu_scratch_bytes(const ScratchSizes& sizes, const Exec& exec) {
@@ -135,7 +152,14 @@ void reserve_gpu_scratch(const ScratchSizes& sizes, const Exec& exec) {
 
 #else
 
+void keep_gemm_algorithms(const std::string& /*path*/, std::function<void(const std::string&)> /*warn*/,
+                          const Exec& /*exec*/) {}
+
 int64_t free_gpu_memory(const Exec& /*exec*/) {
+    return 0;
+}
+
+int64_t gpu_memory(const Exec& /*exec*/) {
     return 0;
 }
 

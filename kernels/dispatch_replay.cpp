@@ -34,12 +34,19 @@ struct Replay::Graph {
 };
 
 void Replay::run(const Exec& exec, const std::function<void()>& work) {
-    if (exec.device != Device::kCuda || exec.tracer || !warm_) {
+    const bool wanted = exec.device == Device::kCuda && !exec.tracer;
+    if (wanted && warm_ && !graph_ && why_not_.empty()) {
+        try {
+            graph_ = std::make_unique<Graph>(exec.cuda->stream(), work);
+        } catch (const Error& error) {
+            why_not_ = error.what();  // nothing was submitted; what is wrong with the work itself, it says again below
+        }
+    }
+    if (!wanted || !graph_) {
         work();
         warm_ = true;
         return;
     }
-    if (!graph_) graph_ = std::make_unique<Graph>(exec.cuda->stream(), work);
     const TraceRange range(exec, "graph");
     cuda::check_cuda(cudaGraphLaunch(graph_->executable, exec.cuda->stream()), "cudaGraphLaunch");
 }

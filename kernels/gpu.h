@@ -1,6 +1,7 @@
 // GPUs, for code that knows no CUDA: whether there are any, opening one, its name.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -19,8 +20,15 @@ std::string describe_gpu(const cuda::Context& gpu);
 // "0000:65:00.0": where it is plugged in, the same for every process of the machine.
 std::string gpu_address(const cuda::Context& gpu);
 
+// From now on products are computed by the algorithms that the file `path` keeps for this card, library and driver, and
+// the ones it lacks are measured when they are first wanted and written there (kernels/gemm_choices.h). Trouble with
+// the file is told to `warn`, which must outlive the GPU. Nothing on the CPU. Not within a step.
+void keep_gemm_algorithms(const std::string& path, std::function<void(const std::string&)> warn, const Exec& exec);
+
 // Bytes of a GPU's memory that nobody has taken; 0 on the CPU.
 int64_t free_gpu_memory(const Exec& exec);
+// Bytes of a GPU's memory; 0 on the CPU.
+int64_t gpu_memory(const Exec& exec);
 
 // The sizes that say how much scratch memory the ops of a network need on a GPU.
 struct ScratchSizes {

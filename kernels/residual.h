@@ -13,6 +13,11 @@ void residual_forward(Tensor out, Tensor x, Tensor branch, const Exec& exec);
 void residual_norm_forward(Tensor sum, Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor branch, Tensor gain,
                            Tensor bias, NormSpec spec, const Exec& exec);
 
+// The way back: norm_backward into dx, the gradient of sum and of x, then convert of dx into dbranch, in one pass over
+// memory. dbranch (N, C) has dout's dtype. Bits are those of the two ops one after the other.
+void residual_norm_backward(Tensor dx, Tensor dbranch, Tensor dgain, Tensor dbias, Tensor dout, Tensor sum, Tensor gain,
+                            Tensor mean, Tensor rstd, NormSpec spec, Write write, const Exec& exec);
+
 // out = x, converted between floating dtypes. Both (N, C), contiguous. The gradient of a branch is the stream's
 // gradient; in bf16 training this makes it a matmul operand.
 void convert(Tensor out, Tensor x, const Exec& exec);

@@ -154,18 +154,29 @@ void Block::restore_hidden(const Exec& exec) {
     activation_forward(a_.act, a_.up, model_.activation_kind(), exec);
 }
 
-Tensor Block::as_operand(Tensor kept, Tensor dx, BackwardPart part, const Exec& exec) const {
-    if (part == BackwardPart::kWeights) return kept;
-    if (!kept && dx.dtype == s_.branch.dtype) return dx;
-    const Tensor operand = kept ? kept : s_.branch;
-    convert(operand, dx, exec);
-    return operand;
+Tensor Block::operand(Tensor kept) const {
+    return kept || s_.branch.dtype == a_.x.dtype ? kept : s_.branch;
 }
 
-void Block::backward_post(Tensor dx, Write write, BackwardPart part, const Exec& exec) {
+Tensor Block::branch_gradient() const {
+    return operand(a_.x_mid ? s_.ddown : s_.dout);
+}
+
+void Block::stream_backward(Tensor dx, Tensor dbranch, Tensor dgain, Tensor dbias, Tensor x, Tensor gain, Tensor mean,
+                            Tensor rstd, Write write, const Exec& exec) const {
+    if (dbranch)
+        residual_norm_backward(dx, dbranch, dgain, dbias, s_.dnorm, x, gain, mean, rstd, model_.norm_spec(), write,
+                               exec);
+    else
+        norm_backward(dx, dgain, dbias, s_.dnorm, x, gain, mean, rstd, model_.norm_spec(), write, exec);
+}
+
+void Block::backward_post(Tensor dx, Write write, BackwardPart part, const Exec& exec, BranchGradient branch) {
     const bool inputs = of_inputs(part), weights = of_weights(part);
+    const Tensor first = branch_gradient(), second = operand(s_.dout);
+    if (first && inputs && branch == BranchGradient::kToMake) convert(first, dx, exec);
     if (a_.x_mid) {
-        const Tensor dbranch = as_operand(s_.ddown, dx, part, exec);
+        const Tensor dbranch = first ? first : dx;
         const Activation kind = model_.activation_kind();
         const Tensor dup = inputs_per_output(kind) == 1 ? s_.dact : a_.up;
         if (weights) matmul_backward_weight(d_.down, d_.down_bias, dbranch, a_.act, write, exec);
@@ -173,11 +184,11 @@ void Block::backward_post(Tensor dx, Write write, BackwardPart part, const Exec&
         if (weights) matmul_backward_weight(d_.up, d_.up_bias, dup, a_.norm2, write, exec);
         if (inputs) {
             matmul_backward_input(s_.dnorm, dup, p_.up, Write::kOverwrite, exec);
-            norm_backward(dx, d_.norm2_gain, d_.norm2_bias, s_.dnorm, a_.x_mid, p_.norm2_gain, a_.mean2, a_.rstd2,
-                          model_.norm_spec(), write, exec);
+            stream_backward(dx, second, d_.norm2_gain, d_.norm2_bias, a_.x_mid, p_.norm2_gain, a_.mean2, a_.rstd2,
+                            write, exec);
         }
     }
-    Tensor dbranch = as_operand(s_.dout, dx, part, exec);
+    Tensor dbranch = second ? second : dx;
     for (size_t i = parts_.size(); i-- > 0;)
         dbranch = parts_[i].backward_branch(this->part(i), dbranch, write, part, exec);
     if (weights) matmul_backward_weight(d_.out, d_.out_bias, dbranch, flat(attended(parts_.size(), exec)), write, exec);
@@ -193,7 +204,7 @@ void Block::backward_post(Tensor dx, Write write, BackwardPart part, const Exec&
 }
 
 void Block::backward_pre(Tensor dx, std::span<const int32_t> positions, Write write, BackwardPart part,
-                         const Exec& exec) {
+                         const Exec& exec, Tensor dbranch) {
     const int64_t NH = model_.heads, NKV = model_.key_heads();
     const Tensor dqk = s_.dqkv.slice_columns(0, NH + NKV);
     if (of_inputs(part)) {
@@ -216,8 +227,7 @@ void Block::backward_pre(Tensor dx, std::span<const int32_t> positions, Write wr
     for (size_t i = 0; i < parts_.size(); ++i)
         parts_[i].backward_maps(this->part(i, positions), s_.dnorm, a_.norm1, write, part, exec);
     if (!of_inputs(part)) return;
-    norm_backward(dx, d_.norm1_gain, d_.norm1_bias, s_.dnorm, a_.x, p_.norm1_gain, a_.mean1, a_.rstd1,
-                  model_.norm_spec(), write, exec);
+    stream_backward(dx, dbranch, d_.norm1_gain, d_.norm1_bias, a_.x, p_.norm1_gain, a_.mean1, a_.rstd1, write, exec);
 }
 
 }  // namespace plimsoll

@@ -26,6 +26,9 @@ BlockTensors block_tensors(const ParameterTable& table, const LayerParts& parts,
 // Whether forward_pre rotates queries and keys by RoPE, or whoever keeps the keys does later.
 enum class RopeTiming : uint8_t { kNow, kLater };
 
+// Whether what wrote the stream's gradient has left it in branch_gradient() too.
+enum class BranchGradient : uint8_t { kToMake, kReady };
+
 // A block bound to its memory for one micro batch.
 class Block {
   public:
@@ -56,9 +59,15 @@ class Block {
 
     // Gradients of forward_post's parameters; dx holds the gradient of x_out and becomes that of x through all paths
     // but core attention; the gradient of core attention's output lands in core_gradients().out.
-    void backward_post(Tensor dx, Write write, BackwardPart part, const Exec& exec);
-    // From core_gradients().q, k, v: gradients of forward_pre's parameters; adds to dx.
-    void backward_pre(Tensor dx, std::span<const int32_t> positions, Write write, BackwardPart part, const Exec& exec);
+    void backward_post(Tensor dx, Write write, BackwardPart part, const Exec& exec,
+                       BranchGradient branch = BranchGradient::kToMake);
+    // From core_gradients().q, k, v: gradients of forward_pre's parameters; adds to dx. `dbranch`, if not empty, gets
+    // dx too: the branch_gradient() of the block before, if nobody changes dx until it is read.
+    void backward_pre(Tensor dx, std::span<const int32_t> positions, Write write, BackwardPart part, const Exec& exec,
+                      Tensor dbranch = {});
+    // What backward_post makes of dx first: the gradient of the branch that was added last, in the dtype of matmul
+    // operands. Empty where that is the stream's.
+    Tensor branch_gradient() const;
 
     // What lies between: the operands of core attention and their gradients.
     AttentionTensors core_tensors() const;
@@ -71,8 +80,12 @@ class Block {
     Tensor column_scores() const;
 
   private:
-    // The stream's gradient as the gradient of a branch, in the dtype of matmul operands; in `kept` if that is planned.
-    Tensor as_operand(Tensor kept, Tensor dx, BackwardPart part, const Exec& exec) const;
+    // Where the stream's gradient goes as the gradient of a branch: `kept` if that is planned. Empty where it is read
+    // as it is.
+    Tensor operand(Tensor kept) const;
+    // Through a norm whose output's gradient is in dnorm; into dbranch too if it is not empty.
+    void stream_backward(Tensor dx, Tensor dbranch, Tensor dgain, Tensor dbias, Tensor x, Tensor gain, Tensor mean,
+                         Tensor rstd, Write write, const Exec& exec) const;
     PartView part(size_t i, std::span<const int32_t> positions = {}) const {
         PartView view = parts_.view(i, p_.parts, d_.parts, a_.parts, s_.part_operands, s_.part_scratch);
         view.positions = positions;

@@ -247,7 +247,7 @@ void NetworkConfig::validate() const {
     if (loss.z_loss < 0) fail_input("loss.z_loss is {}, must be at least 0", loss.z_loss);
     if (!(loss.bos_decorrelation >= 0))
         fail_input("loss.bos_decorrelation is {}, must be at least 0", loss.bos_decorrelation);
-    check_range("loss.logits_mib", loss.logits_mib, 1, 1 << 20);
+    check_range("loss.logits_mib", loss.logits_mib, 0, 1 << 20);
 }
 
 }  // namespace plimsoll

@@ -208,7 +208,8 @@ struct AttentionConfig {
 struct LossConfig {
     double z_loss = 0;
     double bos_decorrelation = 0;
-    int64_t logits_mib = 256;
+    int64_t logits_mib = 0;
+    static constexpr int64_t kUsualLogitsMib = 256;
 
     template <class Self, class Visitor>
     static void visit(Self& self, Visitor&& v) {
@@ -216,8 +217,10 @@ struct LossConfig {
         v.field("bos_decorrelation", self.bos_decorrelation,
                 "weight of the squared cosine between each token and its document's first, mean over the streams that "
                 "enter blocks; in training only, reported beside the loss; 0 = off");
-        v.field("logits_mib", self.logits_mib,
-                "MiB of logits kept at once; a larger vocabulary is done in chunks, computed twice");
+        v.field(
+            "logits_mib", self.logits_mib,
+            "MiB of logits kept at once; a larger vocabulary is done in chunks, computed twice. 0 = 256, on a GPU all "
+            "of a micro batch up to a sixteenth of its memory");
     }
 };
 

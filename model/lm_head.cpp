@@ -27,8 +27,8 @@ LmHead::LmHead(ArenaPlan& activations, ArenaPlan& scratch, const NetworkConfig& 
     lse_ = keep("lse", {N}, stream);
 
     const int64_t row_bytes = N * size_of(stream);
-    const int64_t columns =
-        std::clamp((config.loss.logits_mib << 20) / row_bytes, std::min<int64_t>(vocab_, 64), vocab_);
+    const int64_t limit = config.loss.logits_mib ? config.loss.logits_mib : LossConfig::kUsualLogitsMib;
+    const int64_t columns = std::clamp((limit << 20) / row_bytes, std::min<int64_t>(vocab_, 64), vocab_);
     buffer_bytes_ = columns * row_bytes;
     logits_ = scratch.add("head.logits", {columns, N}, stream);
     dnormed_ = scratch.add("head.dnormed", {N, C}, compute);
@@ -72,14 +72,24 @@ void LmHead::forward(const LmHeadTensors& t, std::span<const int32_t> targets, D
     cross_entropy_sums(t.sums, t.nll, t.lse, targets, write, exec);
 }
 
+void LmHead::training_forward(const LmHeadTensors& t, std::span<const int32_t> targets, double scale, Write write,
+                              const Exec& exec) const {
+    if (chunk_columns(t.x.shape[0], precision_.compute) < vocab_)
+        return forward(t, targets, precision_.compute, write, exec);
+    norm_forward(t.normed, t.mean, t.rstd, t.x, t.norm_gain, t.norm_bias, model_.norm_spec(), exec);
+    const Tensor logits = logits_chunk(t, 0, vocab_, precision_.compute, exec);
+    cross_entropy_whole(t.nll, t.lse, logits, t.state, targets, scale, z_loss_, exec);
+    cross_entropy_sums(t.sums, t.nll, t.lse, targets, write, exec);
+}
+
 LossSums LmHead::loss(const LmHeadTensors& t, const Exec& exec) const {
     std::array<double, 3> sums{};
     copy_tensor(Tensor(sums.data(), DType::kF64, {3}), t.sums, exec);
     return {.nll = sums[0], .z = z_loss_ * sums[1], .scored = static_cast<int64_t>(sums[2])};
 }
 
-void LmHead::backward(Tensor dx, const LmHeadTensors& t, std::span<const int32_t> targets, double scale, Write write,
-                      const Exec& exec) const {
+void LmHead::backward(Tensor dx, Tensor dbranch, const LmHeadTensors& t, std::span<const int32_t> targets, double scale,
+                      Write write, const Exec& exec) const {
     const int64_t n = t.x.shape[0], step = chunk_columns(n, precision_.compute);
     const bool one_chunk = step == vocab_;
     const Tensor sum = one_chunk || !t.dnormed_sum ? t.dnormed : t.dnormed_sum;
@@ -87,13 +97,16 @@ void LmHead::backward(Tensor dx, const LmHeadTensors& t, std::span<const int32_t
         const int64_t columns = std::min(step, vocab_ - v0);
         const Tensor dlogits = one_chunk ? Tensor(t.logits.data, precision_.compute, {n, columns}, t.logits.device)
                                          : logits_chunk(t, v0, columns, precision_.compute, exec);
-        cross_entropy_gradient(dlogits, v0, t.lse, targets, scale, z_loss_, exec);
+        if (!one_chunk) cross_entropy_gradient(dlogits, v0, t.lse, targets, scale, z_loss_, exec);
         matmul_backward_weight(t.dweight.slice_rows(v0, columns), {}, dlogits, t.normed, write, exec);
         matmul_backward_input(sum, dlogits, t.weight.slice_rows(v0, columns),
                               v0 ? Write::kAccumulate : Write::kOverwrite, exec);
     }
     if (sum.data != t.dnormed.data) convert(t.dnormed, sum, exec);
     fill_zero(dx, exec);
+    if (dbranch)
+        return residual_norm_backward(dx, dbranch, t.dnorm_gain, t.dnorm_bias, t.dnormed, t.x, t.norm_gain, t.mean,
+                                      t.rstd, model_.norm_spec(), write, exec);
     norm_backward(dx, t.dnorm_gain, t.dnorm_bias, t.dnormed, t.x, t.norm_gain, t.mean, t.rstd, model_.norm_spec(),
                   write, exec);
 }

@@ -46,12 +46,16 @@ class LmHead {
     // logits are rounded to.
     void forward(const LmHeadTensors& t, std::span<const int32_t> targets, DType logits_dtype, Write write,
                  const Exec& exec) const;
+    // The same for a backward that follows with this `scale`, logits in the compute dtype: a vocabulary in one chunk is
+    // turned into the gradient of its logits while it is read.
+    void training_forward(const LmHeadTensors& t, std::span<const int32_t> targets, double scale, Write write,
+                          const Exec& exec) const;
     // t.sums, for the host. Waits for the device.
     LossSums loss(const LmHeadTensors& t, const Exec& exec) const;
-    // Gradient of scale * sum of losses: t.dweight and the norm's as `write` says; dx (n, C) is overwritten. Follows a
-    // forward with logits in the compute dtype.
-    void backward(Tensor dx, const LmHeadTensors& t, std::span<const int32_t> targets, double scale, Write write,
-                  const Exec& exec) const;
+    // Gradient of scale * sum of losses: t.dweight and the norm's as `write` says; dx (n, C) is overwritten, and
+    // dbranch, if not empty, becomes dx in the compute dtype. Follows training_forward.
+    void backward(Tensor dx, Tensor dbranch, const LmHeadTensors& t, std::span<const int32_t> targets, double scale,
+                  Write write, const Exec& exec) const;
     // After forward(): logits (n, V) in the stream's dtype. Throws Error if the vocabulary does not fit the buffer.
     Tensor logits(const LmHeadTensors& t, const Exec& exec) const;
 

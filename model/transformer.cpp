@@ -9,6 +9,9 @@
 namespace plimsoll {
 namespace {
 
+// Of the loss whose gradient is taken; the optimizer divides by the scored positions.
+constexpr double kLossScale = 1;
+
 const NetworkConfig& validated(const NetworkConfig& config) {
     config.validate();
     return config;
@@ -213,21 +216,37 @@ void Transformer::blocks_forward(CoreAttention& core, ModelInputs inputs, const 
     before_layer(config_.model.layers);
 }
 
-void Transformer::head_forward(const ModelInput& input, DType logits_dtype, Write write, const Exec& exec) {
+void Transformer::head_training_forward(const ModelInput& input, Write write, const Exec& exec) {
+    const TraceRange range(exec, "head");
     const auto n = static_cast<int64_t>(input.tokens.size());
-    head_->forward(head(n, input.set), input.targets, logits_dtype, write, exec);
+    head_->training_forward(head(n, input.set), input.targets, kLossScale, write, exec);
+}
+
+void Transformer::head_backward(const ModelInput& input, Write write, const Exec& exec) {
+    const TraceRange range(exec, "backward head");
+    const auto n = static_cast<int64_t>(input.tokens.size());
+    head_->backward(stream_gradient(n, input.set), gradient_for(stage_.last_layer - 1, input), head(n, input.set),
+                    input.targets, kLossScale, write, exec);
+}
+
+// Not where something else changes the stream's gradient between blocks, or uses the memory.
+Tensor Transformer::gradient_for(int64_t layer, const ModelInput& input) {
+    if (layer < stage_.first_layer || decorrelation_slot_ || options_.recompute == Recompute::kBlock) return {};
+    return block(layer, static_cast<int64_t>(input.tokens.size()), input.set).branch_gradient();
 }
 
 void Transformer::forward(CoreAttention& core, ModelInputs inputs, Write write, const LayerCallback& before_layer,
                           const Exec& exec) {
     blocks_forward(core, inputs, before_layer, exec);
-    if (head_ && options_.sets == 1) head_forward(inputs.front(), precision_.compute, write, exec);
+    if (head_ && options_.sets == 1) head_training_forward(inputs.front(), write, exec);
 }
 
 LossSums Transformer::evaluate(CoreAttention& core, const ModelInput& input, const Exec& exec) {
     blocks_forward(
         core, {&input, 1}, [](int64_t) {}, exec);
-    head_forward(input, precision_.stream(), Write::kOverwrite, exec);
+    const TraceRange range(exec, "head");
+    head_->forward(head(static_cast<int64_t>(input.tokens.size()), input.set), input.targets, precision_.stream(),
+                   Write::kOverwrite, exec);
     return head_->loss(head(1, 0), exec);
 }
 
@@ -248,7 +267,10 @@ void Transformer::block_backward(int64_t layer, CoreAttention& core, ModelInputs
         Block block = here(input);
         if (options_.recompute == Recompute::kBlock) forward_hidden(layer, core, input, exec);
         if (options_.recompute == Recompute::kLight) block.restore_hidden(exec);
-        block.backward_post(dx_of(input), write_of(input), part, exec);
+        // Whoever came before in this backward has asked gradient_for the same layer.
+        const bool made = (head_ || layer + 1 < stage_.last_layer) && gradient_for(layer, input);
+        block.backward_post(dx_of(input), write_of(input), part, exec,
+                            made ? BranchGradient::kReady : BranchGradient::kToMake);
         if (of_inputs(part)) core.begin_backward(call_of(input), exec);
     }
     for (const ModelInput& input : inputs)
@@ -257,7 +279,7 @@ void Transformer::block_backward(int64_t layer, CoreAttention& core, ModelInputs
         Block block = here(input);
         if (of_inputs(part)) core.end_backward(call_of(input), exec);
         if (options_.recompute == Recompute::kLight) block.norm1(exec);
-        block.backward_pre(dx_of(input), input.positions, write_of(input), part, exec);
+        block.backward_pre(dx_of(input), input.positions, write_of(input), part, exec, gradient_for(layer - 1, input));
     }
 }
 
@@ -273,9 +295,9 @@ void Transformer::backward(CoreAttention& core, ModelInputs inputs, Write write,
     if (const Tensor sum = gradients_[decorrelation_slot_]; sum && of_inputs(part) && write == Write::kOverwrite)
         fill_zero(sum, exec);
     if (head_ && of_inputs(part))
-        each([&](const ModelInput& input, int64_t n, Write here) {
-            if (options_.sets > 1) head_forward(input, precision_.compute, here, exec);
-            head_->backward(stream_gradient(n, input.set), head(n, input.set), input.targets, 1.0, here, exec);
+        each([&](const ModelInput& input, int64_t, Write here) {
+            if (options_.sets > 1) head_training_forward(input, here, exec);
+            head_backward(input, here, exec);
         });
     const auto of_embeddings = [&](auto&& f) {
         each([&](const ModelInput& input, int64_t n, Write) {

@@ -118,7 +118,11 @@ class Transformer {
     void check_inputs(ModelInputs inputs) const;
     LmHeadTensors head(int64_t n, int set) const;
     Block block(int64_t layer, int64_t n, int set);
-    void head_forward(const ModelInput& input, DType logits_dtype, Write write, const Exec& exec);
+    void head_training_forward(const ModelInput& input, Write write, const Exec& exec);
+    void head_backward(const ModelInput& input, Write write, const Exec& exec);
+    // Where the gradient of the stream that leaves `layer` goes in the dtype of matmul operands while it is written;
+    // empty where that is of no use.
+    Tensor gradient_for(int64_t layer, const ModelInput& input);
     // The gradient of loss.bos_decorrelation through the streams that enter `layer`.
     void decorrelate(int64_t layer, ModelInputs inputs, const Exec& exec);
     void embedding_gradients(const ModelInput& input, Tensor dx, Write write, const Exec& exec);

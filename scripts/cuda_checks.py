@@ -43,6 +43,10 @@ BUDGETS = [
     (r"attention_forward_kernel", {"registers": 255, "spill": 0, "mma": 16, "threads": 128}),
     (r"\bdkv_kernel", {"registers": 255, "spill": 0, "mma": 24, "threads": 128}),
     (r"\bdq_kernel", {"registers": 255, "spill": 0, "mma": 24, "threads": 128}),
+    # Rows in registers, up to eight packs of four elements, each three times.
+    (r"norm_backward_rows_kernel<8", {"registers": 208, "spill": 0, "mma": 0, "threads": 256}),
+    (r"norm_backward_rows_kernel", {"registers": 128, "spill": 0, "mma": 0, "threads": 256}),
+    (r"(whole|accumulate|gradient)_kernel<", {"registers": 40, "spill": 0, "mma": 0, "threads": 512}),
     (r".", {"registers": 80, "spill": 0, "mma": 0, "threads": 256}),
 ]
 

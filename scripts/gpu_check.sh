@@ -114,7 +114,10 @@ kernels() { # every op, then core attention beside its targets and PyTorch's
         tee "$out/attention.md" || status=1
     return $status
 }
-steps() { python3 scripts/bench/gpu_peer.py steps --json "$out/steps.json" | tee "$out/steps.md"; }
+steps() { # whole steps beside PyTorch's, and where their time goes; the first one measures the algorithms of products
+    python3 scripts/bench/gpu_peer.py steps --gemm-cache "$out/gemm_algorithms.txt" --json "$out/steps.json" |
+        tee "$out/steps.md"
+}
 
 if [ -n "$dry_run" ]; then
     printf 'built; on a GPU these stages would run:%s, into %s\n' " $chosen" "$out"

@@ -20,6 +20,9 @@ std::string bench_shapes() {
 int bench(const BenchOptions& options) {
     const RunDevice device(options.device, threads_of(options.threads));
     const Exec& exec = device.exec();
+    if (!options.gemm_cache.empty())
+        keep_gemm_algorithms(
+            options.gemm_cache, [](const std::string& message) { fmt::print(stderr, "bench: {}\n", message); }, exec);
     const DType dtype = compute_dtype(options.precision, exec.device);
     if (!options.attention.empty()) {
         const std::vector<KernelTime> rows = time_attention(parse_attention_shape(options.attention), dtype, exec);
@@ -70,17 +73,24 @@ int bench(const BenchOptions& options) {
         const int64_t rows = options.micro_batch ? options.micro_batch : shape.micro_batch;
         if (shape.B % rows) fail_input("bench --micro-batch {} does not divide the batch of {} rows", rows, shape.B);
         const int64_t tokens = shape.B * shape.network.model.context;
-        const double ms = step_milliseconds(shape, dtype, options.steps, rows, exec);
-        const nlohmann::json result{
+        std::vector<OpTime> ops;
+        const double ms =
+            step_milliseconds(shape, dtype, options.steps, rows, exec, options.breakdown ? &ops : nullptr);
+        nlohmann::json result{
             {"shape", shape.name},         {"tokens", tokens},
             {"ms_per_step", ms},           {"tokens_per_second", 1e3 * static_cast<double>(tokens) / ms},
             {"precision", name_of(dtype)}, {"threads", exec.threads},
             {"micro_batch", rows}};
-        if (options.json)
+        for (const OpTime& op : ops)
+            result["ops"].push_back({{"path", op.path}, {"ms", 1e3 * op.seconds}, {"calls", op.calls}});
+        if (options.json) {
             fmt::print("{}\n", result.dump());
-        else
+        } else {
             fmt::print("{}: {:.1f} ms per step of {} tokens, {:.0f} tokens/s, {}\n", shape.name, ms, tokens,
                        1e3 * static_cast<double>(tokens) / ms, name_of(dtype));
+            if (!ops.empty()) fmt::print("\n| op | calls | ms |\n|---|---:|---:|\n");
+            for (const OpTime& op : ops) fmt::print("| {} | {} | {:.3f} |\n", op.path, op.calls, 1e3 * op.seconds);
+        }
     }
     if (!found) fail_input("bench --step {}: no such shape; known: {}", options.step, bench_shapes());
     return 0;

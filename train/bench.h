@@ -15,6 +15,8 @@ struct BenchOptions {
     int64_t steps = 5;
     int64_t threads = 0;      // 0 = all
     int64_t micro_batch = 0;  // rows; 0 = the shape's own
+    std::string gemm_cache;   // as run.gemm_cache, but a path
+    bool breakdown = false;   // with `step`: also what each op takes
     bool json = false;
 };
 

@@ -49,10 +49,13 @@ std::vector<StepShape> step_shapes() {
             {"llama-1b-t8192", llama_1b(8192), 2, 2, true}};
 }
 
-double step_milliseconds(const StepShape& shape, DType dtype, int64_t steps, int64_t rows, const Exec& exec) {
+double step_milliseconds(const StepShape& shape, DType dtype, int64_t steps, int64_t rows, const Exec& device,
+                         std::vector<OpTime>* ops) {
     const Precision precision{dtype};
     const int64_t T = shape.network.model.context, N = rows * T;
-    Transformer model(shape.network, StageRange::whole(shape.network.model), N, precision);
+    Exec exec = device;
+    const NetworkConfig network = with_sized_logits(shape.network, N, precision, exec);
+    Transformer model(network, StageRange::whole(network.model), N, precision);
     Optimizer optimizer({}, model.table(), precision, {{0, model.table().buffer_elements()}});
     reserve_gpu_scratch(scratch_sizes(model, N), exec);
     model.allocate(exec.device);
@@ -87,7 +90,14 @@ double step_milliseconds(const StepShape& shape, DType dtype, int64_t steps, int
         optimizer.step(model, 3e-4, mean * std::min(1.0, 1.0 / norm), ++step, exec);
     };
     one(), one();  // the second records the graphs
-    return 1e3 * best_seconds(one, static_cast<int>(steps), exec);
+    const double best = best_seconds(one, static_cast<int>(steps), exec);
+    if (ops) {
+        Profile profile(exec);
+        exec.tracer = &profile;
+        one();
+        *ops = profile.op_times();
+    }
+    return 1e3 * best;
 }
 
 }  // namespace plimsoll

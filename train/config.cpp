@@ -353,4 +353,9 @@ std::string RunConfig::directory() const {
     return run.dir.empty() ? fmt::format("runs/{}/{}", run.name, run.variant) : run.dir;
 }
 
+std::string RunConfig::gemm_cache() const {
+    if (run.gemm_cache != "auto") return run.gemm_cache;
+    return (fs::path(directory()) / ".." / "gemm_algorithms.txt").lexically_normal();
+}
+
 }  // namespace plimsoll

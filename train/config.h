@@ -28,6 +28,7 @@ struct RunSection {
     std::string precision = "auto";
     bool measure_peak = true;
     bool graphs = true;
+    std::string gemm_cache = "auto";
 
     template <class Self, class Visitor>
     static void visit(Self& self, Visitor&& v) {
@@ -44,6 +45,10 @@ struct RunSection {
         v.field("measure_peak", self.measure_peak,
                 "on a GPU: multiply some large matrices at the start, and say how near the card's data sheet that is");
         v.field("graphs", self.graphs, "on a GPU: submit micro batches as CUDA graphs. Never changes results");
+        v.field("gemm_cache", self.gemm_cache,
+                "on a GPU: file that keeps which algorithm of cuBLASLt was fastest for each product; what it lacks is "
+                "measured in the first step. auto = gemm_algorithms.txt beside the run's directory; empty = the "
+                "library's first choice");
     }
 };
 
@@ -297,6 +302,8 @@ struct RunConfig {
     }
     int64_t max_steps() const;
     std::string directory() const;
+    // run.gemm_cache as a path; empty for none.
+    std::string gemm_cache() const;
 
   private:
     void check_values() const;

@@ -80,8 +80,12 @@ void add_machine_commands(CLI::App& app, int& status) {
         ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
     command->add_option("--steps", options->steps, "timed steps; the best counts")->check(CLI::PositiveNumber);
     command->add_option("--threads", options->threads, "CPU threads; 0 = all")->check(CLI::NonNegativeNumber);
+    command->add_option(
+        "--gemm-cache", options->gemm_cache,
+        "on a GPU: file that keeps the fastest algorithms of products; what it lacks is measured first");
     command->add_option("--micro-batch", options->micro_batch, "rows computed at once; 0 = the shape's own")
         ->check(CLI::NonNegativeNumber);
+    command->add_flag("--breakdown", options->breakdown, "with --step: also what each op takes");
     command->add_flag("--json", options->json, "with --step: one JSON object");
     command->callback([=, &status] { status = bench(*options); });
     app.add_subcommand("doctor", "what was found on this machine and what was not")->callback([&status] {

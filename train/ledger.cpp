@@ -17,11 +17,24 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 // Keys that are no change of what is computed: names and places, what is logged and kept, and how fast it goes.
-constexpr std::string_view kNoChange[] = {
-    "run.name",         "run.variant",     "run.dir",           "run.threads",        "run.measure_peak",
-    "run.graphs",       "train.recompute", "train.save_every",  "train.keep",         "train.keep_every",
-    "train.async_save", "train.log_every", "train.max_seconds", "train.max_restarts", "parallel.timeout_seconds",
-    "cad.record"};
+constexpr std::string_view kNoChange[] = {"run.name",
+                                          "run.variant",
+                                          "run.dir",
+                                          "run.threads",
+                                          "run.measure_peak",
+                                          "run.graphs",
+                                          "run.gemm_cache",
+                                          "train.recompute",
+                                          "train.save_every",
+                                          "train.keep",
+                                          "train.keep_every",
+                                          "train.async_save",
+                                          "train.log_every",
+                                          "train.max_seconds",
+                                          "train.max_restarts",
+                                          "parallel.timeout_seconds",
+                                          "cad.record",
+                                          "loss.logits_mib"};
 
 // Probe metrics of the ledger: the report's names, of heads their mean, of the stream after blocks the largest.
 constexpr const char* kHeadMetrics[] = {"sink_rate", "first_mass_effective", "placeholder_mass_effective", "row_mass",

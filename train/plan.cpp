@@ -121,6 +121,17 @@ void print_stages(const RunConfig& config, const NetworkConfig& network, Precisi
 
 }  // namespace
 
+NetworkConfig with_sized_logits(NetworkConfig network, int64_t tokens, Precision precision, const Exec& exec) {
+    if (network.loss.logits_mib > 0) return network;
+    constexpr int64_t kShare = 16;  // of the card's memory
+    // One column more: the buffer is cut in columns of the stream's dtype, which holds two of bf16.
+    const int64_t all = tokens * (network.total_vocab() + 1) * size_of(precision.compute);
+    const int64_t most = std::max(LossConfig::kUsualLogitsMib, gpu_memory(exec) / kShare >> 20);
+    network.loss.logits_mib =
+        exec.device == Device::kCpu ? LossConfig::kUsualLogitsMib : std::min((all >> 20) + 1, most);
+    return network;
+}
+
 int print_plan(const RunConfig& config, int ranks) {
     config.validate();
     const Loader data(config.data, Split::kTrain,
@@ -129,10 +140,11 @@ int print_plan(const RunConfig& config, int ranks) {
                        .shared_placeholders = 0,
                        .seed = static_cast<uint64_t>(config.run.seed),
                        .prefix = config.attention.prefix});
-    const NetworkConfig network{config.model, config.attention, config.loss, data.vocab_size()};
     const RunDevice device(config.run.device, threads_of(config.run.threads));
     const Exec& exec = device.exec();
     const Precision precision{compute_dtype(config.run.precision, exec.device)};
+    const NetworkConfig network = with_sized_logits({config.model, config.attention, config.loss, data.vocab_size()},
+                                                    config.tokens_per_micro_batch(), precision, exec);
     const RankPlace place = place_of(0, std::max(ranks, static_cast<int>(config.parallel.stages)), config.parallel);
     const Chunks chunks = plan_chunks(config, network, precision, config.tokens_per_micro_batch(), place,
                                       chunk_shapes(config, network, place));

@@ -15,6 +15,10 @@ struct MemoryPlan {
     bool fits() const { return bytes <= available; }
 };
 
+// The network with loss.logits_mib = 0 replaced by what it stands for on this device, for micro batches of so many
+// tokens: on a GPU chunks of the vocabulary would cost a second product each, so there are as few as memory allows.
+NetworkConfig with_sized_logits(NetworkConfig network, int64_t tokens, Precision precision, const Exec& exec);
+
 // Memory of a process at this place for the configuration, and the largest micro batch that fits. Needs the vocabulary
 // size of the data. Asked before the arenas are allocated.
 MemoryPlan plan_memory(const RunConfig& config, const NetworkConfig& network, Precision precision,

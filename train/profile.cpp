@@ -1,5 +1,6 @@
 #include "train/profile.h"
 
+#include <algorithm>
 #include <charconv>
 #include <nlohmann/json.hpp>
 
@@ -40,8 +41,9 @@ Profile::Profile(const Exec& exec) : start_(now_seconds()) {
 }
 
 void Profile::begin(const char* name, int64_t index) {
+    const std::optional<size_t> outer = open_.empty() ? std::nullopt : std::optional(open_.back());
     open_.push_back(ranges_.size());
-    ranges_.push_back({name, index, now_seconds() - start_, 0, gpu_ ? gpu_->mark() : 0, 0});
+    ranges_.push_back({name, index, now_seconds() - start_, 0, outer, gpu_ ? gpu_->mark() : 0, 0});
 }
 
 void Profile::end() {
@@ -63,6 +65,29 @@ std::string Profile::chrome_trace() const {
         if (gpu_) events.push_back(event(name, 2, marks[r.gpu_begin], marks[r.gpu_end]));
     }
     return json{{"traceEvents", events}, {"displayTimeUnit", "ms"}}.dump();
+}
+
+std::vector<OpTime> Profile::op_times() const {
+    check(open_.empty(), "{} ranges are still open", open_.size());
+    const std::vector<double> marks = gpu_ ? gpu_->seconds() : std::vector<double>();
+    std::vector<bool> holds_others(ranges_.size());
+    std::vector<std::string> paths;
+    for (const Range& r : ranges_) {
+        if (r.outer) holds_others[*r.outer] = true;
+        paths.push_back((r.outer ? paths[*r.outer] + "/" : "") + r.name);
+    }
+    std::vector<OpTime> times;
+    for (size_t i = 0; i < ranges_.size(); ++i) {
+        if (holds_others[i]) continue;
+        const Range& r = ranges_[i];
+        const double seconds = gpu_ ? marks[r.gpu_end] - marks[r.gpu_begin] : r.end - r.begin;
+        const auto same = std::ranges::find(times, paths[i], &OpTime::path);
+        if (same == times.end())
+            times.push_back({paths[i], seconds, 1});
+        else
+            same->seconds += seconds, ++same->calls;
+    }
+    return times;
 }
 
 }  // namespace plimsoll

@@ -19,6 +19,13 @@ struct StepRange {
 // "A:B" or "A". Throws Error (78) for anything else.
 StepRange parse_step_range(const std::string& text);
 
+// Time of the ops with one name in one kind of place.
+struct OpTime {
+    std::string path;  // names of the ranges around it and its own: "backward block/norm_backward"
+    double seconds;    // together; on a GPU by its clock
+    int64_t calls;
+};
+
 // Records ranges while it is set as Exec::tracer. One thread.
 class Profile : public Tracer {
   public:
@@ -29,13 +36,16 @@ class Profile : public Tracer {
     // The ranges in the Trace Event Format that chrome://tracing and ui.perfetto.dev read: process 1 the host, process
     // 2, on a GPU, the stream. Waits for the device.
     std::string chrome_trace() const;
+    // Of the ranges that hold no others, in the order of their first call. Waits for the device.
+    std::vector<OpTime> op_times() const;
 
   private:
     struct Range {
         const char* name;
         int64_t index;
-        double begin, end;          // seconds since the profile began
-        size_t gpu_begin, gpu_end;  // marks
+        double begin, end;            // seconds since the profile began
+        std::optional<size_t> outer;  // index into ranges_
+        size_t gpu_begin, gpu_end;    // marks
     };
 
     double start_;

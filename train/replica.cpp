@@ -151,6 +151,10 @@ LossSums Replica::compute_as_virtual_ranks(int64_t first_sample, const Exec& exe
     return sums;
 }
 
+const std::string& Replica::why_no_graphs() const {
+    return first_micro_batch_.why_not().empty() ? next_micro_batch_.why_not() : first_micro_batch_.why_not();
+}
+
 LossSums Replica::compute(int64_t first_sample, const Exec& exec) {
     attention_.begin_step(first_sample);
     if (config_.parallel.virtual_ranks > 1) return compute_as_virtual_ranks(first_sample, exec);

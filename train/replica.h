@@ -40,6 +40,8 @@ class Replica {
 
     std::vector<std::unique_ptr<NetworkChunk>>& chunks() { return chunks_; }
     const std::vector<std::unique_ptr<NetworkChunk>>& chunks() const { return chunks_; }
+    // Why micro batches are not submitted as CUDA graphs though they should be; empty if they are.
+    const std::string& why_no_graphs() const;
     // For evaluation and probes.
     CoreAttention& core() { return core_; }
     TrainingAttention& attention() { return attention_; }

@@ -23,12 +23,30 @@ constexpr const char* kLines[] = {"metrics.jsonl", "evals.jsonl", "probes.jsonl"
 
 // Keys that may change between the parts of one run: none changes what the steps already done would have been, but for
 // the order of sums.
-constexpr std::string_view kFree[] = {
-    "run.dir",           "run.threads",       "run.name",           "train.max_steps",     "train.max_tokens",
-    "train.eval_every",  "train.save_every",  "train.keep",         "train.keep_every",    "train.async_save",
-    "train.log_every",   "probes.enabled",    "probes.max_share",   "train.recompute",     "run.graphs",
-    "run.measure_peak",  "train.micro_batch", "train.sample_every", "train.sample_prompt", "train.sample_tokens",
-    "train.max_seconds", "train.max_restarts"};
+constexpr std::string_view kFree[] = {"run.dir",
+                                      "run.threads",
+                                      "run.name",
+                                      "train.max_steps",
+                                      "train.max_tokens",
+                                      "train.eval_every",
+                                      "train.save_every",
+                                      "train.keep",
+                                      "train.keep_every",
+                                      "train.async_save",
+                                      "train.log_every",
+                                      "probes.enabled",
+                                      "probes.max_share",
+                                      "train.recompute",
+                                      "run.graphs",
+                                      "run.gemm_cache",
+                                      "run.measure_peak",
+                                      "train.micro_batch",
+                                      "train.sample_every",
+                                      "train.sample_prompt",
+                                      "train.sample_tokens",
+                                      "train.max_seconds",
+                                      "train.max_restarts",
+                                      "loss.logits_mib"};
 
 // What ranks share may change too: another order of sums, the same data.
 bool may_change(const std::string& difference) {

@@ -137,7 +137,7 @@ std::string TrainedModel::label(int32_t id) const {
 
 void TrainedModel::keep_logits(int64_t tokens) {
     const int64_t bytes = tokens * network_.total_vocab() * size_of(DType::kF64);
-    network_.loss.logits_mib = std::max(network_.loss.logits_mib, (bytes >> 20) + 1);
+    network_.loss.logits_mib = std::max({network_.loss.logits_mib, LossConfig::kUsualLogitsMib, (bytes >> 20) + 1});
 }
 
 std::unique_ptr<Transformer> TrainedModel::transformer(int64_t tokens, Precision precision, const Exec& exec,

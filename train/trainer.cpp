@@ -88,7 +88,8 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communica
       precision_{compute_dtype(config.run.precision, exec_.device)},
       data_(config.data, Split::kTrain, training_options(config)),
       validation_(validation_loader(config)),
-      network_{config.model, config.attention, config.loss, data_.vocab_size()},
+      network_(with_sized_logits({config.model, config.attention, config.loss, data_.vocab_size()},
+                                 config.tokens_per_micro_batch(), precision_, exec_)),
       directory_(open_directory(config, options.resume, grid_.world)),
       log_(is_root() ? directory_.file("log.txt") : ""),
       checkpointer_(directory_.path(),
@@ -98,6 +99,9 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options, Communica
       replica_(config_, network_, precision_, grid_, data_, exec_),
       limit_(TimeLimit::of(config.train.max_seconds)),
       speed_(exec_) {
+    if (const std::string file = config_.gemm_cache(); !file.empty())
+        keep_gemm_algorithms(
+            file, [this](const std::string& message) { log_.line("warning: {}", message); }, exec_);
     check_memory();
     grid_.bind(exec_);
     if (data_.samples_available() >= 0) {

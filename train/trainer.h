@@ -150,6 +150,7 @@ class Trainer {
     std::unique_ptr<TrainingSamples> samples_;
     TrainingState state_;
     bool finished_ = false;        // by an earlier call
+    bool told_of_graphs_ = false;  // that there are none
     int64_t last_evaluated_ = -1;  // step
     int64_t last_probed_ = -1, last_sampled_ = -1, last_saved_ = -1;
     double started_ = 0;        // clock when state_.seconds was last taken

@@ -124,4 +124,12 @@ void cross_entropy_gradient(Tensor logits, int64_t v0, Tensor lse, std::span<con
                    [&]<class T>() { gradient<T>(logits, v0, lse, targets, scale, z_loss, exec.threads); });
 }
 
+void cross_entropy_whole(Tensor nll, Tensor lse, Tensor logits, const CrossEntropyState& state,
+                         std::span<const int32_t> targets, double scale, double z_loss, const Exec& exec) {
+    cpu::cross_entropy_begin(state, exec);
+    cpu::cross_entropy_accumulate(state, logits, 0, targets, exec);
+    cpu::cross_entropy_finish(nll, lse, state, targets, exec);
+    cpu::cross_entropy_gradient(logits, 0, lse, targets, scale, z_loss, exec);
+}
+
 }  // namespace plimsoll::cpu

@@ -8,8 +8,8 @@ namespace plimsoll::cpu {
 namespace {
 
 template <class R, class Out>
-void backward(R* dx, R* dgain, R* dbias, const Out* dout, const R* x, const R* gain, const R* mean, const R* rstd,
-              int64_t N, int64_t C, Write write, int threads) {
+void backward(R* dx, Out* dbranch, R* dgain, R* dbias, const Out* dout, const R* x, const R* gain, const R* mean,
+              const R* rstd, int64_t N, int64_t C, Write write, int threads) {
     const int64_t slot_rows = std::max<int64_t>(1, (N + kNormSlots - 1) / kNormSlots);
     const int64_t slots = std::max<int64_t>(1, (N + slot_rows - 1) / slot_rows);  // the others would stay empty
     R* partial = workspace<struct NormSlots, R>(2 * slots * C);
@@ -38,6 +38,10 @@ void backward(R* dx, R* dgain, R* dbias, const Out* dout, const R* x, const R* g
                 to[c] += scale * (d * gain[c] - mean_g - xhat * mean_g_xhat);
                 slot_gain[c] += d * xhat;
             }
+            if (dbranch) {
+#pragma omp simd
+                for (int64_t c = 0; c < C; ++c) store(dbranch[n * C + c], to[c]);
+            }
             if (!dbias) continue;
 #pragma omp simd
             for (int64_t c = 0; c < C; ++c) slot_bias[c] += static_cast<R>(grad[c]);
@@ -64,11 +68,17 @@ void norm_forward(Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor gain, T
 }
 
 void norm_backward(Tensor dx, Tensor dgain, Tensor dbias, Tensor dout, Tensor x, Tensor gain, Tensor mean, Tensor rstd,
-                   NormSpec /*spec: mean is present for LayerNorm only*/, Write write, const Exec& exec) {
-    dispatch_stream(x.dtype, dout.dtype, [&]<class R, class Out>() {
-        backward<R, Out>(dx.ptr<R>(), dgain.ptr<R>(), optional_ptr<R>(dbias), dout.ptr<Out>(), x.ptr<R>(),
-                         gain.ptr<R>(), optional_ptr<R>(mean), rstd.ptr<R>(), x.shape[0], x.shape[1], write,
-                         exec.threads);
+                   NormSpec spec, Write write, const Exec& exec) {
+    cpu::residual_norm_backward(dx, {}, dgain, dbias, dout, x, gain, mean, rstd, spec, write, exec);
+}
+
+void residual_norm_backward(Tensor dx, Tensor dbranch, Tensor dgain, Tensor dbias, Tensor dout, Tensor sum, Tensor gain,
+                            Tensor mean, Tensor rstd, NormSpec /*spec: mean is present for LayerNorm only*/,
+                            Write write, const Exec& exec) {
+    dispatch_stream(sum.dtype, dout.dtype, [&]<class R, class Out>() {
+        backward<R, Out>(dx.ptr<R>(), optional_ptr<Out>(dbranch), dgain.ptr<R>(), optional_ptr<R>(dbias),
+                         dout.ptr<Out>(), sum.ptr<R>(), gain.ptr<R>(), optional_ptr<R>(mean), rstd.ptr<R>(),
+                         sum.shape[0], sum.shape[1], write, exec.threads);
     });
 }
 

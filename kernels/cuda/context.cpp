@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/gemm_choices.h"
 #include "kernels/global_norm.h"
 
 namespace plimsoll::cuda {
@@ -95,6 +96,10 @@ void Context::reserve(int64_t bytes) {
     workspace_ = {};
     workspace_ = DeviceMemory(bytes, "workspace");
     workspace_size_ = bytes;
+}
+
+void Context::set_gemm_choices(std::unique_ptr<GemmChoices> choices) {
+    gemm_choices_ = std::move(choices);
 }
 
 void* Context::take_workspace(int64_t bytes) const {

@@ -9,6 +9,10 @@
 #include "kernels/exec.h"
 #include "kernels/gpu.h"
 
+namespace plimsoll {
+class GemmChoices;
+}
+
 namespace plimsoll::cuda {
 
 // Throws Error with the call's name, the runtime's message and a hint if `error` is one.
@@ -60,6 +64,10 @@ class Context {
     static constexpr int64_t kLibraryWorkspace = int64_t{32} << 20;  // what NVIDIA recommends for Hopper
     void* library_workspace() const { return library_workspace_.data(); }
 
+    // Where the algorithms of products are kept; null: the library's first choice.
+    GemmChoices* gemm_choices() const { return gemm_choices_.get(); }
+    void set_gemm_choices(std::unique_ptr<GemmChoices> choices);
+
     int index() const { return index_; }
     int multiprocessors() const { return multiprocessors_; }
     int architecture() const { return architecture_; }  // 80, 90 ...
@@ -76,6 +84,7 @@ class Context {
     cudaStream_t stream_ = nullptr;
     DeviceMemory workspace_, library_workspace_;
     int64_t workspace_size_ = 0;
+    std::unique_ptr<GemmChoices> gemm_choices_;
 };
 
 }  // namespace plimsoll::cuda

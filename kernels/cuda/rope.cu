@@ -17,7 +17,7 @@ struct Frequencies {
 
 // Angles are products in fp64, counted in turns and reduced there: fp32 has 24 bits, and positions of 10^6 need 20 of
 // them.
-template <class T>
+template <int kVec, class T>
 __global__ void __launch_bounds__(kThreads)
     rope_kernel(T* x, const int32_t* positions, const __grid_constant__ Frequencies frequencies, int64_t row_stride,
                 int H, int HS, float direction) {
@@ -30,14 +30,19 @@ __global__ void __launch_bounds__(kThreads)
         rotation[threadIdx.x] = make_float2(cospif(half_turns), direction * sinpif(half_turns));
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < H * pairs; i += kThreads) {
-        const int c = i % pairs;
-        T* first = x + n * row_stride + i / pairs * HS + c;
-        T* second = first + pairs;
-        const float a = static_cast<float>(*first), b = static_cast<float>(*second);
-        const float2 r = rotation[c];
-        *first = static_cast<T>(a * r.x - b * r.y);
-        *second = static_cast<T>(b * r.x + a * r.y);
+    const int packs = pairs / kVec;
+    for (int i = threadIdx.x; i < H * packs; i += kThreads) {
+        const int c = i % packs * kVec;
+        T* first = x + n * row_stride + i / packs * HS + c;
+        auto a = load<T, kVec>(first), b = load<T, kVec>(first + pairs);
+        for (int k = 0; k < kVec; ++k) {
+            const float2 r = rotation[c + k];
+            const float turned = a.at[k] * r.x - b.at[k] * r.y;
+            b.at[k] = b.at[k] * r.x + a.at[k] * r.y;
+            a.at[k] = turned;
+        }
+        store<T, kVec>(first, a);
+        store<T, kVec>(first + pairs, b);
     }
 }
 
@@ -50,9 +55,11 @@ void rotate(Tensor x, std::span<const int32_t> positions, double theta, float di
         frequencies.at[c] =
             std::pow(theta, -2.0 * static_cast<double>(c) / static_cast<double>(HS)) / (2 * std::numbers::pi);
     dispatch_device_float(x.dtype, [&]<class T>() {
-        PLIMSOLL_LAUNCH(rope_kernel<T>, dim3(static_cast<unsigned>(N)), dim3(kThreads), 0, exec.cuda->stream(),
-                        x.ptr<T>(), positions.data(), frequencies, x.row_stride, static_cast<int>(H),
-                        static_cast<int>(HS), direction);
+        by_vectors(fours(HS / 2, {&x}), [&]<int kVec>() {
+            PLIMSOLL_LAUNCH((rope_kernel<kVec, T>), dim3(static_cast<unsigned>(N)), dim3(kThreads), 0,
+                            exec.cuda->stream(), x.ptr<T>(), positions.data(), frequencies, x.row_stride,
+                            static_cast<int>(H), static_cast<int>(HS), direction);
+        });
         launch_check("rope");
     });
 }

@@ -26,13 +26,32 @@ __global__ void __launch_bounds__(kRowSumColumns* kRowSumRows, 4)
     partial[static_cast<int64_t>(blockIdx.y) * C + c] = sum;
 }
 
+// out[c] = (or +=) sum over ranges of partial[range * stride + c]: eight sums of neighbouring ranges, folded in order.
+// One thread a column would wait for memory as often as there are ranges.
 template <class Result>
-__global__ void fold_ranges_kernel(Result* out, const float* partial, int64_t C, bool accumulate) {
-    const int64_t c = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (c >= C) return;
+__global__ void __launch_bounds__(kRowSumColumns* kRowSumRows)
+    fold_ranges_kernel(Result* out, const float* partial, int64_t stride, int ranges, int64_t C, bool accumulate) {
+    PLIMSOLL_SHARED(float, sums, [kRowSumRows][kRowSumColumns]);
+    const int64_t c = static_cast<int64_t>(blockIdx.x) * kRowSumColumns + threadIdx.x;
+    const int each = ranges / kRowSumRows, begin = static_cast<int>(threadIdx.y) * each;
     float sum = 0;
-    for (int range = 0; range < kRowRanges; ++range) sum += partial[range * C + c];
+    if (c < C) {
+#pragma unroll 8
+        for (int range = begin; range < begin + each; ++range) sum += partial[range * stride + c];
+    }
+    sums[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y > 0 || c >= C) return;
+    for (int y = 1; y < kRowSumRows; ++y) sum += sums[y][threadIdx.x];
     out[c] = static_cast<Result>(accumulate ? static_cast<float>(out[c]) + sum : sum);
+}
+
+// `ranges` a multiple of kRowSumRows.
+template <class Result>
+void fold_ranges(Result* out, const float* partial, int64_t stride, int ranges, int64_t C, Write write,
+                 const Exec& exec) {
+    PLIMSOLL_LAUNCH(fold_ranges_kernel<Result>, dim3(blocks_for(C, kRowSumColumns)), dim3(kRowSumColumns, kRowSumRows),
+                    0, exec.cuda->stream(), out, partial, stride, ranges, C, write == Write::kAccumulate);
 }
 
 // out[c] = (or +=) sum over rows n of term(n, c). Uses the workspace: kRowRanges * C floats.
@@ -41,8 +60,7 @@ void row_sums(Result* out, Term term, int64_t N, int64_t C, Write write, const E
     float* partial = exec.cuda->workspace<float>(kRowRanges * C);
     PLIMSOLL_LAUNCH(row_range_sums_kernel<Term>, dim3(blocks_for(C, kRowSumColumns), kRowRanges),
                     dim3(kRowSumColumns, kRowSumRows), 0, exec.cuda->stream(), partial, term, N, C);
-    PLIMSOLL_LAUNCH(fold_ranges_kernel<Result>, dim3(blocks_for(C, 256)), dim3(256), 0, exec.cuda->stream(), out,
-                    partial, C, write == Write::kAccumulate);
+    fold_ranges(out, partial, C, kRowRanges, C, write, exec);
     launch_check("row_sums");
 }
 

@@ -7,7 +7,8 @@
 attention: PyTorch's SDPA by FlashAttention and by cuDNN, and FlexAttention (compiled; sigmoid and a sink logit, which
 SDPA does not have), against `plimsoll bench --attention`: causal, bf16, forward and backward, best of some runs.
 steps: torch.compile (max-autotune, bf16 autocast over fp32 parameters, fused AdamW) with either SDPA, against `plimsoll
-bench --step`, taking turns. Best means best for both sides. The card's settings are left alone.
+bench --step`, taking turns. Best means best for both sides. Then where plimsoll's step spends its time, class by class, beside
+what the hardware allows (step_breakdown.py). The card's settings are left alone.
 
 Exit status: 0 everything measured; 1 something failed, or plimsoll is missing; 2 wrong usage.
 """
@@ -22,6 +23,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import step_breakdown  # noqa: E402
 import torch_peer  # noqa: E402
 from torch_peer import Failure, _run_json  # noqa: E402
 
@@ -252,8 +254,8 @@ def attention_table(entries):
     return "\n".join(lines)
 
 
-def measure_steps(shapes, rows, plimsoll, runs, say):
-    """[{"shape", "row", "ms"} or "error"]; plimsoll is measured after each PyTorch row, its best counts."""
+def measure_steps(shapes, rows, plimsoll, runs, say, options=()):
+    """[{"shape", "row", "ms"} or "error"]; plimsoll, with "ops", is measured after each PyTorch row, its best counts."""
     entries = []
     for shape in shapes:
         own = {"shape": shape, "row": "plimsoll"}
@@ -269,8 +271,9 @@ def measure_steps(shapes, rows, plimsoll, runs, say):
             if not plimsoll:
                 continue
             try:
-                ms = _plimsoll(plimsoll, "--step", shape, "--steps", str(runs))["ms_per_step"]
-                own["ms"] = min(ms, own.get("ms", ms))
+                answer = _plimsoll(plimsoll, "--step", shape, "--steps", str(runs), "--breakdown", *options)
+                if answer["ms_per_step"] < own.get("ms", float("inf")):
+                    own |= {"ms": answer["ms_per_step"], "ops": answer.get("ops", [])}
             except Failure as failure:
                 own["error"] = str(failure)
             say(own)
@@ -281,17 +284,21 @@ def measure_steps(shapes, rows, plimsoll, runs, say):
 
 def steps_table(entries):
     """Markdown; a ratio above 1 means that plimsoll is faster than PyTorch's best row."""
-    lines = ["| shape | row | ms/step | tokens/s | plimsoll/best torch |", "|---|---|---:|---:|---:|"]
+    lines = ["| shape | row | ms/step | tokens/s | MFU | plimsoll/best torch |", "|---|---|---:|---:|---:|---:|"]
     for entry in entries:
         if "ms" not in entry:
-            lines.append(f"| {entry['shape']} | {entry['row']} | failed: {entry.get('error')} | | |")
+            lines.append(f"| {entry['shape']} | {entry['row']} | failed: {entry.get('error')} | | | |")
             continue
         shape = STEP_SHAPES[entry["shape"]]
         peers = [other["ms"] for other in entries
                  if other["shape"] == entry["shape"] and other["row"] != "plimsoll" and "ms" in other]
         ratio = f"{min(peers) / entry['ms']:.2f}x" if entry["row"] == "plimsoll" and peers else "-"
         lines.append(f"| {entry['shape']} | {entry['row']} | {entry['ms']:.1f} | "
-                     f"{1e3 * shape['B'] * shape['T'] / entry['ms']:,.0f} | {ratio} |")
+                     f"{1e3 * shape['B'] * shape['T'] / entry['ms']:,.0f} | "
+                     f"{100 * step_breakdown.mfu(shape, entry['ms']):.1f} % | {ratio} |")
+    for entry in entries:
+        if entry.get("ops"):
+            lines += ["", step_breakdown.table(entry["shape"], STEP_SHAPES[entry["shape"]], entry)]
     return "\n".join(lines)
 
 
@@ -302,6 +309,7 @@ def main(argv=None):
     parser.add_argument("--rows", help="PyTorch's rows, comma-separated; default: all")
     parser.add_argument("--runs", type=int, default=5, help="measurements; the best counts (default 5)")
     parser.add_argument("--plimsoll", default=str(_ROOT / "build-cuda/plimsoll"), metavar="PATH")
+    parser.add_argument("--gemm-cache", metavar="FILE", help="steps: where plimsoll keeps the fastest algorithms")
     parser.add_argument("--torch-only", action="store_true", help="leave plimsoll out")
     parser.add_argument("--json", metavar="OUT", help="also write every number to this file")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -323,9 +331,13 @@ def main(argv=None):
               file=sys.stderr)
         return 1
     say = lambda entry: print(entry, file=sys.stderr, flush=True)  # noqa: E731
-    measure, table = (measure_attention, attention_table) if a.what == "attention" else (measure_steps, steps_table)
-    entries = measure(shapes, rows, plimsoll, a.runs, say)
-    print(table(entries))
+    if a.what == "attention":
+        entries = measure_attention(shapes, rows, plimsoll, a.runs, say)
+        print(attention_table(entries))
+    else:
+        options = ("--gemm-cache", a.gemm_cache) if a.gemm_cache else ()
+        entries = measure_steps(shapes, rows, plimsoll, a.runs, say, options)
+        print(steps_table(entries))
     if a.json:
         Path(a.json).write_text(json.dumps(entries, indent=1) + "\n")
     return 1 if any("error" in entry for entry in entries) else 0

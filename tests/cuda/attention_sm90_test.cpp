@@ -142,6 +142,7 @@ TEST(Attention90, TakesTheBackwardItHasKernelsFor) {
         const OnDevice<float> wide(filled<float>(static_cast<size_t>(c.HS)));
         AttentionTensors t{}, d{};
         t.q = q.tensor({1, 1, c.HS});
+        if (c.key_bias) t.key_bias = wide.tensor({1, 1});
         d.k = d.v = fp32 ? wide.tensor({1, 1, c.HS}) : t.q;
         const auto [dq, dkv] = cuda::takes_sm90_backward(d, t, c.spec(), on(context));
         return std::pair{dq, dkv};
@@ -153,6 +154,7 @@ TEST(Attention90, TakesTheBackwardItHasKernelsFor) {
     for (const int64_t HS : {32, 80, 512}) EXPECT_EQ(takes({.HS = HS}, *hopper), kNeither);
     EXPECT_EQ(takes({.window = 7, .pinned = 2, .alibi = true, .HS = 64}, *hopper), kBoth);
     EXPECT_EQ(takes({.prefix = 3, .HS = 64}, *hopper), kNeither);
+    EXPECT_EQ(takes({.HS = 64, .key_bias = true}, *hopper), kNeither) << "it would be left out";
     EXPECT_EQ(takes({.window = 7, .pattern = MaskPattern::kStrided, .HS = 64}, *hopper), kNeither);
     EXPECT_EQ(takes({.HS = 64}, *ampere), ampere->architecture() == 90 ? kBoth : kNeither);
 }

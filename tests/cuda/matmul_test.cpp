@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "kernels/cross_entropy.h"
+#include "kernels/gemm_choices.h"
 #include "support/cuda_test.h"
 
 namespace plimsoll {
@@ -107,6 +110,32 @@ TEST(CudaMatmulEdges, NoRowsGiveAGradientOfZero) {
     EXPECT_TRUE(device_reports().empty());
 }
 
+// On a GPU the first call of each shape times its algorithms on these operands: sums come out as if it had not.
+TEST(CudaMatmulEdges, TimingAlgorithmsLeavesNoTrace) {
+    const std::string path = testing::TempDir() + "/cuda_gemm_algorithms.txt";
+    std::filesystem::remove(path);
+    std::vector<std::string> warnings;
+    keep_gemm_algorithms(
+        path, [&](const std::string& warning) { warnings.push_back(warning); }, on_gpu());
+    constexpr int64_t N = 40, I = 48, O = 56;  // of no other test
+    Input<bf16> x(N * I, "x"), dout(N * O, "dout");
+    Input<float> start(O * I, "start");
+    std::vector<double> expected = start.exact;
+    matmul_backward_weight(view(expected, {O, I}), {}, dout.cpu({N, O}), x.cpu({N, I}), Write::kAccumulate, {});
+    const OnDevice<bf16> on_x(x.rounded), on_dout(dout.rounded);
+    const auto sum = [&] {
+        const OnDevice<float> to(start.rounded);
+        matmul_backward_weight(to.tensor({O, I}), {}, on_dout.tensor({N, O}), on_x.tensor({N, I}), Write::kAccumulate,
+                               on_gpu());
+        return to.values();
+    };
+    const std::vector<float> first = sum(), second = sum();
+    expect_close(first, expected, 200, "dweight", 10);
+    EXPECT_TRUE(same_bits(first, second));
+    EXPECT_TRUE(warnings.empty()) << warnings.front();
+    test_context().set_gemm_choices(nullptr);
+}
+
 template <class T>
 class CudaCrossEntropy : public testing::Test {};
 TYPED_TEST_SUITE(CudaCrossEntropy, DeviceFloats);
@@ -146,6 +175,36 @@ TYPED_TEST(CudaCrossEntropy, LossAndGradientMatchTheCpuInFp64) {
             });
             expect_close(seen, gradient, 200, "gradient", 1);
         }
+}
+
+// One pass over the row, with packs and without: the bits of the four ops, under every schedule.
+TYPED_TEST(CudaMatmul, CrossEntropyOfAWholeVocabularyHasTheBitsOfTheFourOps) {
+    using T = TypeParam;
+    constexpr int64_t N = 5;
+    for (const int64_t V : {int64_t{1}, int64_t{67}, int64_t{4100}, int64_t{4608}}) {
+        Input<T> logits(N * V, "logits", 3);
+        std::vector<int32_t> targets;
+        for (int64_t n = 0; n < N; ++n) targets.push_back(n == 2 ? -1 : static_cast<int32_t>(n * 911 % V));
+        const OnDevice<int32_t> on_targets(targets);
+        const Exec exec = on_gpu();
+        const OnDevice<float> max(filled<float>(N)), sum(max.values()), target(max.values()), nll(max.values()),
+            lse(max.values());
+        const CrossEntropyState state{max.tensor({N}), sum.tensor({N}), target.tensor({N})};
+        const OnDevice<T> apart(logits.rounded);
+        cross_entropy_begin(state, exec);
+        cross_entropy_accumulate(state, apart.tensor({N, V}), 0, on_targets.span(), exec);
+        cross_entropy_finish(nll.tensor({N}), lse.tensor({N}), state, on_targets.span(), exec);
+        cross_entropy_gradient(apart.tensor({N, V}), 0, lse.tensor({N}), on_targets.span(), 0.5, 1e-2, exec);
+        const auto seen = under_every_schedule<T>([&] {
+            const OnDevice<T> whole(logits.rounded);
+            const OnDevice<float> to_nll(filled<float>(N)), to_lse(filled<float>(N));
+            cross_entropy_whole(to_nll.tensor({N}), to_lse.tensor({N}), whole.tensor({N, V}), state, on_targets.span(),
+                                0.5, 1e-2, exec);
+            EXPECT_TRUE(same_bits(to_nll.values(), nll.values()) && same_bits(to_lse.values(), lse.values())) << V;
+            return whole.values();
+        });
+        EXPECT_TRUE(same_bits(seen, apart.values())) << V;
+    }
 }
 
 }  // namespace

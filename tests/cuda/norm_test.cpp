@@ -109,6 +109,53 @@ TYPED_TEST(CudaNorm, BackwardMatchesTheCpuInFp64) {
             }
 }
 
+// Rows that a block keeps in registers, in one to eight packs a thread, and the lengths beside them that it does not
+// take; more rows than ranges, so that some ranges have two, one after the other.
+TYPED_TEST(CudaNorm, BackwardOfLongRowsMatchesTheCpuInFp64) {
+    using T = TypeParam;
+    constexpr Sizes kLong[] = {{7, 508}, {3, 512}, {3, 2044}, {260, 2052}, {2, 8192}};
+    for (const auto& [N, C] : kLong)
+        for (const NormKind kind : {NormKind::kRms, NormKind::kLayer}) {
+            SCOPED_TRACE(fmt::format("N {} C {} kind {}", N, C, static_cast<int>(kind)));
+            const bool layer = kind == NormKind::kLayer;
+            Input<float> x(N * C, "x", 2), gain(C, "gain"), start(N * C, "dx"), gain_start(C, "dgain");
+            Input<T> dout(N * C, "dout");
+            const auto rows = static_cast<size_t>(N), all = static_cast<size_t>(N * C), c = static_cast<size_t>(C);
+            std::vector<double> out(all), mean(layer ? rows : 0), rstd(rows),
+                dx = start.exact, dgain = gain_start.exact, dbias(layer ? c : 0, 0.5);
+            norm_forward(view(out, {N, C}), view(mean, {N}), view(rstd, {N}), x.cpu({N, C}), gain.cpu({C}), {},
+                         {.kind = kind}, {});
+            norm_backward(view(dx, {N, C}), view(dgain, {C}), view(dbias, {C}), dout.cpu({N, C}), x.cpu({N, C}),
+                          gain.cpu({C}), view(mean, {N}), view(rstd, {N}), {.kind = kind}, Write::kAccumulate, {});
+            const std::vector<float> means(mean.begin(), mean.end()), rstds(rstd.begin(), rstd.end());
+            const OnDevice<float> on_x(x.rounded), on_gain(gain.rounded), on_mean(means), on_rstd(rstds);
+            const OnDevice<T> on_dout(dout.rounded);
+            const int seed = layer ? 1 : 2;
+            set_schedule(seed);
+            const OnDevice<float> to(start.rounded), to_gain(gain_start.rounded),
+                to_bias(filled<float>(layer ? c : 0, 0.5f));
+            norm_backward(to.tensor({N, C}), to_gain.tensor({C}), to_bias.tensor({C}), on_dout.tensor({N, C}),
+                          on_x.tensor({N, C}), on_gain.tensor({C}), on_mean.tensor({N}), on_rstd.tensor({N}),
+                          {.kind = kind}, Write::kAccumulate, on_gpu());
+            expect_close(to.values(), dx, 400, "dx", 10);
+            expect_close(to_gain.values(), dgain, 400, "dgain", 20);
+            if (layer) expect_close(to_bias.values(), dbias, 400, "dbias", 20);
+            // The same with the gradient of the branch.
+            const OnDevice<float> to2(start.rounded), to_gain2(gain_start.rounded),
+                to_bias2(filled<float>(layer ? c : 0, 0.5f));
+            const OnDevice<T> branch(filled<T>(all, 0.0f)), converted(filled<T>(all, 0.0f));
+            residual_norm_backward(to2.tensor({N, C}), branch.tensor({N, C}), to_gain2.tensor({C}),
+                                   to_bias2.tensor({C}), on_dout.tensor({N, C}), on_x.tensor({N, C}),
+                                   on_gain.tensor({C}), on_mean.tensor({N}), on_rstd.tensor({N}), {.kind = kind},
+                                   Write::kAccumulate, on_gpu());
+            convert(converted.tensor({N, C}), to.tensor({N, C}), on_gpu());
+            EXPECT_TRUE(same_bits(to2.values(), to.values()) && same_bits(to_gain2.values(), to_gain.values()));
+            EXPECT_TRUE(same_bits(branch.values(), converted.values()));
+            if (layer) EXPECT_TRUE(same_bits(to_bias2.values(), to_bias.values()));
+            for (const std::string& report : device_reports()) ADD_FAILURE() << "schedule " << seed << ": " << report;
+        }
+}
+
 TYPED_TEST(CudaNorm, QueryKeyNormMatchesTheCpuInFp64) {
     using T = TypeParam;
     constexpr int64_t N = 7, H = 3, kAll = 5;  // heads 1 .. 3 of 5

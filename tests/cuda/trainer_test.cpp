@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
+#include <sstream>
 
 #include "dist/as_ranks.h"
 #include "support/small_run.h"
@@ -100,6 +102,23 @@ TEST(CudaTrainer, RanksHaveTheBitsOfVirtualRanks) {
         });
     }
     for (const std::string& report : device_reports()) ADD_FAILURE() << report;
+}
+
+// The file of algorithms lies beside the run; one that cannot be used is told of, and nothing else changes.
+TEST(CudaTrainer, SaysWhatIsWrongWithTheFileOfAlgorithms) {
+    const TemporaryFolder dir;
+    RunConfig config = small_run(dir, "run", "cuda");
+    config.train.max_steps = 1;
+    EXPECT_EQ(config.gemm_cache(), dir / "gemm_algorithms.txt");
+    const Trained without = train_some(config);
+    std::ofstream(config.gemm_cache()) << "plimsoll gemm algorithms 0\n";
+    config.run.dir = dir / "again";
+    const Trained with = train_some(config);
+    EXPECT_EQ(with.losses, without.losses);
+    std::ifstream file(config.run.dir + "/log.txt");
+    EXPECT_NE((std::ostringstream() << file.rdbuf()).str().find("is of version '0', wanted 1"), std::string::npos);
+    config.run.gemm_cache = "";
+    EXPECT_EQ(config.gemm_cache(), "");
 }
 
 TEST(CudaTrainer, SaysWhyItCannotGoOn) {

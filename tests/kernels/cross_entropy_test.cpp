@@ -79,6 +79,19 @@ TYPED_TEST(CrossEntropyTest, FollowsTheFormulaForEveryChunkSize) {
         }
 }
 
+TYPED_TEST(CrossEntropyTest, AWholeVocabularyHasTheBitsOfTheFourOps) {
+    for (const int64_t V : {1, 17, 2100})
+        for (const int threads : {1, 3}) {
+            Pass<TypeParam> apart{.N = 17, .V = V}, whole{.N = 17, .V = V};
+            apart.run(V, 0.25, 1e-2);
+            cross_entropy_whole(view(whole.nll, {17}), view(whole.lse, {17}), view(whole.logits, {17, V}),
+                                {view(whole.max, {17}), view(whole.sum, {17}), view(whole.target_logit, {17})},
+                                whole.targets, 0.25, 1e-2, {.threads = threads});
+            EXPECT_TRUE(same_bits(whole.nll, apart.nll) && same_bits(whole.lse, apart.lse)) << V;
+            EXPECT_TRUE(same_bits(whole.logits, apart.gradient)) << V;
+        }
+}
+
 TYPED_TEST(CrossEntropyTest, HugeLogitsNeitherOverflowNorLoseTheLoss) {
     Pass<TypeParam> pass{.N = 17, .V = 65, .logit_scale = 1e4};
     const Oracle oracle(widened(pass.logits), pass.targets, 1, 0);

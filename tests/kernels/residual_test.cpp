@@ -47,6 +47,38 @@ TEST(ResidualNorm, HasTheBitsOfTheTwoOps) {
             }
 }
 
+// residual_norm_backward against norm_backward and convert, bit by bit.
+template <class R, class Out>
+void expect_backward_equals_apart(NormKind kind, Write write, int64_t N, int64_t C, int threads) {
+    const bool layer = kind == NormKind::kLayer;
+    std::vector<R> x = normals<R>(N * C, "x"), gain = normals<R>(C, "gain"), dx = normals<R>(N * C, "dx"),
+                   dgain = normals<R>(C, "dgain"), dbias = normals<R>(layer ? C : 0, "dbias"),
+                   mean = normals<R>(layer ? N : 0, "mean"), rstd = normals<R>(N, "rstd");
+    std::vector<Out> dout = normals<Out>(N * C, "dout"), dbranch(dout.size()), dbranch2(dout.size());
+    auto dx2 = dx, dgain2 = dgain, dbias2 = dbias;
+    const NormSpec spec{.kind = kind};
+    norm_backward(view(dx, {N, C}), view(dgain, {C}), view(dbias, {C}), view(dout, {N, C}), view(x, {N, C}),
+                  view(gain, {C}), view(mean, {N}), view(rstd, {N}), spec, write, {});
+    convert(view(dbranch, {N, C}), view(dx, {N, C}), {});
+    residual_norm_backward(view(dx2, {N, C}), view(dbranch2, {N, C}), view(dgain2, {C}), view(dbias2, {C}),
+                           view(dout, {N, C}), view(x, {N, C}), view(gain, {C}), view(mean, {N}), view(rstd, {N}), spec,
+                           write, {.threads = threads});
+    EXPECT_TRUE(same_bits(dx, dx2) && same_bits(dbranch, dbranch2) && same_bits(dgain, dgain2) &&
+                same_bits(dbias, dbias2))
+        << (layer ? "layer" : "rms") << " N=" << N << " C=" << C << " threads=" << threads;
+}
+
+TEST(ResidualNorm, BackwardHasTheBitsOfTheTwoOps) {
+    for (const NormKind kind : {NormKind::kRms, NormKind::kLayer})
+        for (const Write write : {Write::kOverwrite, Write::kAccumulate})
+            for (const int64_t C : {1, 17, 65, 256})
+                for (const int threads : {1, 3}) {
+                    expect_backward_equals_apart<float, float>(kind, write, 101, C, threads);
+                    expect_backward_equals_apart<float, bf16>(kind, write, 101, C, threads);
+                    expect_backward_equals_apart<double, double>(kind, write, 101, C, threads);
+                }
+}
+
 template <class R, class Branch>
 void expect_sums() {
     for (const int64_t C : {1, 3, 17, 65, 257}) {

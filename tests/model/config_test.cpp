@@ -89,7 +89,7 @@ TEST(Config, ImpossibleSizesAreRefusedByName) {
     expect("attention.placeholders is 10", [](C& c) { c.attention.placeholders = 10; });  // two positions remain
     expect("loss.z_loss is -1", [](C& c) { c.loss.z_loss = -1; });
     expect("loss.bos_decorrelation is -0.1", [](C& c) { c.loss.bos_decorrelation = -0.1; });
-    expect("loss.logits_mib is 0", [](C& c) { c.loss.logits_mib = 0; });
+    expect("loss.logits_mib is -1", [](C& c) { c.loss.logits_mib = -1; });
 }
 
 TEST(Config, ExtraColumnsWantAWeightingThatNormalises) {

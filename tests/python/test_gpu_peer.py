@@ -13,14 +13,16 @@ import gpu_peer  # noqa: E402
 class GpuPeer(unittest.TestCase):
     def test_steps_compare_with_the_best_row_and_keep_the_best_run(self):
         ms = {"flash": 120.0, "cudnn": 100.0}
-        ours = iter([{"ms_per_step": 90.0}, {"ms_per_step": 80.0}])
+        ours = iter([{"ms_per_step": 90.0}, {"ms_per_step": 80.0, "ops": [{"path": "head/matmul_forward", "ms": 9.0}]}])
         with mock.patch.object(gpu_peer, "_worker", lambda kind, shape, row, runs: {"ms": ms[row]}), \
                 mock.patch.object(gpu_peer, "_plimsoll", lambda *arguments: next(ours)):
             entries = gpu_peer.measure_steps(["gpt2-b32"], ["flash", "cudnn"], "plimsoll", 1, lambda e: None)
         self.assertEqual([entry["ms"] for entry in entries], [120.0, 100.0, 80.0])
         table = gpu_peer.steps_table(entries)
-        self.assertIn("| gpt2-b32 | plimsoll | 80.0 | 409,600 | 1.25x |", table)
-        self.assertIn("| gpt2-b32 | torch.compile cudnn | 100.0 | 327,680 | - |", table)
+        self.assertIn("| gpt2-b32 | plimsoll | 80.0 | 409,600 | 33.0 % | 1.25x |", table)
+        self.assertIn("| gpt2-b32 | torch.compile cudnn | 100.0 | 327,680 | 26.4 % | - |", table)
+        self.assertIn("| head GEMM | 9.00 |", table)
+        self.assertIn("| launch gaps | 71.00 |", table)
 
     def test_a_failure_is_a_row(self):
         def fail(*arguments):

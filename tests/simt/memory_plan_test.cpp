@@ -1,6 +1,9 @@
 // What a run plans is what it takes. Emulated only: the device counts its allocations.
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <sstream>
+
 #include "simt/host_runtime.h"
 #include "simt/memory.h"
 #include "support/small_run.h"
@@ -23,6 +26,33 @@ TEST(CudaMemoryPlan, PlannedIsAllocatedBeforeStepZeroAndNothingAfter) {
         EXPECT_EQ(simt::host_state().graph_launches - graphs, 2 * 2);  // both micro batches, from the second step on
         EXPECT_EQ(static_cast<int64_t>(simt::device_memory_in_use()) - before, taken);
     }
+}
+
+// A driver that refuses a graph costs speed, and a line in the log.
+TEST(CudaGraphs, WhatCannotBeRecordedIsSubmittedOpByOp) {
+    const TemporaryFolder dir;
+    const auto run = [&](const std::string& name) {
+        RunConfig config = small_run(dir, name, "cuda");
+        config.train.max_steps = 4;
+        Trainer trainer(config, {});
+        trainer.train();
+        std::ifstream log(config.run.dir + "/log.txt");
+        const HostCopy parameters(trainer.model().parameters(), on_gpu());
+        const auto span = parameters.tensor().span<float>();
+        return std::pair(std::vector<float>(span.begin(), span.end()), (std::ostringstream() << log.rdbuf()).str());
+    };
+    const auto [expected, quiet] = run("graphs");
+    EXPECT_EQ(quiet.find("CUDA graphs"), std::string::npos) << quiet;
+    for (const char* call : {"cudaStreamBeginCapture", "cudaGraphInstantiate"}) {
+        const int launches = simt::host_state().graph_launches;
+        simt::fail_call(call, cudaErrorStreamCaptureUnsupported);
+        const auto [parameters, log] = run(call);
+        EXPECT_TRUE(same_bits(parameters, expected)) << call;
+        EXPECT_EQ(simt::host_state().graph_launches - launches, 3) << call;  // of the other micro batch of a step
+        EXPECT_NE(log.find("op by op"), std::string::npos) << log;
+        EXPECT_NE(log.find(call), std::string::npos) << log;
+    }
+    for (const std::string& report : device_reports()) ADD_FAILURE() << report;
 }
 
 TEST(CudaMemoryPlan, ARunThatDoesNotFitSaysSoBeforeItStarts) {

@@ -44,6 +44,30 @@ TEST(Profile, TraceHoldsOpsInsideTheirRanges) {
     EXPECT_THROW(profile.end(), Error);
 }
 
+TEST(Profile, OpTimesAddUpCallsInTheSamePlace) {
+    Exec exec{.threads = 1};
+    Profile profile(exec);
+    exec.tracer = &profile;
+    float values[4] = {1, 2, 3, 4};
+    const Tensor x(values, DType::kF32, {1, 4});
+    for (int layer = 0; layer < 3; ++layer) {
+        const TraceRange range(exec, "block", layer);
+        convert(x, x, exec);
+        fill_zero(x, exec);
+    }
+    convert(x, x, exec);
+    const std::vector<OpTime> times = profile.op_times();
+    ASSERT_EQ(times.size(), 3u);
+    EXPECT_EQ(times[0].path, "block/convert");
+    EXPECT_EQ(times[0].calls, 3);
+    EXPECT_EQ(times[1].path, "block/fill_zero");
+    EXPECT_EQ(times[2].path, "convert");
+    EXPECT_EQ(times[2].calls, 1);
+    for (const OpTime& op : times) EXPECT_GE(op.seconds, 0);
+    const TraceRange open(exec, "open");
+    EXPECT_THROW(profile.op_times(), Error);
+}
+
 TEST(Speed, CardsByTheDriversName) {
     EXPECT_EQ(card_tflops("NVIDIA H200"), 989.4);
     EXPECT_EQ(card_tflops("NVIDIA H100 80GB HBM3"), 989.4);
