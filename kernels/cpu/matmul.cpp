@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/amx/gemm.h"
+#include "kernels/cpu/amx/tiles.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/gemm/fallback.h"
 #include "kernels/cpu/norm_row.h"
@@ -13,7 +15,12 @@ namespace {
 // gemm() for any sizes. No rows is a rank without tokens; its weight gradient is a sum of nothing.
 void product(Matrix c, Matrix a, Matrix b, Write write, Tensor bias, const Exec& exec) {
     if (c.rows == 0 || c.columns == 0) return;
-    if (a.columns > 0) return gemm(c, a, b, write == Write::kAccumulate, bias.data, exec);
+    if (a.columns > 0) {
+        const bool accumulate = write == Write::kAccumulate;
+        if (a.dtype == DType::kBF16 && amx::available())
+            return amx::gemm(c, a, b, accumulate, optional_ptr<float>(bias), exec);
+        return gemm(c, a, b, accumulate, bias.data, exec);
+    }
     dispatch_float(c.dtype, [&]<class T>() {
         using R = Accumulator<T>;
         const R* start = optional_ptr<R>(bias);
@@ -108,10 +115,10 @@ void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x,
 namespace plimsoll {
 
 std::string matmul_backend() {
-    return cpu::gemm_library();
+    return cpu::gemm_library() + (cpu::amx::available() ? ", AMX" : "");
 }
 bool matmul_bf16_is_fast() {
-    return cpu::gemm_bf16_is_fast();
+    return cpu::amx::available() || cpu::gemm_bf16_is_fast();
 }
 
 }  // namespace plimsoll

@@ -1,0 +1,185 @@
+// A thread makes a part of c at a time, whose sums stay in its second-level cache while K passes. The right operand is
+// packed once, by all threads, unless only one part of c wants it; the left one is read where it lies, or packed 32
+// rows at a time if its rows are not contiguous.
+#include "kernels/cpu/amx/gemm.h"
+
+#include <algorithm>
+
+#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/vector_math.h"
+#include "kernels/cpu/workspace.h"
+
+namespace plimsoll::cpu::amx {
+namespace {
+
+constexpr int64_t kPass = 256;        // of K before the next columns: 32 rows and 32 columns of that are in L1
+constexpr int64_t kLongest = 4096;    // of K in one part
+constexpr int64_t kShort = 2048;      // of K in a part where there are several
+constexpr int64_t kShared = 4 << 20;  // elements of b packed at once for all threads
+constexpr int64_t kRows = 256, kColumns = 768;  // of c that a thread makes at a time, at most
+constexpr int64_t kBlockElements = kBlock * kBlock;
+
+constexpr int64_t parts(int64_t n, int64_t size) {
+    return (n + size - 1) / size;
+}
+constexpr int64_t padded(int64_t n, int64_t to = kBlock) {
+    return parts(n, to) * to;
+}
+
+const bf16* element(const Matrix& m, int64_t i, int64_t j) {
+    return static_cast<const bf16*>(m.data) + i * m.row + j * m.column;
+}
+
+// A range of rows, columns or K.
+struct Range {
+    int64_t begin, count;
+};
+Range range(int64_t index, int64_t size, int64_t n) {
+    return {index * size, std::min(size, n - index * size)};
+}
+
+// A part of b in packed tiles: those of 32 columns follow each other along K, as two rows of tiles.
+struct PackedRight {
+    bf16* data;
+    Range columns, depth;
+
+    int64_t row() const { return parts(depth.count, kTileDepth) * kTileElements; }
+    int64_t elements() const { return padded(columns.count) * padded(depth.count); }
+    int64_t blocks() const { return parts(columns.count, kBlock); }
+
+    void pack(int64_t block, const Matrix& b) const {
+        const Range of = range(block, kBlock, columns.count);
+        bf16* to = data + 2 * block * row();
+        for (int64_t k = 0; k < depth.count; k += kTileDepth, to += kTileElements) {
+            const bf16* from = element(b, depth.begin + k, columns.begin + of.begin);
+            const int64_t count = std::min(kTileDepth, depth.count - k);
+            b.column == 1 ? pack_right(to, row(), from, b.row, count, of.count)
+                          : pack_right_turned(to, row(), from, b.column, of.count, count);
+        }
+    }
+    // The 32 columns from `column` of b on, from `k` of K on.
+    Right at(int64_t column, int64_t k) const {
+        const int64_t block = (column - columns.begin) / kBlock, tile = (k - depth.begin) / kTileDepth;
+        return {data + 2 * block * row() + tile * kTileElements, row(), kTileElements};
+    }
+};
+
+class Product {
+  public:
+    Product(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, const Exec& exec)
+        : c_(c), a_(a), b_(b), accumulate_(accumulate), bias_(bias), threads_(exec.threads) {
+        const int64_t M = c.rows, N = c.columns, K = a.columns;
+        height_ = std::min(kRows, padded(M)), width_ = std::min(kColumns, padded(N));
+        const auto few = [&] { return parts(M, height_) * parts(N, width_) < 4 * threads_; };
+        while (few() && height_ > 2 * kBlock) height_ = padded(height_ / 2);
+        while (few() && width_ > 2 * kBlock) width_ = padded(width_ / 2);
+        depth_ = K <= kLongest ? K : kShort;
+        shares_ = parts(M, height_) > 1;
+        columns_ = shares_ ? std::min(padded(N, width_), std::max(width_, kShared / padded(depth_) / width_ * width_))
+                           : padded(N, width_);
+        if (shares_) shared_ = workspace<struct Shared, bf16>(columns_ * padded(depth_));
+        if (c.dtype != DType::kF32 && depth_ < K) sums_ = workspace<struct Sums, float>(M * N);
+    }
+
+    void run() const {
+        const int64_t M = c_.rows, N = c_.columns, K = a_.columns;
+#pragma omp parallel num_threads(threads_) if (worth_threads(M * N * K / 1024))
+        {
+            const TileScope scope;
+            for (int64_t k = 0; k < parts(K, depth_); ++k)
+                for (int64_t n = 0; n < parts(N, columns_); ++n) {
+                    const Range columns = range(n, columns_, N);
+                    const PackedRight right{shared_, columns, range(k, depth_, K)};
+                    if (shares_) {
+#pragma omp for schedule(static)
+                        for (int64_t i = 0; i < right.blocks(); ++i) right.pack(i, b_);
+                    }
+                    const int64_t down = parts(M, height_), across = parts(columns.count, width_);
+#pragma omp for schedule(dynamic)
+                    for (int64_t i = 0; i < down * across; ++i) {
+                        const Range here = range(i / down, width_, columns.count);
+                        make(range(i % down, height_, M), {columns.begin + here.begin, here.count}, right);
+                    }
+                }
+        }
+    }
+
+  private:
+    // A part of c over the part of K that `right` has. Sums lie in blocks of 32 x 32, so that no two rows of one share
+    // a set of the first-level cache.
+    void make(Range rows, Range columns, const PackedRight& right) const {
+        const Range depth = right.depth;
+        const int64_t across = parts(columns.count, kBlock);
+        float* const sums = workspace<struct BlockSums, float>(parts(rows.count, kBlock) * across * kBlockElements);
+        for (int64_t k = 0; k < depth.count; k += kPass) {
+            const Range pass{depth.begin + k, std::min(kPass, depth.count - k)};
+            PackedRight here = right;
+            if (!shares_) {
+                here = {workspace<struct OwnRight, bf16>(padded(kColumns) * kPass), columns, pass};
+                for (int64_t i = 0; i < here.blocks(); ++i) here.pack(i, b_);
+            }
+            for (int64_t r = 0; r < rows.count; r += kBlock) {
+                const Range lines{rows.begin + r, std::min(kBlock, rows.count - r)};
+                const Left left = left_of(lines, pass);
+                for (int64_t s = 0; s < columns.count; s += kBlock) {
+                    float* const sum = sums + (r / kBlock * across + s / kBlock) * kBlockElements;
+                    multiply(sum, kBlock, left, here.at(columns.begin + s, pass.begin), parts(pass.count, kTileDepth),
+                             k > 0);
+                    if (k + kPass >= depth.count)
+                        store(sum, depth, lines, {columns.begin + s, std::min(kBlock, columns.count - s)});
+                }
+            }
+        }
+    }
+
+    // 32 rows of a: where they lie, or packed, if K is not contiguous or a tile would read past them.
+    Left left_of(Range lines, Range pass) const {
+        const bf16* const from = element(a_, lines.begin, pass.begin);
+        if (a_.column == 1 && lines.count == kBlock && pass.count % kTileDepth == 0)
+            return {from, a_.row, kTileRows * a_.row, kTileDepth};
+        bf16* const packed = workspace<struct PackedLeft, bf16>(kBlock * kPass);
+        const int64_t apart = parts(pass.count, kTileDepth) * kTileElements;
+        for (int64_t k = 0; k < pass.count; k += kTileDepth) {
+            bf16* const to = packed + k / kTileDepth * kTileElements;
+            const int64_t count = std::min(kTileDepth, pass.count - k);
+            a_.column == 1 ? pack_left(to, apart, from + k, a_.row, lines.count, count)
+                           : pack_left_turned(to, apart, from + k * a_.column, a_.column, count, lines.count);
+        }
+        return {packed, kTileDepth, apart, kTileElements};
+    }
+
+    // Adds the sums over a part of K to what those before have left; the last part's go to c.
+    void store(float* sums, Range depth, Range rows, Range columns) const {
+        const bool first = depth.begin == 0, last = depth.begin + depth.count == a_.columns;
+        if (sums_) {
+            float* const kept = sums_ + rows.begin * c_.columns + columns.begin;
+            if (!last) return store_block(kept, c_.columns, sums, kBlock, rows.count, columns.count, nullptr, !first);
+            store_block(sums, kBlock, kept, c_.columns, rows.count, columns.count, nullptr, true);
+        }
+        const bool add = accumulate_ || (!sums_ && !first);
+        const float* const bias = bias_ && (sums_ || first) ? bias_ + columns.begin : nullptr;
+        const auto to = [&]<class T>(T* c) {
+            store_block(c + rows.begin * c_.row + columns.begin, c_.row, sums, kBlock, rows.count, columns.count, bias,
+                        add);
+        };
+        c_.dtype == DType::kF32 ? to(static_cast<float*>(c_.data)) : to(static_cast<bf16*>(c_.data));
+    }
+
+    Matrix c_, a_, b_;
+    bool accumulate_;
+    const float* bias_;
+    int threads_;
+    int64_t height_, width_;   // of what a thread makes at a time
+    int64_t columns_, depth_;  // of a part of b
+    bool shares_;  // whether all threads pack b together; else each packs what it needs, which no other does
+    bf16* shared_ = nullptr;
+    float* sums_ = nullptr;  // (M, N), where c cannot keep sums of parts of K
+};
+
+}  // namespace
+
+void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, const Exec& exec) {
+    Product(c, a, b, accumulate, bias, exec).run();
+}
+
+}  // namespace plimsoll::cpu::amx

@@ -1,0 +1,37 @@
+// For processors and compilers without AMX: nothing here is called, as available() says no.
+#include "kernels/cpu/amx/tiles.h"
+
+#include <cstdlib>
+
+namespace plimsoll::cpu::amx {
+
+bool available() {
+    return false;
+}
+TileScope::TileScope() = default;
+TileScope::~TileScope() = default;
+void pack_right(bf16*, int64_t, const bf16*, int64_t, int64_t, int64_t) {
+    std::abort();
+}
+void pack_right_turned(bf16*, int64_t, const bf16*, int64_t, int64_t, int64_t) {
+    std::abort();
+}
+void pack_left(bf16*, int64_t, const bf16*, int64_t, int64_t, int64_t) {
+    std::abort();
+}
+void pack_left_turned(bf16*, int64_t, const bf16*, int64_t, int64_t, int64_t) {
+    std::abort();
+}
+void multiply(float*, int64_t, Left, Right, int64_t, bool) {
+    std::abort();
+}
+template <>
+void store_block(float*, int64_t, const float*, int64_t, int64_t, int64_t, const float*, bool) {
+    std::abort();
+}
+template <>
+void store_block(bf16*, int64_t, const float*, int64_t, int64_t, int64_t, const float*, bool) {
+    std::abort();
+}
+
+}  // namespace plimsoll::cpu::amx
