@@ -202,7 +202,7 @@ void pack_left_turned(bf16* to, int64_t apart, const bf16* from, int64_t stride,
     pack_pairs<true>(to, apart, from, stride, rows, columns);
 }
 
-void multiply(float* c, int64_t c_row, Left a, Right b, int64_t depth, bool accumulate) {
+void multiply(float* c, int64_t c_row, const Left& a, const Right& b, int64_t depth, bool accumulate) {
     const int64_t c_bytes = 4 * c_row, a_bytes = 2 * a.row;
     float* const below = c + 16 * c_row;
     if (accumulate) {

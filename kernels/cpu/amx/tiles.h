@@ -56,8 +56,9 @@ struct Right {
     int64_t across, next;
 };
 
+// Operands by reference: copies on the stack would wait for the tiles stored before them.
 // c (32, 32) = a b, or += for `accumulate`: `depth` tiles of K, in ascending order. c's rows are c_row apart.
-void multiply(float* c, int64_t c_row, Left a, Right b, int64_t depth, bool accumulate);
+void multiply(float* c, int64_t c_row, const Left& a, const Right& b, int64_t depth, bool accumulate);
 
 // to (rows, columns) = block + bias, or += where `accumulate` says so; rows of `to` are to_row apart, those of `block`
 // block_row. bias may be null. At most 32 columns.
