@@ -1,4 +1,5 @@
 // For processors and compilers without AMX: nothing here is called, as available() says no.
+#include "kernels/cpu/amx/activations.h"
 #include "kernels/cpu/amx/tiles.h"
 
 #include <cstdlib>
@@ -31,6 +32,18 @@ void store_block(float*, int64_t, const float*, int64_t, int64_t, int64_t, const
 }
 template <>
 void store_block(bf16*, int64_t, const float*, int64_t, int64_t, int64_t, const float*, bool) {
+    std::abort();
+}
+void gelu_forward(bf16*, const bf16*, int64_t) {
+    std::abort();
+}
+void gelu_backward(bf16*, const bf16*, const bf16*, int64_t) {
+    std::abort();
+}
+void swiglu_forward(bf16*, const bf16*, const bf16*, int64_t) {
+    std::abort();
+}
+void swiglu_backward(bf16*, bf16*, const bf16*, const bf16*, const bf16*, int64_t) {
     std::abort();
 }
 
