@@ -98,6 +98,14 @@ void swiglu_backward_row(T* dgates, T* dups, const T* dout, const T* gates, cons
     }
 }
 
+template <class T>
+struct Rows {
+    T* data;
+    int64_t stride;
+    explicit Rows(const Tensor& t) : data(t.ptr<std::remove_const_t<T>>()), stride(t.row_stride) {}
+    T* operator[](int64_t n) const { return data + n * stride; }
+};
+
 // row(n) for every row, of F outputs each.
 template <class Row>
 void for_rows(int64_t N, int64_t F, int threads, Row&& row) {
@@ -110,17 +118,16 @@ void for_rows(int64_t N, int64_t F, int threads, Row&& row) {
 void activation_forward(Tensor out, Tensor x, Activation kind, const Exec& exec) {
     const int64_t N = out.shape[0], F = out.shape[1];
     dispatch_float(x.dtype, [&]<class T>() {
-        T* to = out.ptr<T>();
-        const T* from = x.ptr<T>();
+        const Rows<T> to(out);
+        const Rows<const T> from(x);
         const auto run = [&](auto&& row) { for_rows(N, F, exec.threads, row); };
         switch (kind) {
             case Activation::kRelu:
-                return run([&](int64_t n) { forward_row<Relu>(to + n * F, from + n * F, F); });
+                return run([&](int64_t n) { forward_row<Relu>(to[n], from[n], F); });
             case Activation::kGelu:
-                return run([&](int64_t n) { forward_row<Gelu>(to + n * F, from + n * F, F); });
+                return run([&](int64_t n) { forward_row<Gelu>(to[n], from[n], F); });
             case Activation::kSwiglu:
-                return run(
-                    [&](int64_t n) { swiglu_forward_row(to + n * F, from + n * 2 * F, from + n * 2 * F + F, F); });
+                return run([&](int64_t n) { swiglu_forward_row(to[n], from[n], from[n] + F, F); });
         }
         check(false, "activation_forward: no kernel for activation {}", static_cast<int>(kind));
     });
@@ -129,19 +136,16 @@ void activation_forward(Tensor out, Tensor x, Activation kind, const Exec& exec)
 void activation_backward(Tensor dx, Tensor dout, Tensor x, Activation kind, const Exec& exec) {
     const int64_t N = dout.shape[0], F = dout.shape[1];
     dispatch_float(x.dtype, [&]<class T>() {
-        T* to = dx.ptr<T>();
-        const T *grad = dout.ptr<T>(), *from = x.ptr<T>();
+        const Rows<T> to(dx);
+        const Rows<const T> grad(dout), from(x);
         const auto run = [&](auto&& row) { for_rows(N, F, exec.threads, row); };
         switch (kind) {
             case Activation::kRelu:
-                return run([&](int64_t n) { backward_row<Relu>(to + n * F, grad + n * F, from + n * F, F); });
+                return run([&](int64_t n) { backward_row<Relu>(to[n], grad[n], from[n], F); });
             case Activation::kGelu:
-                return run([&](int64_t n) { backward_row<Gelu>(to + n * F, grad + n * F, from + n * F, F); });
+                return run([&](int64_t n) { backward_row<Gelu>(to[n], grad[n], from[n], F); });
             case Activation::kSwiglu:
-                return run([&](int64_t n) {
-                    const int64_t gates = n * 2 * F, ups = gates + F;
-                    swiglu_backward_row(to + gates, to + ups, grad + n * F, from + gates, from + ups, F);
-                });
+                return run([&](int64_t n) { swiglu_backward_row(to[n], to[n] + F, grad[n], from[n], from[n] + F, F); });
         }
         check(false, "activation_backward: no kernel for activation {}", static_cast<int>(kind));
     });

@@ -45,17 +45,20 @@ struct PackedRight {
 
     int64_t row() const { return parts(depth.count, kTileDepth) * kTileElements; }
     int64_t elements() const { return padded(columns.count) * padded(depth.count); }
-    int64_t blocks() const { return parts(columns.count, kBlock); }
-
-    void pack(int64_t block, const Matrix& b) const {
-        const Range of = range(block, kBlock, columns.count);
-        bf16* to = data + 2 * block * row();
-        for (int64_t k = 0; k < depth.count; k += kTileDepth, to += kTileElements) {
-            const bf16* from = element(b, depth.begin + k, columns.begin + of.begin);
-            const int64_t count = std::min(kTileDepth, depth.count - k);
-            b.column == 1 ? pack_right(to, row(), from, b.row, count, of.count)
-                          : pack_right_turned(to, row(), from, b.column, of.count, count);
-        }
+    // Packing is done in units, in the order of memory: rows of K, or columns.
+    int64_t units(const Matrix& b) const { return parts(b.column == 1 ? depth.count : columns.count, kBlock); }
+    void pack(int64_t unit, const Matrix& b) const {
+        if (b.column == 1)
+            for (int64_t block = 0; block < parts(columns.count, kBlock); ++block) pack(block, unit, b);
+        else
+            for (int64_t tile = 0; tile < parts(depth.count, kTileDepth); ++tile) pack(unit, tile, b);
+    }
+    void pack(int64_t block, int64_t tile, const Matrix& b) const {
+        const Range n = range(block, kBlock, columns.count), k = range(tile, kTileDepth, depth.count);
+        bf16* const to = data + 2 * block * row() + tile * kTileElements;
+        const bf16* const from = element(b, depth.begin + k.begin, columns.begin + n.begin);
+        b.column == 1 ? pack_right(to, row(), from, b.row, k.count, n.count)
+                      : pack_right_turned(to, row(), from, b.column, n.count, k.count);
     }
     // The 32 columns from `column` of b on, from `k` of K on.
     Right at(int64_t column, int64_t k) const {
@@ -66,8 +69,8 @@ struct PackedRight {
 
 class Product {
   public:
-    Product(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, const Exec& exec)
-        : c_(c), a_(a), b_(b), accumulate_(accumulate), bias_(bias), threads_(exec.threads) {
+    Product(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, const Exec& exec, Epilogue epilogue)
+        : c_(c), a_(a), b_(b), accumulate_(accumulate), bias_(bias), threads_(exec.threads), epilogue_(epilogue) {
         const int64_t M = c.rows, N = c.columns, K = a.columns;
         choose_parts();
         depth_ = K <= kLongest ? K : kShort;
@@ -89,7 +92,7 @@ class Product {
                     const PackedRight right{shared_, columns, range(k, depth_, K)};
                     if (shares_) {
 #pragma omp for schedule(static)
-                        for (int64_t i = 0; i < right.blocks(); ++i) right.pack(i, b_);
+                        for (int64_t i = 0; i < right.units(b_); ++i) right.pack(i, b_);
                     }
                     const int64_t down = parts(M, height_), across = parts(columns.count, width_);
 #pragma omp for schedule(dynamic)
@@ -134,11 +137,15 @@ class Product {
             PackedRight here = right;
             if (!shares_) {
                 here = {workspace<struct OwnRight, bf16>(width_ * kPass), columns, pass};
-                for (int64_t i = 0; i < here.blocks(); ++i) here.pack(i, b_);
+                for (int64_t i = 0; i < here.units(b_); ++i) here.pack(i, b_);
             }
+            if (a_.column != 1) pack_turned(rows, pass);
             for (int64_t r = 0; r < rows.count; r += kBlock) {
                 const Range lines{rows.begin + r, std::min(kBlock, rows.count - r)};
-                const Left left = left_of(lines, pass);
+                const Left left = left_of(rows, r, pass);
+                const Part done{lines.begin, lines.count, columns.begin, columns.count};
+                const bool last = pass.begin + pass.count == a_.columns;
+                if (last) epilogue_.fetch(done);
                 for (int64_t s = 0; s < columns.count; s += kBlock) {
                     float* const sum = sums + (r / kBlock * across + s / kBlock) * kBlockElements;
                     multiply(sum, kBlock, left, here.at(columns.begin + s, pass.begin), parts(pass.count, kTileDepth),
@@ -146,24 +153,37 @@ class Product {
                     if (k + kPass >= depth.count)
                         store(sum, depth, lines, {columns.begin + s, std::min(kBlock, columns.count - s)});
                 }
+                if (last) epilogue_(done);
             }
         }
     }
 
-    // 32 rows of a: where they lie, or packed, if K is not contiguous or a tile would read past them.
-    Left left_of(Range lines, Range pass) const {
-        const bf16* const from = element(a_, lines.begin, pass.begin);
-        if (a_.column == 1 && lines.count == kBlock && pass.count % kTileDepth == 0)
-            return {from, a_.row, kTileRows * a_.row, kTileDepth};
-        bf16* const packed = workspace<struct PackedLeft, bf16>(kBlock * kPass);
+    // Where the tiles of a turned a are: those of 32 rows follow each other along K, as two rows of tiles.
+    bf16* packed_left() const {
+        return workspace<struct PackedLeft, bf16>(height_ * kPass);
+    }
+
+    // All rows of a part of c, in the order of memory.
+    void pack_turned(Range rows, Range pass) const {
         const int64_t apart = parts(pass.count, kTileDepth) * kTileElements;
-        for (int64_t k = 0; k < pass.count; k += kTileDepth) {
-            bf16* const to = packed + k / kTileDepth * kTileElements;
-            const int64_t count = std::min(kTileDepth, pass.count - k);
-            a_.column == 1 ? pack_left(to, apart, from + k, a_.row, lines.count, count)
-                           : pack_left_turned(to, apart, from + k * a_.column, a_.column, count, lines.count);
-        }
-        return {packed, kTileDepth, apart, kTileElements};
+        for (int64_t k = 0; k < pass.count; k += kTileDepth)
+            for (int64_t r = 0; r < rows.count; r += kBlock)
+                pack_left_turned(packed_left() + r / kBlock * 2 * apart + k / kTileDepth * kTileElements, apart,
+                                 element(a_, rows.begin + r, pass.begin + k), a_.column,
+                                 std::min(kTileDepth, pass.count - k), std::min(kBlock, rows.count - r));
+    }
+
+    // 32 rows of a, from row r of a part on: where they lie, or packed, if K is not contiguous or a tile would read
+    // past them.
+    Left left_of(Range rows, int64_t r, Range pass) const {
+        const int64_t apart = parts(pass.count, kTileDepth) * kTileElements, count = std::min(kBlock, rows.count - r);
+        if (a_.column != 1) return {packed_left() + r / kBlock * 2 * apart, kTileDepth, apart, kTileElements};
+        const bf16* const from = element(a_, rows.begin + r, pass.begin);
+        if (count == kBlock && pass.count % kTileDepth == 0) return {from, a_.row, kTileRows * a_.row, kTileDepth};
+        for (int64_t k = 0; k < pass.count; k += kTileDepth)
+            pack_left(packed_left() + k / kTileDepth * kTileElements, apart, from + k, a_.row, count,
+                      std::min(kTileDepth, pass.count - k));
+        return {packed_left(), kTileDepth, apart, kTileElements};
     }
 
     // Adds the sums over a part of K to what those before have left; the last part's go to c.
@@ -187,6 +207,7 @@ class Product {
     bool accumulate_;
     const float* bias_;
     int threads_;
+    Epilogue epilogue_;
     int64_t height_ = kBlock, width_ = kBlock;  // of what a thread makes at a time
     int64_t columns_, depth_;                   // of a part of b
     bool shares_;  // whether all threads pack b together; else each packs what it needs, which no other does
@@ -196,8 +217,19 @@ class Product {
 
 }  // namespace
 
-void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, const Exec& exec) {
-    Product(c, a, b, accumulate, bias, exec).run();
+void Epilogue::fetch(Part part) const {
+    if (!reads_) return;
+    constexpr int64_t kLine = 64, kSecondLevel = 2;
+    const int64_t size = size_of(reads_.dtype);
+    for (int64_t r = part.row; r < part.row + part.rows; ++r) {
+        const char* const row = static_cast<const char*>(reads_.data) + (r * reads_.row_stride + part.column) * size;
+        for (int64_t byte = 0; byte < part.columns * size; byte += kLine)
+            __builtin_prefetch(row + byte, 0, kSecondLevel);
+    }
+}
+
+void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, const Exec& exec, Epilogue epilogue) {
+    Product(c, a, b, accumulate, bias, exec, epilogue).run();
 }
 
 }  // namespace plimsoll::cpu::amx
