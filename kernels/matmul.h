@@ -11,8 +11,8 @@ namespace plimsoll {
 // Operands are fp32, bf16 or fp64; sums are kept in fp32 (fp64 for fp64). Activations may have a row stride (a slice of
 // columns); weights and their gradients are contiguous. A result may have the operands' dtype or, for bf16 operands,
 // fp32. Results do not depend on the number of threads, except through OpenBLAS, and in bf16 where oneDNN computes it:
-// on AMD CPUs with AVX512_BF16. On CPUs with AMX bf16 products are our own (kernels/cpu/amx). The library for the others
-// is chosen when plimsoll is configured: see matmul_backend().
+// on AMD CPUs with AVX512_BF16. On CPUs with AMX bf16 products are our own (kernels/cpu/amx). The library for the
+// others is chosen when plimsoll is configured: see matmul_backend().
 
 // out (N, O) = x (N, I) weight (O, I)^T + bias (O).  bias may be absent; it has the dtype sums are kept in.
 // Throws Error if shapes or dtypes disagree.
