@@ -1,23 +1,10 @@
-#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/amx/attention_products.h"
 #include "kernels/cpu/cpu.h"
 
 namespace plimsoll::cpu {
 namespace {
 
-// Buffers of one thread, in one allocation.
-template <class R>
-struct ForwardTile {
-    R *query_rows, *queries, *keys, *values, *scores, *out;  // (64, W), (HS, 64), (64, W), (64, W), (64, 64), (64, W)
-    ForwardTile(int64_t HS, int64_t W) {
-        R* at = workspace<ForwardTile, R>(4 * kQueries * W + HS * kQueries + kKeys * kQueries);
-        const auto take = [&](int64_t count) { return std::exchange(at, at + count); };
-        query_rows = take(kQueries * W), queries = take(HS * kQueries), keys = take(kKeys * W),
-        values = take(kKeys * W);
-        scores = take(kKeys * kQueries), out = take(kQueries * W);
-    }
-};
-
-template <class V, class T>
+template <class V, class T, class Products>
 class Forward {
     using R = Accumulator<T>;
 
@@ -28,15 +15,11 @@ class Forward {
     // One block of queries of one head, with the keys of its document.
     void block(const QueryBlock& queries, const KeyRange& range, int64_t head) const {
         constexpr R kInfinity = std::numeric_limits<R>::infinity();
-        const int64_t NH = t.q.shape[1], HS = t.q.shape[2], W = round_up(HS, kPanel),
-                      kv_head = head / (NH / t.k.shape[1]);
-        const ForwardTile<R> tile(HS, W);
-        const HeadRows<T> keys(t.k, kv_head, 0), values(t.v, kv_head, 0);
+        const int64_t NH = t.q.shape[1], HS = t.q.shape[2], kv_head = head / (NH / t.k.shape[1]);
+        Products products(HS, kKeys, static_cast<R>(spec.scale), false);
+        R* const scores = workspace<Forward, R>(kKeys * kQueries);
         const ScoreRule<R> rule{Mask(spec), static_cast<R>(alibi_slope(spec, head, NH))};
-        pack_rows(tile.query_rows, HeadRows<T>(t.q, head, 0), queries.row, queries.count, kQueries, HS, W,
-                  static_cast<R>(spec.scale));
-        transpose_rows(tile.queries, tile.query_rows, HS, W);
-        std::fill_n(tile.out, kQueries * W, R(0));
+        products.load_queries({t.q, head, queries.row}, queries.count);
 
         alignas(64) R top[kQueries], sum[kQueries], bias[kQueries], shift[kQueries];
         const R extra = static_cast<R>(extra_logit(spec, of_head<R>(t.sink_logit, head)));
@@ -46,22 +29,22 @@ class Forward {
                 row_bias<V>(spec, rule.mask, queries.position + i, range.end, of_head<R>(t.score_bias, head)));
         }
         for_each_tile(range, queries, rule.mask, [&](int64_t j0, int64_t here) {
-            const int64_t padded = round_up(here, kRows), row = range.row_of(j0);
-            pack_rows(tile.keys, keys, row, here, padded, HS, W, R(1));
-            pack_rows(tile.values, values, row, here, here, HS, W, R(1));
-            std::fill_n(tile.scores, padded * kQueries, R(0));
-            tile_gemm(tile.scores, kQueries, tile.keys, W, 1, tile.queries, kQueries, padded, kQueries, HS);
-            rule.apply(tile.scores, queries.position, j0, here);
-            if constexpr (V::kInfo.normalization == Normalization::kExp) rescale(tile, top, sum, shift, here, W);
+            const int64_t row = range.row_of(j0);
+            const SeenHalves halves(rule.mask, queries.position, queries.count, j0, here);
+            products.load_keys({t.k, kv_head, row}, {t.v, kv_head, row}, here);
+            products.scores(scores, 0, here, halves);
+            rule.apply(scores, queries.position, j0, here);
+            if constexpr (V::kInfo.normalization == Normalization::kExp)
+                rescale(products, scores, top, sum, shift, here);
             for (int64_t j = 0; j < here; ++j) {
-                R* row_scores = tile.scores + j * kQueries;
+                R* row_scores = scores + j * kQueries;
                 weigh_row<V>(row_scores, row_scores, shift, bias);
                 if constexpr (kIsNormalized<V>) {
 #pragma omp simd
                     for (int64_t i = 0; i < kQueries; ++i) sum[i] += row_scores[i];
                 }
             }
-            tile_gemm(tile.out, W, tile.scores, 1, kQueries, tile.values, W, kQueries, W, here);
+            products.add_values(scores, here, halves);
         });
         const HeadRows<T> to(t.out, head, queries.row);
         for (int64_t i = 0; i < queries.count; ++i) {
@@ -71,7 +54,7 @@ class Forward {
                             : empty ? R(0)
                                     : R(1) / sum[i];
             // First the scale, then the gate: what head_gate_forward makes of an output without a gate.
-            unpack_row(to.row(i), tile.out + i * W, HS, scale, gate_of<T>(t.gate, queries.row + i, head));
+            unpack_row(to.row(i), products.out(i), HS, scale, gate_of<T>(t.gate, queries.row + i, head));
             if constexpr (kIsNormalized<V>)
                 t.lse.ptr<R>()[head * t.q.shape[0] + queries.row + i] = !kExp   ? sum[i]
                                                                         : empty ? -kInfinity
@@ -82,12 +65,12 @@ class Forward {
   private:
     // Online softmax: raises the running maximum by the tile's scores, and scales what was summed under the old one.
     // `shift` is what scores are compared with: the maximum, 0 where a row has seen no key.
-    static void rescale(const ForwardTile<R>& tile, R* top, R* sum, R* shift, int64_t here, int64_t W) {
+    static void rescale(Products& products, const R* scores, R* top, R* sum, R* shift, int64_t here) {
         constexpr R kInfinity = std::numeric_limits<R>::infinity();
         alignas(64) R before[kQueries], factor[kQueries];
         std::copy_n(top, kQueries, before);
         for (int64_t j = 0; j < here; ++j) {
-            const R* row = tile.scores + j * kQueries;
+            const R* row = scores + j * kQueries;
 #pragma omp simd
             for (int64_t i = 0; i < kQueries; ++i) top[i] = row[i] > top[i] ? row[i] : top[i];
         }
@@ -98,12 +81,7 @@ class Forward {
             sum[i] *= factor[i];
             raised |= factor[i] != R(1);
         }
-        if (!raised) return;
-        for (int64_t i = 0; i < kQueries; ++i) {
-            R* row = tile.out + i * W;
-#pragma omp simd
-            for (int64_t c = 0; c < W; ++c) row[c] *= factor[i];
-        }
+        if (raised) products.scale_out(factor);
     }
 };
 
@@ -124,12 +102,16 @@ void attention_tasks_forward(const AttentionTensors& t, const AttentionTasks& ta
         for_each_block(task, [&](const QueryBlock& queries) { *next++ = {queries, task.keys}; });
     const int64_t NH = t.q.shape[1];
     dispatch_variant(spec.weighting, [&]<class V>() {
-        dispatch_float(t.q.dtype, [&]<class T>() {
-            const Forward<V, T> forward{t, spec};
-#pragma omp parallel for num_threads(exec.threads) schedule(dynamic)
-            for (int64_t i = 0; i < blocks * NH; ++i) {
-                const Unit& unit = units[i / NH];
-                forward.block(unit.queries, tasks.keys[static_cast<size_t>(unit.keys)], i % NH);
+        dispatch_products(t.q.dtype, [&]<class T, class Products>() {
+            const Forward<V, T, Products> forward{t, spec};
+#pragma omp parallel num_threads(exec.threads)
+            {
+                [[maybe_unused]] const typename Products::Scope scope;
+#pragma omp for schedule(dynamic)
+                for (int64_t i = 0; i < blocks * NH; ++i) {
+                    const Unit& unit = units[i / NH];
+                    forward.block(unit.queries, tasks.keys[static_cast<size_t>(unit.keys)], i % NH);
+                }
             }
         });
     });

@@ -112,5 +112,32 @@ INSTANTIATE_TEST_SUITE_P(Sizes, AmxGemm,
                                          Case{260, 40, 6200, false, true, DType::kBF16, true, true},
                                          Case{257, 1600, 4100, true, true, DType::kF32, false, true}));
 
+// Packing from fp32 is packing of the values rounded to bf16, of every height and width, and reads nothing else.
+TEST(AmxTiles, PackFp32AsItsBf16) {
+    if (!cpu::amx::available()) GTEST_SKIP() << "this CPU has no AMX for bf16";
+    constexpr int64_t kStride = 37, kApart = 2 * cpu::amx::kTileElements;
+    alignas(64) bf16 wanted[2 * kApart], seen[2 * kApart];
+    for (const int64_t rows : {-1, 0, 1, 15, 16, 17, 31, 32})
+        for (const int64_t columns : {1, 15, 16, 17, 31, 32})
+            for (const bool turned : {false, true}) {
+                std::vector<float> from(32 * kStride, std::numeric_limits<float>::quiet_NaN());
+                std::vector<bf16> rounded(from.size());
+                const std::vector<float> values = normals<float>(32 * 32, "values");
+                for (int64_t i = 0; i < rows; ++i)
+                    for (int64_t j = 0; j < columns; ++j) {
+                        const auto at = static_cast<size_t>(i * kStride + j);
+                        from[at] = values[static_cast<size_t>(i * 32 + j)], rounded[at] = bf16(from[at]);
+                    }
+                const auto pack = [&](bf16* to, const auto* data) {
+                    std::fill_n(to, 2 * kApart, bf16(7.0f));
+                    turned ? cpu::amx::pack_left_turned(to, kApart, data, kStride, rows, columns)
+                           : cpu::amx::pack_left(to, kApart, data, kStride, rows, columns);
+                };
+                pack(wanted, rounded.data()), pack(seen, from.data());
+                for (int64_t i = 0; i < 2 * kApart; ++i)
+                    ASSERT_EQ(seen[i].bits, wanted[i].bits) << rows << " x " << columns << ", " << turned << ": " << i;
+            }
+}
+
 }  // namespace
 }  // namespace plimsoll

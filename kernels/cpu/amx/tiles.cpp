@@ -53,6 +53,9 @@ uint16_t* bits(bf16* p) {
 const uint16_t* bits(const bf16* p) {
     return reinterpret_cast<const uint16_t*>(p);
 }
+const float* bits(const float* p) {
+    return p;
+}
 
 __mmask32 first(int64_t count) {
     return count >= 32 ? ~0u : count <= 0 ? 0 : (1u << count) - 1;
@@ -91,15 +94,29 @@ void transpose(__m512i (&r)[16]) {
 
 using Tile = __m512i[16];
 
+// 32 elements of a row, rounded to bf16 if they are fp32.
+__m512i load_row(const uint16_t* data, __mmask32 mask) {
+    return _mm512_maskz_loadu_epi16(mask, data);
+}
+__m512i load_row(const float* data, __mmask32 mask) {
+    const auto low = static_cast<__mmask16>(mask), high = static_cast<__mmask16>(mask >> 16);
+    const __m512bh rounded =
+        _mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(high, data + 16), _mm512_maskz_loadu_ps(low, data));
+    __m512i row;
+    std::memcpy(&row, &rounded, sizeof row);
+    return row;
+}
+
 // The tiles of columns 0-15 and 16-31 from rows of K: a dword has an element of each of two rows.
-void load_pairs(Tile& low, Tile& high, const uint16_t* data, int64_t stride, int64_t rows, int64_t columns) {
+template <class Element>
+void load_pairs(Tile& low, Tile& high, const Element* data, int64_t stride, int64_t rows, int64_t columns) {
     const __mmask32 mask = first(columns);
     // Quarters of the even and odd interleavings of two rows: 0-3 and 4-7 of each 8 columns.
     const __m512i low_order = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0);
     const __m512i high_order = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
     for (int64_t i = 0; i < 16; ++i, data += 2 * stride) {
-        const __m512i a = 2 * i < rows ? _mm512_maskz_loadu_epi16(mask, data) : _mm512_setzero_si512();
-        const __m512i b = 2 * i + 1 < rows ? _mm512_maskz_loadu_epi16(mask, data + stride) : _mm512_setzero_si512();
+        const __m512i a = 2 * i < rows ? load_row(data, mask) : _mm512_setzero_si512();
+        const __m512i b = 2 * i + 1 < rows ? load_row(data + stride, mask) : _mm512_setzero_si512();
         const __m512i even = _mm512_unpacklo_epi16(a, b), odd = _mm512_unpackhi_epi16(a, b);
         low[i] = _mm512_permutex2var_epi64(even, low_order, odd);
         high[i] = _mm512_permutex2var_epi64(even, high_order, odd);
@@ -107,10 +124,10 @@ void load_pairs(Tile& low, Tile& high, const uint16_t* data, int64_t stride, int
 }
 
 // 16 rows of 32 elements.
-void load_rows(Tile& to, const uint16_t* data, int64_t stride, int64_t rows, int64_t columns) {
+template <class Element>
+void load_rows(Tile& to, const Element* data, int64_t stride, int64_t rows, int64_t columns) {
     const __mmask32 mask = first(columns);
-    for (int64_t i = 0; i < 16; ++i, data += stride)
-        to[i] = i < rows ? _mm512_maskz_loadu_epi16(mask, data) : _mm512_setzero_si512();
+    for (int64_t i = 0; i < 16; ++i, data += stride) to[i] = i < rows ? load_row(data, mask) : _mm512_setzero_si512();
 }
 
 void store_tile(uint16_t* to, const Tile& rows) {
@@ -118,8 +135,8 @@ void store_tile(uint16_t* to, const Tile& rows) {
 }
 
 // Two tiles of 16 rows each, turned or not.
-template <bool kTurned>
-void pack_rows(bf16* to, int64_t apart, const bf16* from, int64_t stride, int64_t rows, int64_t columns) {
+template <bool kTurned, class Element>
+void pack_rows(bf16* to, int64_t apart, const Element* from, int64_t stride, int64_t rows, int64_t columns) {
     for (int64_t half = 0; half < 2; ++half) {
         Tile tile;
         load_rows(tile, bits(from) + half * 16 * stride, stride, rows - half * 16, columns);
@@ -127,8 +144,8 @@ void pack_rows(bf16* to, int64_t apart, const bf16* from, int64_t stride, int64_
         store_tile(bits(to) + half * apart, tile);
     }
 }
-template <bool kTurned>
-void pack_pairs(bf16* to, int64_t apart, const bf16* from, int64_t stride, int64_t rows, int64_t columns) {
+template <bool kTurned, class Element>
+void pack_pairs(bf16* to, int64_t apart, const Element* from, int64_t stride, int64_t rows, int64_t columns) {
     Tile low, high;
     load_pairs(low, high, bits(from), stride, rows, columns);
     if (kTurned) transpose(low), transpose(high);
@@ -199,6 +216,12 @@ void pack_left(bf16* to, int64_t apart, const bf16* from, int64_t stride, int64_
     pack_rows<false>(to, apart, from, stride, rows, columns);
 }
 void pack_left_turned(bf16* to, int64_t apart, const bf16* from, int64_t stride, int64_t rows, int64_t columns) {
+    pack_pairs<true>(to, apart, from, stride, rows, columns);
+}
+void pack_left(bf16* to, int64_t apart, const float* from, int64_t stride, int64_t rows, int64_t columns) {
+    pack_rows<false>(to, apart, from, stride, rows, columns);
+}
+void pack_left_turned(bf16* to, int64_t apart, const float* from, int64_t stride, int64_t rows, int64_t columns) {
     pack_pairs<true>(to, apart, from, stride, rows, columns);
 }
 

@@ -45,6 +45,10 @@ void pack_left(bf16* to, int64_t apart, const bf16* from, int64_t stride, int64_
 // The same, from rows of K.
 void pack_left_turned(bf16* to, int64_t apart, const bf16* from, int64_t stride, int64_t rows, int64_t columns);
 
+// The same from fp32, rounded to nearest.
+void pack_left(bf16* to, int64_t apart, const float* from, int64_t stride, int64_t rows, int64_t columns);
+void pack_left_turned(bf16* to, int64_t apart, const float* from, int64_t stride, int64_t rows, int64_t columns);
+
 // 32 rows of a left operand: row r of tile t begins at data + (r / 16) * down + (r % 16) * row + t * next.
 struct Left {
     const bf16* data;
