@@ -142,6 +142,7 @@ class Backward {
                       [&](int64_t j0, int64_t here) {
                           const int64_t first = range.row_of(j0) - range.row, padded = Products::padded(here);
                           const SeenHalves halves(rule.mask, queries.position, queries.count, j0, here);
+                          products.use_keys(first, here);
                           products.scores(weights, first, here, halves);
                           rule.apply(weights, queries.position, j0, padded);
                           products.weight_gradients(dscores, first, here, halves);

@@ -4,6 +4,13 @@
 namespace plimsoll::cpu {
 namespace {
 
+// A block of queries and the range of its keys.
+struct Unit {
+    QueryBlock queries;
+    int64_t keys;
+};
+constexpr int64_t kUnitsTogether = 4;  // whose keys a thread packs once, at most
+
 template <class V, class T, class Products>
 class Forward {
     using R = Accumulator<T>;
@@ -12,11 +19,23 @@ class Forward {
     const AttentionTensors& t;
     const AttentionSpec& spec;
 
+    // Several blocks of queries of one head.
+    void run(std::span<const Unit> units, std::span<const KeyRange> ranges, int64_t head) const {
+        const int64_t HS = t.q.shape[2], kv_head = head / (t.q.shape[1] / t.k.shape[1]);
+        for (size_t i = 0; i < units.size();) {
+            const int64_t keys = units[i].keys;
+            const KeyRange& range = ranges[static_cast<size_t>(keys)];
+            Products products(HS, range.rows(), static_cast<R>(spec.scale), false);
+            products.load_keys({t.k, kv_head, range.row}, {t.v, kv_head, range.row}, range.rows());
+            for (; i < units.size() && units[i].keys == keys; ++i) block(products, units[i].queries, range, head);
+        }
+    }
+
+  private:
     // One block of queries of one head, with the keys of its document.
-    void block(const QueryBlock& queries, const KeyRange& range, int64_t head) const {
+    void block(Products& products, const QueryBlock& queries, const KeyRange& range, int64_t head) const {
         constexpr R kInfinity = std::numeric_limits<R>::infinity();
-        const int64_t NH = t.q.shape[1], HS = t.q.shape[2], kv_head = head / (NH / t.k.shape[1]);
-        Products products(HS, kKeys, static_cast<R>(spec.scale), false);
+        const int64_t NH = t.q.shape[1], HS = t.q.shape[2];
         R* const scores = workspace<Forward, R>(kKeys * kQueries);
         const ScoreRule<R> rule{Mask(spec), static_cast<R>(alibi_slope(spec, head, NH))};
         products.load_queries({t.q, head, queries.row}, queries.count);
@@ -29,10 +48,10 @@ class Forward {
                 row_bias<V>(spec, rule.mask, queries.position + i, range.end, of_head<R>(t.score_bias, head)));
         }
         for_each_tile(range, queries, rule.mask, [&](int64_t j0, int64_t here) {
-            const int64_t row = range.row_of(j0);
+            const int64_t first = range.row_of(j0) - range.row;
             const SeenHalves halves(rule.mask, queries.position, queries.count, j0, here);
-            products.load_keys({t.k, kv_head, row}, {t.v, kv_head, row}, here);
-            products.scores(scores, 0, here, halves);
+            products.use_keys(first, here);
+            products.scores(scores, first, here, halves);
             rule.apply(scores, queries.position, j0, here);
             if constexpr (V::kInfo.normalization == Normalization::kExp)
                 rescale(products, scores, top, sum, shift, here);
@@ -44,7 +63,7 @@ class Forward {
                     for (int64_t i = 0; i < kQueries; ++i) sum[i] += row_scores[i];
                 }
             }
-            products.add_values(scores, here, halves);
+            products.add_values(scores, first, here, halves);
         });
         const HeadRows<T> to(t.out, head, queries.row);
         for (int64_t i = 0; i < queries.count; ++i) {
@@ -62,7 +81,6 @@ class Forward {
         }
     }
 
-  private:
     // Online softmax: raises the running maximum by the tile's scores, and scales what was summed under the old one.
     // `shift` is what scores are compared with: the maximum, 0 where a row has seen no key.
     static void rescale(Products& products, const R* scores, R* top, R* sum, R* shift, int64_t here) {
@@ -74,13 +92,15 @@ class Forward {
 #pragma omp simd
             for (int64_t i = 0; i < kQueries; ++i) top[i] = row[i] > top[i] ? row[i] : top[i];
         }
-        bool raised = false;
+#pragma omp simd
         for (int64_t i = 0; i < kQueries; ++i) {
+            // 0 of a row that had seen no key: e^-infinity. A maximum that stays has a factor of 1, also -infinity.
+            const R change = before[i] == top[i] ? R(0) : before[i] - top[i];
             shift[i] = top[i] == -kInfinity ? R(0) : top[i];
-            factor[i] = before[i] == top[i] ? R(1) : before[i] == -kInfinity ? R(0) : exp_fast(before[i] - top[i]);
+            factor[i] = exp_fast(change);
             sum[i] *= factor[i];
-            raised |= factor[i] != R(1);
         }
+        const bool raised = !std::equal(before, before + kQueries, top);
         if (raised) products.scale_out(factor);
     }
 };
@@ -89,10 +109,6 @@ class Forward {
 
 void attention_tasks_forward(const AttentionTensors& t, const AttentionTasks& tasks, const AttentionSpec& spec,
                              const Exec& exec) {
-    struct Unit {
-        QueryBlock queries;
-        int64_t keys;
-    };
     int64_t blocks = 0;
     for (const AttentionTask& task : tasks.tasks)
         blocks += (task.position % kQueries + task.count + kQueries - 1) / kQueries;
@@ -100,7 +116,8 @@ void attention_tasks_forward(const AttentionTensors& t, const AttentionTasks& ta
     Unit* next = units;
     for (const AttentionTask& task : tasks.tasks)
         for_each_block(task, [&](const QueryBlock& queries) { *next++ = {queries, task.keys}; });
-    const int64_t NH = t.q.shape[1];
+    const int64_t NH = t.q.shape[1],
+                  together = std::clamp<int64_t>(blocks * NH / (4 * exec.threads), 1, kUnitsTogether);
     dispatch_variant(spec.weighting, [&]<class V>() {
         dispatch_products(t.q.dtype, [&]<class T, class Products>() {
             const Forward<V, T, Products> forward{t, spec};
@@ -108,9 +125,9 @@ void attention_tasks_forward(const AttentionTensors& t, const AttentionTasks& ta
             {
                 [[maybe_unused]] const typename Products::Scope scope;
 #pragma omp for schedule(dynamic)
-                for (int64_t i = 0; i < blocks * NH; ++i) {
-                    const Unit& unit = units[i / NH];
-                    forward.block(unit.queries, tasks.keys[static_cast<size_t>(unit.keys)], i % NH);
+                for (int64_t i = 0; i < (blocks + together - 1) / together * NH; ++i) {
+                    const int64_t begin = i / NH * together, end = std::min(blocks, begin + together);
+                    forward.run({units + begin, units + end}, tasks.keys, i % NH);
                 }
             }
         });

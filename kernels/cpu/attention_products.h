@@ -45,6 +45,7 @@ class FloatProducts {
         keys_ = take(rows * W_), values_ = take(rows * W_);
         query_rows_ = take(kQueries * W_), out_ = take(kQueries * W_);
         queries_ = take(HS * kQueries);
+        loaded_ = workspace<struct LoadedKeys, bool>(round_up(keys, kKeys) / kKeys);
         if (!gradients) return;
         dkeys_ = take(rows * W_), dvalues_ = take(rows * W_);
         dout_rows_ = take(kQueries * W_), douts_ = take(HS * kQueries);
@@ -69,16 +70,23 @@ class FloatProducts {
         }
         transpose_rows(douts_, dout_rows_, HS_, W_);
     }
-    // The first `count` rows become keys and values 0 .. count - 1.
+    // The first `count` rows are keys and values 0 .. count - 1: not read before use_keys asks for them. dk and dv
+    // become 0.
     void load_keys(const HeadRows<const T>& keys, const HeadRows<const T>& values, int64_t count) {
-        pack_rows(keys_, keys, 0, count, padded(count), HS_, W_, R(1));
-        pack_rows(values_, values, 0, count, padded(count), HS_, W_, R(1));
+        from_keys_ = keys, from_values_ = values;
+        std::fill_n(loaded_, round_up(count, kKeys) / kKeys, false);
         if (!dkeys_) return;
         std::fill_n(dkeys_, padded(count) * W_, R(0));
         std::fill_n(dvalues_, padded(count) * W_, R(0));
     }
+    // Before products with a tile of `count` keys from `first` on, a multiple of kKeys.
+    void use_keys(int64_t first, int64_t count) {
+        if (std::exchange(loaded_[first / kKeys], true)) return;
+        pack_rows(keys_ + first * W_, from_keys_, first, count, padded(count), HS_, W_, R(1));
+        pack_rows(values_ + first * W_, from_values_, first, count, padded(count), HS_, W_, R(1));
+    }
 
-    // to = scale k q^T, `count` keys from `first` on, a multiple of kKeys.
+    // to = scale k q^T, for the keys of a tile.
     void scores(R* to, int64_t first, int64_t count, const SeenHalves& /*halves*/) const {
         multiply_keys(to, keys_ + first * W_, queries_, count);
     }
@@ -86,9 +94,9 @@ class FloatProducts {
     void weight_gradients(R* to, int64_t first, int64_t count, const SeenHalves& /*halves*/) const {
         multiply_keys(to, values_ + first * W_, douts_, count);
     }
-    // out += p v, from p^T of the first `count` keys.
-    void add_values(const R* weights, int64_t count, const SeenHalves& /*halves*/) {
-        tile_gemm(out_, W_, weights, 1, kQueries, values_, W_, kQueries, W_, count);
+    // out += p v.
+    void add_values(const R* weights, int64_t first, int64_t count, const SeenHalves& /*halves*/) {
+        tile_gemm(out_, W_, weights, 1, kQueries, values_ + first * W_, W_, kQueries, W_, count);
     }
     // out's rows times their factors.
     void scale_out(const R* factors) {
@@ -131,6 +139,8 @@ class FloatProducts {
 
     int64_t HS_, W_;
     R scale_;
+    HeadRows<const T> from_keys_{nullptr, 0}, from_values_{nullptr, 0};
+    bool* loaded_;                                               // by tiles
     R *keys_, *values_, *dkeys_ = nullptr, *dvalues_ = nullptr;  // (n, W) each
     R *query_rows_, *queries_, *out_;                            // (64, W), (HS, 64), (64, W)
     R *dout_rows_ = nullptr, *douts_ = nullptr;                  // (64, W), (HS, 64)

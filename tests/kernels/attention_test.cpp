@@ -136,18 +136,23 @@ TEST_P(Attention, BackwardInBf16IsCloseToFp64) {
     expect_backward<bf16>(c, c.weighting == "kernel_normalized" && c.HS == 1 ? cancelled : 1e-2);
 }
 
-TEST_P(Attention, BitsDoNotDependOnThreadsOrRepetition) {
-    AttentionRun<float> one(GetParam(), 1);
+template <class T>
+void expect_same_bits(const AttentionCase& c) {
+    AttentionRun<T> one(c, 1);
     one.forward();
     one.backward();
     for (const int threads : {1, 2, 3}) {
-        AttentionRun<float> other(GetParam(), threads);
+        AttentionRun<T> other(c, threads);
         other.forward();
         other.backward();
         EXPECT_TRUE(same_bits(one.out, other.out) && same_bits(one.lse, other.lse)) << threads;
         EXPECT_TRUE(same_bits(one.dqkv, other.dqkv) && same_bits(one.dsink, other.dsink)) << threads;
         EXPECT_TRUE(same_bits(one.dgate, other.dgate) && same_bits(one.dbias, other.dbias)) << threads;
     }
+}
+TEST_P(Attention, BitsDoNotDependOnThreadsOrRepetition) {
+    expect_same_bits<float>(GetParam());
+    expect_same_bits<bf16>(GetParam());
 }
 
 // A token changes the outputs of those that see it, and no bit of any other's: under a causal mask of no earlier one's.

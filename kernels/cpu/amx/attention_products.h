@@ -27,6 +27,7 @@ class AttentionProducts {
         float* sums = workspace<struct AttentionSums, float>((kQueries + (gradients ? 2 * rows : 0)) * row_);
         const auto take_sums = [&](int64_t count) { return std::exchange(sums, sums + count * row_); };
         out_ = take_sums(kQueries);
+        loaded_ = workspace<struct LoadedTiles, bool>(rows / kKeys);
         if (!gradients) return;
         dkeys_ = take_sums(rows), dvalues_ = take_sums(rows);
         begun_keys_ = workspace<struct BegunKeys, bool>(rows / kHalf);
@@ -53,13 +54,16 @@ class AttentionProducts {
         pack_depth(douts_, rows, count);
     }
     void load_keys(const HeadRows<const bf16>& keys, const HeadRows<const bf16>& values, int64_t count) {
-        key_rows_ = LeftRows(keys, left_keys_, count, HS_);
-        const HeadRows<const bf16>& by_depth = gradients_ ? keys : values;
-        for (int64_t j = 0; j < count; j += kKeys)
-            pack_depth(right_keys_ + j * W_, {by_depth.row(j), by_depth.stride}, std::min(kKeys, count - j));
-        if (!gradients_) return;
-        value_rows_ = LeftRows(values, left_values_, count, HS_);
-        std::fill_n(begun_keys_, (count + kHalf - 1) / kHalf, false);
+        key_rows_ = LeftRows(keys, left_keys_, count, HS_), value_rows_ = LeftRows(values, left_values_, count, HS_);
+        std::fill_n(loaded_, round_up(count, kKeys) / kKeys, false);
+        if (gradients_) std::fill_n(begun_keys_, (count + kHalf - 1) / kHalf, false);
+    }
+    void use_keys(int64_t first, int64_t count) {
+        if (std::exchange(loaded_[first / kKeys], true)) return;
+        const HeadRows<const bf16>& by_depth = gradients_ ? key_rows_.rows : value_rows_.rows;
+        pack_depth(right_keys_ + first * W_, {by_depth.row(first), by_depth.stride}, count);
+        key_rows_.pack(first, count);
+        if (gradients_) value_rows_.pack(first, count);
     }
 
     void scores(float* to, int64_t first, int64_t count, const SeenHalves& halves) const {
@@ -72,8 +76,8 @@ class AttentionProducts {
     void weight_gradients(float* to, int64_t first, int64_t /*count*/, const SeenHalves& halves) const {
         multiply_keys(to, value_rows_, turned_douts_, first, halves);
     }
-    void add_values(const float* weights, int64_t count, const SeenHalves& halves) {
-        add_turned(weights, right_keys_, count, halves);
+    void add_values(const float* weights, int64_t first, int64_t count, const SeenHalves& halves) {
+        add_turned(weights, right_keys_ + first * W_, count, halves);
     }
     void scale_out(const float* factors) {
         for (int64_t i = 0; i < kQueries; ++i) {
@@ -143,19 +147,21 @@ class AttentionProducts {
     // Rows of left operands, 32 at a time: where they lie, or packed, if tiles would read past them.
     struct LeftRows {
         HeadRows<const bf16> rows{nullptr, 0};
-        const bf16* packed = nullptr;
-        int64_t whole = 0, W = 0;  // rows that are read where they lie
+        bf16* packed = nullptr;
+        int64_t whole = 0, HS = 0, W = 0;  // whole: rows that are read where they lie
 
         LeftRows() = default;
         LeftRows(const HeadRows<const bf16>& from, bf16* to, int64_t count, int64_t HS)
             : rows(from),
               packed(to),
               whole(HS % kTileDepth == 0 ? count / kBlock * kBlock : 0),
-              W(round_up(HS, kTileDepth)) {
-            for (int64_t j = whole; j < count; j += kBlock)
+              HS(HS),
+              W(round_up(HS, kTileDepth)) {}
+        void pack(int64_t first, int64_t count) const {
+            for (int64_t j = std::max(first, whole); j < first + count; j += kBlock)
                 for (int64_t c = 0; c < HS; c += kTileDepth)
-                    pack_left(to + j * W + c * kTileRows, kTileRows * W, from.row(j) + c, from.stride,
-                              std::min(kBlock, count - j), std::min(kTileDepth, HS - c));
+                    pack_left(packed + j * W + c * kTileRows, kTileRows * W, rows.row(j) + c, rows.stride,
+                              std::min(kBlock, first + count - j), std::min(kTileDepth, HS - c));
         }
         Left at(int64_t j) const {
             if (j < whole) return {rows.row(j), rows.stride, kTileRows * rows.stride, kTileDepth};
@@ -222,6 +228,7 @@ class AttentionProducts {
     bf16 *weights_, *dscores_, *turned_;    // (64, 64)
     float *out_, *dkeys_ = nullptr, *dvalues_ = nullptr;
     bool begun_[2] = {};          // whether out's halves have sums
+    bool* loaded_;                // whether a tile of keys is packed
     bool* begun_keys_ = nullptr;  // likewise 32 rows each of dkeys and dvalues
 };
 
