@@ -32,7 +32,7 @@ int doctor() {
     found("CPU", fmt::format("{} ({} threads): {}", cpu_name(), usable_threads(), cpu_features()));
     found("memory", fmt::format("{:.1f} GiB available", static_cast<double>(available_memory()) / (1 << 30)));
     found("precision", matmul_bf16_is_fast() ? "bf16 is faster than fp32 here" : "fp32; bf16 works and is slower here");
-    if (matmul_backend() == "plain loops")
+    if (matmul_backend().starts_with("plain loops"))
         missing("oneDNN", "matrix products run in plain loops, many times slower",
                 "apt-get install libdnnl-dev, then configure and build again");
     else

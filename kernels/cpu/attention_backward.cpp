@@ -1,4 +1,4 @@
-#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/amx/attention_products.h"
 #include "kernels/cpu/cpu.h"
 
 namespace plimsoll::cpu {
@@ -12,19 +12,17 @@ class GradientRows {
   public:
     Tensor dgate, out, lse, sink_logit, gate;
 
-    // From dout (count, W), packed: delta = rowsum(dout * out), the gate's gradient, and dout times the gate. Returns
-    // the block's part of the extra column's gradient. `row` is the first in out, lse and gate.
-    R block(R* delta, R* dout, int64_t head, int64_t row, int64_t count, int64_t W) const {
+    // delta = rowsum(dout * out) and the gate's gradient, of `count` rows. Returns the block's part of the extra
+    // column's gradient. `row` is the first in out, lse and gate.
+    R block(R* delta, const HeadRows<T>& dout, int64_t head, int64_t row, int64_t count) const {
         const int64_t HS = out.shape[2];
         const HeadRows<T> outs(out, head, row);
         for (int64_t i = 0; i < count; ++i) {
-            const T* y = outs.row(i);
-            R* d = dout + i * W;
-            delta[i] = lane_sum<R>(HS, [&](int64_t c) { return d[c] * static_cast<R>(y[c]); });
+            const T *y = outs.row(i), *d = dout.row(i);
+            delta[i] = lane_sum<R>(HS, [&](int64_t c) { return static_cast<R>(d[c]) * static_cast<R>(y[c]); });
             if (!gate) continue;
             const R g = gate_of<T>(gate, row + i, head);
             dgate.ptr<T>()[(row + i) * gate.shape[1] + head] = static_cast<T>(delta[i] * (R(1) - g));
-            for (int64_t c = 0; c < HS; ++c) d[c] *= g;
         }
         R dsink_part = 0;
         if (sink_logit) {
@@ -60,24 +58,33 @@ void sum_of_documents(Tensor dsink_logit, const R* parts, int64_t documents, Wri
     }
 }
 
-// Buffers of one thread: the keys and values of a range for one key head with their gradients, and one block of
-// queries.
-template <class R>
-struct BackwardTile {
-    R *keys, *values, *dkeys, *dvalues;                      // (n, W) each
-    R *query_rows, *queries, *dout_rows, *douts, *dqueries;  // (64, W), (HS, 64), (64, W), (HS, 64), (64, W)
-    R *weights, *dscores;                                    // (64, 64) each, keys by queries
-    BackwardTile(int64_t n, int64_t HS, int64_t W) {
-        R* at = workspace<BackwardTile, R>(4 * n * W + 3 * kQueries * W + 2 * HS * kQueries + 2 * kKeys * kQueries);
-        const auto take = [&](int64_t count) { return std::exchange(at, at + count); };
-        keys = take(n * W), values = take(n * W), dkeys = take(n * W), dvalues = take(n * W);
-        query_rows = take(kQueries * W), queries = take(HS * kQueries), dout_rows = take(kQueries * W);
-        douts = take(HS * kQueries), dqueries = take(kQueries * W);
-        weights = take(kKeys * kQueries), dscores = take(kKeys * kQueries);
-    }
+// Up to kQueries queries at consecutive positions of a document, of one task or of several.
+struct GatheredBlock {
+    int64_t position = 0, count = 0;
+    int64_t row[kQueries];
+
+    bool adjoining() const { return row[count - 1] - row[0] == count - 1; }
 };
 
-template <class V, class T>
+// Calls f(block) for the queries of tasks, in ascending order. Blocks begin at multiples of kQueries of the document,
+// or where its queries here do: sums over queries are the same in however many tasks these are.
+template <class F>
+void for_each_gathered(std::span<const AttentionTask> tasks, F&& f) {
+    GatheredBlock block;
+    for (const AttentionTask& task : tasks)
+        for (int64_t i = 0; i < task.count; ++i) {
+            const int64_t position = task.position + i;
+            if (block.count > 0 && (position % kQueries == 0 || position != block.position + block.count)) {
+                f(block);
+                block.count = 0;
+            }
+            if (block.count == 0) block.position = position;
+            block.row[block.count++] = task.row + i;
+        }
+    if (block.count > 0) f(block);
+}
+
+template <class V, class T, class Products>
 class Backward {
     using R = Accumulator<T>;
 
@@ -91,137 +98,134 @@ class Backward {
 
     // One key head of one range: its query heads and the tasks' blocks of queries in ascending order.
     void unit(const KeyRange& range, std::span<const AttentionTask> tasks, R* dsink_of_range, int64_t kv_head) const {
-        const int64_t NH = t.q.shape[1], group = NH / t.k.shape[1], HS = t.q.shape[2], W = round_up(HS, kPanel);
-        const int64_t n = range.rows(), padded = round_up(n, kRows);
-        const BackwardTile<R> tile(padded, HS, W);
-        pack_rows(tile.keys, HeadRows<T>(t.k, kv_head, range.row), 0, n, padded, HS, W, R(1));
-        pack_rows(tile.values, HeadRows<T>(t.v, kv_head, range.row), 0, n, padded, HS, W, R(1));
-        std::fill_n(tile.dkeys, padded * W, R(0));
-        std::fill_n(tile.dvalues, padded * W, R(0));
+        const int64_t NH = t.q.shape[1], group = NH / t.k.shape[1], HS = t.q.shape[2], n = range.rows();
+        Products products(HS, n, static_cast<R>(spec.scale), true);
+        products.load_keys({t.k, kv_head, range.row}, {t.v, kv_head, range.row}, n);
         for (int64_t h = kv_head * group; d.key_bias && h < (kv_head + 1) * group; ++h)
             for (int64_t j = 0; j < n; ++j) KeyBias<R>(d.key_bias, h, range.row).of(j) = 0;
         for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
             R dsink_sum = 0;
-            for (const AttentionTask& task : tasks)
-                for_each_block(task,
-                               [&](const QueryBlock& queries) { dsink_sum += block(tile, range, queries, head, W); });
+            for_each_gathered(
+                tasks, [&](const GatheredBlock& queries) { dsink_sum += block(products, range, queries, head); });
             if (dsink_of_range) dsink_of_range[head] = dsink_sum;
         }
-        // Queries were packed with the scale.
-        unpack_gradient(d.k, kv_head, range.row, tile.dkeys, n, W);
-        unpack_gradient(d.v, kv_head, range.row, tile.dvalues, n, W);
+        unpack_gradient(d.k, kv_head, range.row, n, products.key_scale(), [&](int64_t j) { return products.dkey(j); });
+        unpack_gradient(d.v, kv_head, range.row, n, R(1), [&](int64_t j) { return products.dvalue(j); });
     }
 
   private:
     struct Rows {
-        alignas(64) R lse[kQueries] = {}, bias[kQueries] = {}, delta[kQueries] = {}, dbias[kQueries] = {};
-        int64_t count;                   // of queries
-        KeyBias<R> key_bias, dkey_bias;  // of the range's keys
+        alignas(64) R lse[kQueries] = {}, bias[kQueries], delta[kQueries] = {}, dbias[kQueries] = {};
     };
 
-    // Adds one block of queries to dkeys and dvalues, writes its dq. Returns its part of the extra column's gradient.
-    R block(const BackwardTile<R>& tile, const KeyRange& range, const QueryBlock& queries, int64_t head,
-            int64_t W) const {
-        const int64_t NH = t.q.shape[1], HS = t.q.shape[2];
+    // Adds one block of queries to the gradients of keys and values, writes its dq. Returns its part of the extra
+    // column's gradient.
+    R block(Products& products, const KeyRange& range, const GatheredBlock& queries, int64_t head) const {
+        const int64_t NH = t.q.shape[1], N = t.q.shape[0], HS = t.q.shape[2];
         const ScoreRule<R> rule{Mask(spec), static_cast<R>(alibi_slope(spec, head, NH))};
-        pack_rows(tile.query_rows, HeadRows<T>(t.q, head, queries.row), 0, queries.count, kQueries, HS, W,
-                  static_cast<R>(spec.scale));
-        pack_rows(tile.dout_rows, HeadRows<T>(d.out, head, queries.row), 0, queries.count, kQueries, HS, W, R(1));
-        transpose_rows(tile.queries, tile.query_rows, HS, W);
-        std::fill_n(tile.dqueries, kQueries * W, R(0));
+        products.load_queries(rows_of<struct Queries>(t.q, head, queries), queries.count);
 
-        Rows rows{.count = queries.count,
-                  .key_bias = {t.key_bias, head, range.row},
-                  .dkey_bias = {d.key_bias, head, range.row}};
+        Rows rows;
         for (int64_t i = 0; i < kQueries; ++i)
             rows.bias[i] = static_cast<R>(
                 row_bias<V>(spec, rule.mask, queries.position + i, range.end, of_head<R>(t.score_bias, head)));
         R dsink_part = 0;
-        if (local && (kIsNormalized<V> || local->gate))
-            dsink_part = local->block(rows.delta, tile.dout_rows, head, queries.row, queries.count, W);
-        const int64_t first = head * t.q.shape[0] + queries.row;
-        if (kIsNormalized<V> && !local) std::copy_n(delta.ptr<R>() + first, queries.count, rows.delta);
-        take_statistic(rows, tile.dout_rows, first, queries.count, W);
-        transpose_rows(tile.douts, tile.dout_rows, HS, W);
-        for_each_tile(range, queries, rule.mask, [&](int64_t j0, int64_t here) {
-            add_keys(tile, rows, dbias, rule, queries.position, j0, range.row_of(j0) - range.row, here, HS, W);
-        });
-        const HeadRows<T> to(d.q, head, queries.row);
+        if (local && (kIsNormalized<V> || local->gate))  // whose queries are all of one task
+            dsink_part = local->block(rows.delta, {d.out, head, queries.row[0]}, head, queries.row[0], queries.count);
+        if (kIsNormalized<V> && !local)
+            for (int64_t i = 0; i < queries.count; ++i) rows.delta[i] = delta.ptr<R>()[head * N + queries.row[i]];
+        RowFactors<R> factors;
+        const bool any = take_factors(rows, factors, head, queries);
+        products.load_gradients(rows_of<struct Gradients>(d.out, head, queries), queries.count,
+                                any ? &factors : nullptr);
+        R* const weights = workspace<Backward, R>(2 * kKeys * kQueries);
+        R* const dscores = weights + kKeys * kQueries;
+        const KeyBias<R> key_bias(t.key_bias, head, range.row), dkey_bias(d.key_bias, head, range.row);
+        for_each_tile(range, {queries.row[0], queries.position, queries.count}, rule.mask,
+                      [&](int64_t j0, int64_t here) {
+                          const int64_t first = range.row_of(j0) - range.row, padded = Products::padded(here);
+                          const SeenHalves halves(rule.mask, queries.position, queries.count, j0, here);
+                          products.use_keys(first, here);
+                          products.scores(weights, first, here, halves);
+                          key_bias.add_to(weights, first, here, queries.count);
+                          rule.apply(weights, queries.position, j0, padded);
+                          products.weight_gradients(dscores, first, here, halves);
+                          for (int64_t j = 0; j < padded; ++j)
+                              weigh(weights + j * kQueries, dscores + j * kQueries, rows, dbias && j < here);
+                          dkey_bias.add_sums(dscores, first, here, queries.count);
+                          products.add_gradients(weights, dscores, first, here, halves);
+                      });
         for (int64_t i = 0; i < queries.count; ++i)
-            unpack_row(to.row(i), tile.dqueries + i * W, HS, static_cast<R>(spec.scale));
-        if (dbias) std::copy_n(rows.dbias, queries.count, dbias + first);
+            unpack_row(HeadRows<T>(d.q, head, queries.row[i]).data, products.dquery(i), HS, static_cast<R>(spec.scale));
+        if (dbias)
+            for (int64_t i = 0; i < queries.count; ++i) dbias[head * N + queries.row[i]] = rows.dbias[i];
         return dsink_part;
     }
 
-    // What forward saved of the rows from `first` on: lse, or the factor of a row's weights, which goes on its dout and
-    // delta instead.
-    void take_statistic(Rows& rows, R* dout, int64_t first, int64_t count, int64_t W) const {
-        const R* const saved = kIsNormalized<V> ? t.lse.ptr<R>() + first : nullptr;
-        for (int64_t i = 0; i < count; ++i) {
-            if constexpr (V::kInfo.normalization == Normalization::kExp)  // -inf of a row whose weights are masked
-                rows.lse[i] = saved[i] == -std::numeric_limits<R>::infinity() ? R(0) : saved[i];
-            if constexpr (kHasFactor<V>) {
-                const R sum = kIsNormalized<V> ? saved[i] : R(0);
-                const R factor = weight_factor<V>(sum, RowState<R>{.lse = 0, .bias = rows.bias[i]});
-                rows.delta[i] *= factor * delta_factor<V>(sum);
-                for (int64_t c = 0; c < W; ++c) dout[i * W + c] *= factor;
-            }
-        }
+    // A head of the rows of a block: where they lie, or copied, if others lie between them.
+    template <class Tag>
+    static HeadRows<const T> rows_of(Tensor from, int64_t head, const GatheredBlock& queries) {
+        if (queries.adjoining()) return {from, head, queries.row[0]};
+        const int64_t HS = from.shape[2];
+        T* const copy = workspace<Tag, T>(kQueries * HS);
+        for (int64_t i = 0; i < queries.count; ++i)
+            std::copy_n(HeadRows<T>(from, head, queries.row[i]).data, HS, copy + i * HS);
+        return {copy, HS};
     }
 
-    // One block of queries, from position i0 on, with `here` keys, from position j0 on: those of the range's row
-    // `key_row`. Not inlined, so that the products' loops have the registers.
-    [[gnu::noinline]] static void add_keys(const BackwardTile<R>& tile, Rows& of, bool biases, const ScoreRule<R>& rule,
-                                           int64_t i0, int64_t j0, int64_t key_row, int64_t here, int64_t HS,
-                                           int64_t W) {
-        const int64_t rows = round_up(here, kRows), at = key_row * W;
-        std::fill_n(tile.weights, rows * kQueries, R(0));
-        std::fill_n(tile.dscores, rows * kQueries, R(0));
-        tile_gemm(tile.weights, kQueries, tile.keys + at, W, 1, tile.queries, kQueries, rows, kQueries, HS);
-        of.key_bias.add_to(tile.weights, key_row, here, of.count);
-        rule.apply(tile.weights, i0, j0, rows);
-        tile_gemm(tile.dscores, kQueries, tile.values + at, W, 1, tile.douts, kQueries, rows, kQueries, HS);
-        for (int64_t j = 0; j < rows; ++j)
-            weigh(tile.weights + j * kQueries, tile.dscores + j * kQueries, of,
-                  biases && j < here ? of.dbias : nullptr);
-        of.dkey_bias.add_sums(tile.dscores, key_row, here, of.count);
-        tile_gemm(tile.dvalues + at, W, tile.weights, kQueries, 1, tile.dout_rows, W, rows, W, kQueries);
-        tile_gemm(tile.dkeys + at, W, tile.dscores, kQueries, 1, tile.query_rows, W, rows, W, kQueries);
-        tile_gemm(tile.dqueries, W, tile.dscores, 1, kQueries, tile.keys + at, W, kQueries, W, here);
+    // What forward saved of the rows: lse, or the factor of a row's weights, which goes on its dout and delta instead.
+    // Returns whether a row of dout has a factor: its gate, or this.
+    bool take_factors(Rows& rows, RowFactors<R>& factors, int64_t head, const GatheredBlock& queries) const {
+        const bool gated = local && local->gate;
+        for (int64_t i = 0; i < queries.count; ++i) {
+            const int64_t row = queries.row[i];
+            const R saved = kIsNormalized<V> ? t.lse.ptr<R>()[head * t.q.shape[0] + row] : R(0);
+            if constexpr (V::kInfo.normalization == Normalization::kExp)  // -inf of a row whose weights are masked
+                rows.lse[i] = saved == -std::numeric_limits<R>::infinity() ? R(0) : saved;
+            factors.gate[i] = gated ? gate_of<T>(local->gate, row, head) : R(1), factors.weights[i] = 1;
+            if constexpr (kHasFactor<V>) {
+                const R factor = weight_factor<V>(saved, RowState<R>{.lse = 0, .bias = rows.bias[i]});
+                rows.delta[i] *= factor * delta_factor<V>(saved);
+                factors.weights[i] = factor;
+            }
+        }
+        return gated || kHasFactor<V>;
     }
 
     // One row of S^T and of dP^T: its scores become weights, dL/dp becomes dL/ds, which is added to dbias if that is
     // wanted. Masked scores have neither.
-    static void weigh(R* scores, R* gradients, const Rows& of, R* dbias) {
-        if (dbias) return weigh_row_of<true>(scores, gradients, of, dbias);
-        weigh_row_of<false>(scores, gradients, of, dbias);
+    static void weigh(R* scores, R* gradients, Rows& of, bool biases) {
+        if (biases) return weigh_row_of<true>(scores, gradients, of);
+        weigh_row_of<false>(scores, gradients, of);
     }
     template <bool kBiases>
-    static void weigh_row_of(R* scores, R* gradients, const Rows& of, R* dbias) {
+    static void weigh_row_of(R* scores, R* gradients, Rows& of) {
+        alignas(64) R weights[kQueries];  // apart: with what follows in one loop GCC 12 vectorises no exponential
+        weigh_row<V>(weights, scores, of.lse, of.bias);
 #pragma omp simd
         for (int64_t i = 0; i < kQueries; ++i) {
             const RowState<R> row{.lse = of.lse[i], .bias = of.bias[i]};
-            const R s = scores[i], f = V::weight(s, row);
-            const R ds = score_gradient<V>(s, f, gradients[i], of.delta[i], row);
+            const R s = scores[i], f = weights[i], ds = score_gradient<V>(s, f, gradients[i], of.delta[i], row);
             const bool masked = s == -std::numeric_limits<R>::infinity();
-            if constexpr (kBiases) dbias[i] += masked ? R(0) : bias_gradient<V>(f, gradients[i], ds);
-            scores[i] = masked ? R(0) : f;
+            if constexpr (kBiases) of.dbias[i] += masked ? R(0) : bias_gradient<V>(f, gradients[i], ds);
+            scores[i] = f;
             gradients[i] = masked ? R(0) : ds;
         }
     }
 
-    // Rows of keys' gradients in the dtype of the tensor: T, or that of sums.
-    static void unpack_gradient(Tensor to, int64_t head, int64_t row, const R* from, int64_t n, int64_t W) {
+    // Rows of keys' gradients times scale, in the dtype of the tensor: T, or that of sums.
+    template <class Row>
+    static void unpack_gradient(Tensor to, int64_t head, int64_t row, int64_t n, R scale, Row&& from) {
         const auto unpack = [&]<class G>(const HeadRows<G>& rows) {
-            for (int64_t j = 0; j < n; ++j) unpack_row(rows.row(j), from + j * W, to.shape[2], R(1));
+            for (int64_t j = 0; j < n; ++j) unpack_row(rows.row(j), from(j), to.shape[2], scale);
         };
         to.dtype == kDTypeOf<T> ? unpack(HeadRows<T>(to, head, row)) : unpack(HeadRows<R>(to, head, row));
     }
 };
 
 // Every range of `tasks`, by key heads. `delta` is absent and `local` present in the local path.
-template <class V, class T>
-void run_backward(const Backward<V, T>& backward, const AttentionTasks& tasks, const Exec& exec) {
+template <class V, class T, class Products>
+void run_backward(const Backward<V, T, Products>& backward, const AttentionTasks& tasks, const Exec& exec) {
     const auto ranges = static_cast<int64_t>(tasks.keys.size());
     const int64_t NH = backward.t.q.shape[1], NKV = backward.t.k.shape[1];
     int64_t* const first = workspace<struct FirstTask, int64_t>(ranges + 1);
@@ -230,13 +234,17 @@ void run_backward(const Backward<V, T>& backward, const AttentionTasks& tasks, c
         while (task < static_cast<int64_t>(tasks.tasks.size()) && tasks.tasks[static_cast<size_t>(task)].keys == range)
             ++task;
     }
-#pragma omp parallel for num_threads(exec.threads) schedule(dynamic)
-    for (int64_t unit = 0; unit < ranges * NKV; ++unit) {
-        const int64_t range = unit / NKV;
-        backward.unit(tasks.keys[static_cast<size_t>(range)],
-                      tasks.tasks.subspan(static_cast<size_t>(first[range]),
-                                          static_cast<size_t>(first[range + 1] - first[range])),
-                      backward.dsink ? backward.dsink + range * NH : nullptr, unit % NKV);
+#pragma omp parallel num_threads(exec.threads)
+    {
+        [[maybe_unused]] const typename Products::Scope scope;
+#pragma omp for schedule(dynamic)
+        for (int64_t unit = 0; unit < ranges * NKV; ++unit) {
+            const int64_t range = unit / NKV;
+            backward.unit(tasks.keys[static_cast<size_t>(range)],
+                          tasks.tasks.subspan(static_cast<size_t>(first[range]),
+                                              static_cast<size_t>(first[range + 1] - first[range])),
+                          backward.dsink ? backward.dsink + range * NH : nullptr, unit % NKV);
+        }
     }
 }
 
@@ -246,13 +254,13 @@ void attention_backward(const AttentionTensors& d, const AttentionTensors& t, st
                         const AttentionSpec& spec, Write write, const Exec& exec) {
     const int64_t documents = static_cast<int64_t>(cu_seqlens.size()) - 1;
     dispatch_variant(spec.weighting, [&]<class V>() {
-        dispatch_float(t.q.dtype, [&]<class T>() {
+        dispatch_products(t.q.dtype, [&]<class T, class Products>() {
             using R = Accumulator<T>;
             R* dsink = d.sink_logit ? workspace<struct SinkParts, R>(documents * t.q.shape[1]) : nullptr;
             const GradientRows<T> local{d.gate, t.out, t.lse, t.sink_logit, t.gate};
             const int64_t N = t.q.shape[0];
             R* const dbias = d.score_bias ? workspace<struct BiasRows, R>(t.q.shape[1] * N) : nullptr;
-            run_backward(Backward<V, T>{d, t, {}, &local, dsink, dbias, spec}, tasks_of(cu_seqlens), exec);
+            run_backward(Backward<V, T, Products>{d, t, {}, &local, dsink, dbias, spec}, tasks_of(cu_seqlens), exec);
             if (dsink) sum_of_documents(d.sink_logit, dsink, documents, write);
             if (dbias) sum_of_queries(d.score_bias, dbias, N, write, exec);
         });
@@ -263,7 +271,7 @@ void attention_backward_rows(const AttentionTensors& d, Tensor delta, const Atte
                              std::span<const int32_t> cu_seqlens, const AttentionSpec& /*spec*/, Write write,
                              const Exec& exec) {
     const AttentionTasks documents = tasks_of(cu_seqlens);
-    const int64_t N = t.out.shape[0], NH = t.out.shape[1], HS = t.out.shape[2], W = round_up(HS, kPanel);
+    const int64_t N = t.out.shape[0], NH = t.out.shape[1], HS = t.out.shape[2];
     const auto count = static_cast<int64_t>(documents.tasks.size());
     dispatch_float(t.out.dtype, [&]<class T>() {
         using R = Accumulator<T>;
@@ -272,14 +280,17 @@ void attention_backward_rows(const AttentionTensors& d, Tensor delta, const Atte
 #pragma omp parallel for num_threads(exec.threads) schedule(dynamic)
         for (int64_t unit = 0; unit < count * NH; ++unit) {
             const int64_t head = unit % NH;
-            R* const packed = workspace<struct PackedRows, R>(kQueries * W);
             R dsink_sum = 0;
             for_each_block(documents.tasks[static_cast<size_t>(unit / NH)], [&](const QueryBlock& queries) {
                 const HeadRows<T> dout(d.out, head, queries.row);
-                pack_rows(packed, dout, 0, queries.count, queries.count, HS, W, R(1));
                 dsink_sum +=
-                    rows.block(delta.ptr<R>() + head * N + queries.row, packed, head, queries.row, queries.count, W);
-                for (int64_t i = 0; t.gate && i < queries.count; ++i) unpack_row(dout.row(i), packed + i * W, HS, R(1));
+                    rows.block(delta.ptr<R>() + head * N + queries.row, dout, head, queries.row, queries.count);
+                for (int64_t i = 0; t.gate && i < queries.count; ++i) {
+                    const R g = gate_of<T>(t.gate, queries.row + i, head);
+                    T* const row = dout.row(i);
+#pragma omp simd
+                    for (int64_t c = 0; c < HS; ++c) store(row[c], static_cast<R>(row[c]) * g);
+                }
             });
             if (dsink) dsink[unit] = dsink_sum;
         }
@@ -290,9 +301,9 @@ void attention_backward_rows(const AttentionTensors& d, Tensor delta, const Atte
 void attention_tasks_backward(const AttentionTensors& d, const AttentionTensors& t, Tensor delta,
                               const AttentionTasks& tasks, const AttentionSpec& spec, const Exec& exec) {
     dispatch_variant(spec.weighting, [&]<class V>() {
-        dispatch_float(t.q.dtype, [&]<class T>() {
+        dispatch_products(t.q.dtype, [&]<class T, class Products>() {
             auto* const dbias = d.score_bias ? d.score_bias.ptr<Accumulator<T>>() : nullptr;
-            run_backward(Backward<V, T>{d, t, delta, nullptr, nullptr, dbias, spec}, tasks, exec);
+            run_backward(Backward<V, T, Products>{d, t, delta, nullptr, nullptr, dbias, spec}, tasks, exec);
         });
     });
 }

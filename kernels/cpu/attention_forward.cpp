@@ -1,23 +1,17 @@
-#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/amx/attention_products.h"
 #include "kernels/cpu/cpu.h"
 
 namespace plimsoll::cpu {
 namespace {
 
-// Buffers of one thread, in one allocation.
-template <class R>
-struct ForwardTile {
-    R *query_rows, *queries, *keys, *values, *scores, *out;  // (64, W), (HS, 64), (64, W), (64, W), (64, 64), (64, W)
-    ForwardTile(int64_t HS, int64_t W) {
-        R* at = workspace<ForwardTile, R>(4 * kQueries * W + HS * kQueries + kKeys * kQueries);
-        const auto take = [&](int64_t count) { return std::exchange(at, at + count); };
-        query_rows = take(kQueries * W), queries = take(HS * kQueries), keys = take(kKeys * W),
-        values = take(kKeys * W);
-        scores = take(kKeys * kQueries), out = take(kQueries * W);
-    }
+// A block of queries and the range of its keys.
+struct Unit {
+    QueryBlock queries;
+    int64_t keys;
 };
+constexpr int64_t kUnitsTogether = 4;  // whose keys a thread packs once, at most
 
-template <class V, class T>
+template <class V, class T, class Products>
 class Forward {
     using R = Accumulator<T>;
 
@@ -25,19 +19,27 @@ class Forward {
     const AttentionTensors& t;
     const AttentionSpec& spec;
 
+    // Several blocks of queries of one head.
+    void run(std::span<const Unit> units, std::span<const KeyRange> ranges, int64_t head) const {
+        const int64_t HS = t.q.shape[2], kv_head = head / (t.q.shape[1] / t.k.shape[1]);
+        for (size_t i = 0; i < units.size();) {
+            const int64_t keys = units[i].keys;
+            const KeyRange& range = ranges[static_cast<size_t>(keys)];
+            Products products(HS, range.rows(), static_cast<R>(spec.scale), false);
+            products.load_keys({t.k, kv_head, range.row}, {t.v, kv_head, range.row}, range.rows());
+            for (; i < units.size() && units[i].keys == keys; ++i) block(products, units[i].queries, range, head);
+        }
+    }
+
+  private:
     // One block of queries of one head, with the keys of its document.
-    void block(const QueryBlock& queries, const KeyRange& range, int64_t head) const {
+    void block(Products& products, const QueryBlock& queries, const KeyRange& range, int64_t head) const {
         constexpr R kInfinity = std::numeric_limits<R>::infinity();
-        const int64_t NH = t.q.shape[1], HS = t.q.shape[2], W = round_up(HS, kPanel),
-                      kv_head = head / (NH / t.k.shape[1]);
-        const ForwardTile<R> tile(HS, W);
-        const HeadRows<T> keys(t.k, kv_head, 0), values(t.v, kv_head, 0);
-        const KeyBias<R> key_bias(t.key_bias, head, 0);
+        const int64_t NH = t.q.shape[1], HS = t.q.shape[2];
+        R* const scores = workspace<Forward, R>(kKeys * kQueries);
         const ScoreRule<R> rule{Mask(spec), static_cast<R>(alibi_slope(spec, head, NH))};
-        pack_rows(tile.query_rows, HeadRows<T>(t.q, head, 0), queries.row, queries.count, kQueries, HS, W,
-                  static_cast<R>(spec.scale));
-        transpose_rows(tile.queries, tile.query_rows, HS, W);
-        std::fill_n(tile.out, kQueries * W, R(0));
+        const KeyBias<R> key_bias(t.key_bias, head, range.row);
+        products.load_queries({t.q, head, queries.row}, queries.count);
 
         alignas(64) R top[kQueries], sum[kQueries], bias[kQueries], shift[kQueries];
         const R extra = static_cast<R>(extra_logit(spec, of_head<R>(t.sink_logit, head)));
@@ -47,23 +49,23 @@ class Forward {
                 row_bias<V>(spec, rule.mask, queries.position + i, range.end, of_head<R>(t.score_bias, head)));
         }
         for_each_tile(range, queries, rule.mask, [&](int64_t j0, int64_t here) {
-            const int64_t padded = round_up(here, kRows), row = range.row_of(j0);
-            pack_rows(tile.keys, keys, row, here, padded, HS, W, R(1));
-            pack_rows(tile.values, values, row, here, here, HS, W, R(1));
-            std::fill_n(tile.scores, padded * kQueries, R(0));
-            tile_gemm(tile.scores, kQueries, tile.keys, W, 1, tile.queries, kQueries, padded, kQueries, HS);
-            key_bias.add_to(tile.scores, row, here, kQueries);
-            rule.apply(tile.scores, queries.position, j0, here);
-            if constexpr (V::kInfo.normalization == Normalization::kExp) rescale(tile, top, sum, shift, here, W);
+            const int64_t first = range.row_of(j0) - range.row;
+            const SeenHalves halves(rule.mask, queries.position, queries.count, j0, here);
+            products.use_keys(first, here);
+            products.scores(scores, first, here, halves);
+            key_bias.add_to(scores, first, here, kQueries);
+            rule.apply(scores, queries.position, j0, here);
+            if constexpr (V::kInfo.normalization == Normalization::kExp)
+                rescale(products, scores, top, sum, shift, here);
             for (int64_t j = 0; j < here; ++j) {
-                R* row_scores = tile.scores + j * kQueries;
+                R* row_scores = scores + j * kQueries;
                 weigh_row<V>(row_scores, row_scores, shift, bias);
                 if constexpr (kIsNormalized<V>) {
 #pragma omp simd
                     for (int64_t i = 0; i < kQueries; ++i) sum[i] += row_scores[i];
                 }
             }
-            tile_gemm(tile.out, W, tile.scores, 1, kQueries, tile.values, W, kQueries, W, here);
+            products.add_values(scores, first, here, halves);
         });
         const HeadRows<T> to(t.out, head, queries.row);
         for (int64_t i = 0; i < queries.count; ++i) {
@@ -73,7 +75,7 @@ class Forward {
                             : empty ? R(0)
                                     : R(1) / sum[i];
             // First the scale, then the gate: what head_gate_forward makes of an output without a gate.
-            unpack_row(to.row(i), tile.out + i * W, HS, scale, gate_of<T>(t.gate, queries.row + i, head));
+            unpack_row(to.row(i), products.out(i), HS, scale, gate_of<T>(t.gate, queries.row + i, head));
             if constexpr (kIsNormalized<V>)
                 t.lse.ptr<R>()[head * t.q.shape[0] + queries.row + i] = !kExp   ? sum[i]
                                                                         : empty ? -kInfinity
@@ -81,31 +83,27 @@ class Forward {
         }
     }
 
-  private:
     // Online softmax: raises the running maximum by the tile's scores, and scales what was summed under the old one.
     // `shift` is what scores are compared with: the maximum, 0 where a row has seen no key.
-    static void rescale(const ForwardTile<R>& tile, R* top, R* sum, R* shift, int64_t here, int64_t W) {
+    static void rescale(Products& products, const R* scores, R* top, R* sum, R* shift, int64_t here) {
         constexpr R kInfinity = std::numeric_limits<R>::infinity();
         alignas(64) R before[kQueries], factor[kQueries];
         std::copy_n(top, kQueries, before);
         for (int64_t j = 0; j < here; ++j) {
-            const R* row = tile.scores + j * kQueries;
+            const R* row = scores + j * kQueries;
 #pragma omp simd
             for (int64_t i = 0; i < kQueries; ++i) top[i] = row[i] > top[i] ? row[i] : top[i];
         }
-        bool raised = false;
-        for (int64_t i = 0; i < kQueries; ++i) {
-            shift[i] = top[i] == -kInfinity ? R(0) : top[i];
-            factor[i] = before[i] == top[i] ? R(1) : before[i] == -kInfinity ? R(0) : exp_fast(before[i] - top[i]);
-            sum[i] *= factor[i];
-            raised |= factor[i] != R(1);
-        }
-        if (!raised) return;
-        for (int64_t i = 0; i < kQueries; ++i) {
-            R* row = tile.out + i * W;
 #pragma omp simd
-            for (int64_t c = 0; c < W; ++c) row[c] *= factor[i];
+        for (int64_t i = 0; i < kQueries; ++i) {
+            // 0 of a row that had seen no key: e^-infinity. A maximum that stays has a factor of 1, also -infinity.
+            const R change = before[i] == top[i] ? R(0) : before[i] - top[i];
+            shift[i] = top[i] == -kInfinity ? R(0) : top[i];
+            factor[i] = exp_fast(change);
+            sum[i] *= factor[i];
         }
+        const bool raised = !std::equal(before, before + kQueries, top);
+        if (raised) products.scale_out(factor);
     }
 };
 
@@ -113,10 +111,6 @@ class Forward {
 
 void attention_tasks_forward(const AttentionTensors& t, const AttentionTasks& tasks, const AttentionSpec& spec,
                              const Exec& exec) {
-    struct Unit {
-        QueryBlock queries;
-        int64_t keys;
-    };
     int64_t blocks = 0;
     for (const AttentionTask& task : tasks.tasks)
         blocks += (task.position % kQueries + task.count + kQueries - 1) / kQueries;
@@ -124,14 +118,19 @@ void attention_tasks_forward(const AttentionTensors& t, const AttentionTasks& ta
     Unit* next = units;
     for (const AttentionTask& task : tasks.tasks)
         for_each_block(task, [&](const QueryBlock& queries) { *next++ = {queries, task.keys}; });
-    const int64_t NH = t.q.shape[1];
+    const int64_t NH = t.q.shape[1],
+                  together = std::clamp<int64_t>(blocks * NH / (4 * exec.threads), 1, kUnitsTogether);
     dispatch_variant(spec.weighting, [&]<class V>() {
-        dispatch_float(t.q.dtype, [&]<class T>() {
-            const Forward<V, T> forward{t, spec};
-#pragma omp parallel for num_threads(exec.threads) schedule(dynamic)
-            for (int64_t i = 0; i < blocks * NH; ++i) {
-                const Unit& unit = units[i / NH];
-                forward.block(unit.queries, tasks.keys[static_cast<size_t>(unit.keys)], i % NH);
+        dispatch_products(t.q.dtype, [&]<class T, class Products>() {
+            const Forward<V, T, Products> forward{t, spec};
+#pragma omp parallel num_threads(exec.threads)
+            {
+                [[maybe_unused]] const typename Products::Scope scope;
+#pragma omp for schedule(dynamic)
+                for (int64_t i = 0; i < (blocks + together - 1) / together * NH; ++i) {
+                    const int64_t begin = i / NH * together, end = std::min(blocks, begin + together);
+                    forward.run({units + begin, units + end}, tasks.keys, i % NH);
+                }
             }
         });
     });

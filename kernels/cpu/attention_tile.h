@@ -117,8 +117,9 @@ template <class T>
 struct HeadRows {
     T* data;
     int64_t stride;  // from token to token
+    HeadRows(T* data, int64_t stride) : data(data), stride(stride) {}
     HeadRows(Tensor t, int64_t head, int64_t begin)
-        : data(t.ptr<T>() + begin * t.row_stride + head * t.shape[2]), stride(t.row_stride) {}
+        : HeadRows(t.ptr<std::remove_const_t<T>>() + begin * t.row_stride + head * t.shape[2], t.row_stride) {}
     T* row(int64_t i) const { return data + i * stride; }
 };
 

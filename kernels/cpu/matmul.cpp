@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/amx/gemm.h"
+#include "kernels/cpu/amx/tiles.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/gemm/fallback.h"
 #include "kernels/cpu/norm_row.h"
@@ -13,7 +15,12 @@ namespace {
 // gemm() for any sizes. No rows is a rank without tokens; its weight gradient is a sum of nothing.
 void product(Matrix c, Matrix a, Matrix b, Write write, Tensor bias, const Exec& exec) {
     if (c.rows == 0 || c.columns == 0) return;
-    if (a.columns > 0) return gemm(c, a, b, write == Write::kAccumulate, bias.data, exec);
+    if (a.columns > 0) {
+        const bool accumulate = write == Write::kAccumulate;
+        if (a.dtype == DType::kBF16 && amx::available())
+            return amx::gemm(c, a, b, accumulate, optional_ptr<float>(bias), exec);
+        return gemm(c, a, b, accumulate, bias.data, exec);
+    }
     dispatch_float(c.dtype, [&]<class T>() {
         using R = Accumulator<T>;
         const R* start = optional_ptr<R>(bias);
@@ -61,6 +68,14 @@ void row_forward(Out* out, const T* x, const T* weight, const Accumulator<T>* bi
     }
 }
 
+// Whether an activation follows a product while it is in cache: one with an input per output, in bf16 on AMX.
+bool fuses(Tensor operand, Activation kind) {
+    return operand.dtype == DType::kBF16 && operand.shape[0] > 0 && inputs_per_output(kind) == 1 && amx::available();
+}
+Tensor part(Tensor t, amx::Part p) {
+    return t.slice_rows(p.row, p.rows).slice_columns(p.column, p.columns);
+}
+
 }  // namespace
 
 void matmul_forward(Tensor out, Tensor x, Tensor weight, Tensor bias, const Exec& exec) {
@@ -79,14 +94,25 @@ void matmul_forward(Tensor out, Tensor x, Tensor weight, Tensor bias, const Exec
 
 void matmul_activation_forward(Tensor act, Tensor up, Tensor x, Tensor weight, Tensor bias, Activation kind,
                                const Exec& exec) {
-    cpu::matmul_forward(up, x, weight, bias, exec);
-    cpu::activation_forward(act, up, kind, exec);
+    if (!fuses(x, kind)) {
+        cpu::matmul_forward(up, x, weight, bias, exec);
+        return cpu::activation_forward(act, up, kind, exec);
+    }
+    const auto then = [&](amx::Part p) { cpu::activation_forward(part(act, p), part(up, p), kind, {}); };
+    amx::gemm(matrix(up), matrix(x), transposed(matrix(weight)), false, optional_ptr<float>(bias), exec,
+              amx::Epilogue(then));
 }
 
 void matmul_activation_backward(Tensor dup, Tensor dact, Tensor dout, Tensor weight, Tensor up, Activation kind,
                                 const Exec& exec) {
-    cpu::matmul_backward_input(dact, dout, weight, Write::kOverwrite, exec);
-    cpu::activation_backward(dup, dact, up, kind, exec);
+    if (!fuses(dout, kind)) {
+        cpu::matmul_backward_input(dact, dout, weight, Write::kOverwrite, exec);
+        return cpu::activation_backward(dup, dact, up, kind, exec);
+    }
+    const auto then = [&](amx::Part p) {
+        cpu::activation_backward(part(dup, p), part(dact, p), part(up, p), kind, {});
+    };
+    amx::gemm(matrix(dact), matrix(dout), matrix(weight), false, nullptr, exec, amx::Epilogue(then, up));
 }
 
 void matmul_backward_input(Tensor dx, Tensor dout, Tensor weight, Write write, const Exec& exec) {
@@ -108,10 +134,10 @@ void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x,
 namespace plimsoll {
 
 std::string matmul_backend() {
-    return cpu::gemm_library();
+    return cpu::gemm_library() + (cpu::amx::available() ? ", AMX" : "");
 }
 bool matmul_bf16_is_fast() {
-    return cpu::gemm_bf16_is_fast();
+    return cpu::amx::available() || cpu::gemm_bf16_is_fast();
 }
 
 }  // namespace plimsoll

@@ -1,11 +1,16 @@
+#include <type_traits>
+
+#include "kernels/cpu/amx/activations.h"
+#include "kernels/cpu/amx/tiles.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vector_math.h"
 
 namespace plimsoll::cpu {
 namespace {
 
-// f(x) and f'(x) of the activations with one input.
+// f(x) and f'(x) of the activations with one input, and their kernels for bf16 on AVX-512, or null.
 struct Relu {
+    static constexpr std::nullptr_t kAmxForward = nullptr, kAmxBackward = nullptr;
     template <class R>
     static R value(R x) {
         return x > 0 ? x : R(0);
@@ -18,6 +23,8 @@ struct Relu {
 
 // 0.5 (1 + tanh u) = sigmoid(2u): one exponential, and no cancellation where x is negative.
 struct Gelu {
+    static constexpr auto kAmxForward = amx::gelu_forward;
+    static constexpr auto kAmxBackward = amx::gelu_backward;
     static constexpr double kRoot = 2 * 0.79788456080286536;  // 2 sqrt(2 / pi)
     static constexpr double kCubic = 0.044715;
     template <class R>
@@ -35,61 +42,75 @@ struct Gelu {
     }
 };
 
-template <class Function, class T>
-void forward(T* out, const T* x, int64_t N, int64_t F, int threads) {
-    using R = Accumulator<T>;
-#pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(N * F))
-    for (int64_t n = 0; n < N; ++n) {
-        const T* from = x + n * F;
-        T* to = out + n * F;
-#pragma omp simd
-        for (int64_t c = 0; c < F; ++c) store(to[c], Function::value(static_cast<R>(from[c])));
+// gate sigmoid(gate) up.
+struct Swiglu {
+    static constexpr auto kAmxForward = amx::swiglu_forward;
+    static constexpr auto kAmxBackward = amx::swiglu_backward;
+};
+
+// Whether the row is computed by a kernel for bf16 on AVX-512: `row` is called with it, if the function has one.
+template <class T, class Row, class... Pointer>
+bool on_amx(Row row, Pointer... pointers) {
+    if constexpr (std::is_same_v<T, bf16> && !std::is_same_v<Row, std::nullptr_t>) {
+        if (!amx::available()) return false;
+        row(pointers...);
+        return true;
     }
+    return false;
 }
 
 template <class Function, class T>
-void backward(T* dx, const T* dout, const T* x, int64_t N, int64_t F, int threads) {
-    using R = Accumulator<T>;
-#pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(N * F))
-    for (int64_t n = 0; n < N; ++n) {
-        const T *from = x + n * F, *grad = dout + n * F;
-        T* to = dx + n * F;
+void forward_row(T* out, const T* x, int64_t F) {
+    if (on_amx<T>(Function::kAmxForward, out, x, F)) return;
 #pragma omp simd
-        for (int64_t c = 0; c < F; ++c)
-            store(to[c], static_cast<R>(grad[c]) * Function::slope(static_cast<R>(from[c])));
+    for (int64_t c = 0; c < F; ++c) store(out[c], Function::value(static_cast<Accumulator<T>>(x[c])));
+}
+
+template <class Function, class T>
+void backward_row(T* dx, const T* dout, const T* x, int64_t F) {
+    using R = Accumulator<T>;
+    if (on_amx<T>(Function::kAmxBackward, dx, dout, x, F)) return;
+#pragma omp simd
+    for (int64_t c = 0; c < F; ++c) store(dx[c], static_cast<R>(dout[c]) * Function::slope(static_cast<R>(x[c])));
+}
+
+template <class T>
+void swiglu_forward_row(T* out, const T* gates, const T* ups, int64_t F) {
+    using R = Accumulator<T>;
+    if (on_amx<T>(Swiglu::kAmxForward, out, gates, ups, F)) return;
+#pragma omp simd
+    for (int64_t c = 0; c < F; ++c) {
+        const R gate = static_cast<R>(gates[c]);
+        store(out[c], gate * sigmoid_fast(gate) * static_cast<R>(ups[c]));
     }
 }
 
 template <class T>
-void swiglu_forward(T* out, const T* x, int64_t N, int64_t F, int threads) {
+void swiglu_backward_row(T* dgates, T* dups, const T* dout, const T* gates, const T* ups, int64_t F) {
     using R = Accumulator<T>;
-#pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(N * F))
-    for (int64_t n = 0; n < N; ++n) {
-        const T *gates = x + n * 2 * F, *ups = gates + F;
-        T* to = out + n * F;
+    if (on_amx<T>(Swiglu::kAmxBackward, dgates, dups, dout, gates, ups, F)) return;
 #pragma omp simd
-        for (int64_t c = 0; c < F; ++c) {
-            const R gate = static_cast<R>(gates[c]);
-            store(to[c], gate * sigmoid_fast(gate) * static_cast<R>(ups[c]));
-        }
+    for (int64_t c = 0; c < F; ++c) {
+        const R gate = static_cast<R>(gates[c]), up = static_cast<R>(ups[c]), d = static_cast<R>(dout[c]);
+        const R weight = sigmoid_fast(gate);
+        store(dgates[c], d * up * weight * (1 + gate * (1 - weight)));
+        store(dups[c], d * gate * weight);
     }
 }
 
 template <class T>
-void swiglu_backward(T* dx, const T* dout, const T* x, int64_t N, int64_t F, int threads) {
-    using R = Accumulator<T>;
+struct Rows {
+    T* data;
+    int64_t stride;
+    explicit Rows(const Tensor& t) : data(t.ptr<std::remove_const_t<T>>()), stride(t.row_stride) {}
+    T* operator[](int64_t n) const { return data + n * stride; }
+};
+
+// row(n) for every row, of F outputs each.
+template <class Row>
+void for_rows(int64_t N, int64_t F, int threads, Row&& row) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(N * F))
-    for (int64_t n = 0; n < N; ++n) {
-        const T *gates = x + n * 2 * F, *ups = gates + F, *grad = dout + n * F;
-        T *dgates = dx + n * 2 * F, *dups = dgates + F;
-#pragma omp simd
-        for (int64_t c = 0; c < F; ++c) {
-            const R gate = static_cast<R>(gates[c]), up = static_cast<R>(ups[c]), d = static_cast<R>(grad[c]);
-            const R weight = sigmoid_fast(gate);
-            store(dgates[c], d * up * weight * (1 + gate * (1 - weight)));
-            store(dups[c], d * gate * weight);
-        }
-    }
+    for (int64_t n = 0; n < N; ++n) row(n);
 }
 
 }  // namespace
@@ -97,15 +118,16 @@ void swiglu_backward(T* dx, const T* dout, const T* x, int64_t N, int64_t F, int
 void activation_forward(Tensor out, Tensor x, Activation kind, const Exec& exec) {
     const int64_t N = out.shape[0], F = out.shape[1];
     dispatch_float(x.dtype, [&]<class T>() {
-        T* to = out.ptr<T>();
-        const T* from = x.ptr<T>();
+        const Rows<T> to(out);
+        const Rows<const T> from(x);
+        const auto run = [&](auto&& row) { for_rows(N, F, exec.threads, row); };
         switch (kind) {
             case Activation::kRelu:
-                return forward<Relu>(to, from, N, F, exec.threads);
+                return run([&](int64_t n) { forward_row<Relu>(to[n], from[n], F); });
             case Activation::kGelu:
-                return forward<Gelu>(to, from, N, F, exec.threads);
+                return run([&](int64_t n) { forward_row<Gelu>(to[n], from[n], F); });
             case Activation::kSwiglu:
-                return swiglu_forward(to, from, N, F, exec.threads);
+                return run([&](int64_t n) { swiglu_forward_row(to[n], from[n], from[n] + F, F); });
         }
         check(false, "activation_forward: no kernel for activation {}", static_cast<int>(kind));
     });
@@ -114,15 +136,16 @@ void activation_forward(Tensor out, Tensor x, Activation kind, const Exec& exec)
 void activation_backward(Tensor dx, Tensor dout, Tensor x, Activation kind, const Exec& exec) {
     const int64_t N = dout.shape[0], F = dout.shape[1];
     dispatch_float(x.dtype, [&]<class T>() {
-        T* to = dx.ptr<T>();
-        const T *grad = dout.ptr<T>(), *from = x.ptr<T>();
+        const Rows<T> to(dx);
+        const Rows<const T> grad(dout), from(x);
+        const auto run = [&](auto&& row) { for_rows(N, F, exec.threads, row); };
         switch (kind) {
             case Activation::kRelu:
-                return backward<Relu>(to, grad, from, N, F, exec.threads);
+                return run([&](int64_t n) { backward_row<Relu>(to[n], grad[n], from[n], F); });
             case Activation::kGelu:
-                return backward<Gelu>(to, grad, from, N, F, exec.threads);
+                return run([&](int64_t n) { backward_row<Gelu>(to[n], grad[n], from[n], F); });
             case Activation::kSwiglu:
-                return swiglu_backward(to, grad, from, N, F, exec.threads);
+                return run([&](int64_t n) { swiglu_backward_row(to[n], to[n] + F, grad[n], from[n], from[n] + F, F); });
         }
         check(false, "activation_backward: no kernel for activation {}", static_cast<int>(kind));
     });

@@ -97,6 +97,20 @@ inline R sigmoid_fast(R x) {
     return R(1) / (R(1) + exp_fast(-x));
 }
 
+// Calls f(begin, end) for blocks of [0, n), and asks for the array's elements of the block after next to come near. For
+// loops with much arithmetic over memory that is in no cache: the hardware does not look far enough ahead of them.
+// Nothing is read of what is asked for, so that it may lie past the array's end.
+template <class T, class F>
+inline void for_blocks_ahead(const T* array, int64_t n, F&& f) {
+    constexpr int64_t kBlock = 512, kLine = 64;
+    for (int64_t begin = 0; begin < n; begin += kBlock) {
+        const char* const ahead = reinterpret_cast<const char*>(array + begin + 2 * kBlock);
+        for (int64_t byte = 0; byte < kBlock * static_cast<int64_t>(sizeof(T)); byte += kLine)
+            __builtin_prefetch(ahead + byte);
+        f(begin, n - begin < kBlock ? n : begin + kBlock);
+    }
+}
+
 // Whether an op over that many elements repays starting threads: a region costs a few microseconds, an element about a
 // third of a nanosecond.
 inline bool worth_threads(int64_t elements) {

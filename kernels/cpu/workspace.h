@@ -1,6 +1,8 @@
 // Temporary memory of one CPU thread.
 #pragma once
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <memory>
 
@@ -9,7 +11,8 @@
 namespace plimsoll::cpu {
 
 // `count` elements of T for the calling thread, 64-byte aligned, with unspecified contents, until the same thread asks
-// again with the same Tag. Grows on demand and is kept, so that nothing is allocated after the first step.
+// again with the same Tag. Grows on demand and is kept, so that nothing is allocated after the first step. Asks for
+// huge pages where it is a megabyte or more.
 template <class Tag, class T>
 T* workspace(int64_t count) {
     struct Free {
@@ -17,11 +20,15 @@ T* workspace(int64_t count) {
     };
     thread_local std::unique_ptr<void, Free> memory;
     thread_local int64_t capacity = 0;
-    const int64_t bytes = (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
-    if (bytes > capacity) {
-        memory.reset(std::aligned_alloc(64, static_cast<size_t>(bytes)));
+    const int64_t wanted = count * static_cast<int64_t>(sizeof(T));
+    if (wanted > capacity) {
+        constexpr int64_t kLine = 64, kHugePage = int64_t{2} << 20;
+        const int64_t alignment = wanted >= kHugePage / 2 ? kHugePage : kLine;
+        const int64_t bytes = (wanted + alignment - 1) / alignment * alignment;
+        memory.reset(std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(bytes)));
         capacity = memory ? bytes : 0;
-        check(memory != nullptr || bytes == 0, "cannot allocate {} bytes of workspace", bytes);
+        check(memory != nullptr, "cannot allocate {} bytes of workspace", bytes);
+        if (alignment == kHugePage) madvise(memory.get(), static_cast<size_t>(bytes), MADV_HUGEPAGE);  // a hint
     }
     return static_cast<T*>(memory.get());
 }

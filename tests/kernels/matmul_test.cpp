@@ -187,7 +187,7 @@ void expect_same_bits_for(Case c, std::vector<int> thread_counts) {
 
 TEST_P(MatmulTest, BitsRepeatAndDoNotDependOnThreads) {
     const std::vector<int> thread_counts =
-        matmul_backend() == "OpenBLAS" ? std::vector<int>{1} : std::vector<int>{1, 2, 3, 8};
+        matmul_backend().starts_with("OpenBLAS") ? std::vector<int>{1} : std::vector<int>{1, 2, 3, 8};
     expect_same_bits_for<float>(GetParam(), thread_counts);
     expect_same_bits_for<double>(GetParam(), {1, 2, 3, 8});
     expect_same_bits_for<bf16>(GetParam(), {1});
@@ -201,7 +201,7 @@ INSTANTIATE_TEST_SUITE_P(Sizes, MatmulTest,
 
 // So many rows that a library is tempted to share the sum over them out among threads.
 TEST(Matmul, WeightGradientOfManyRowsDoesNotDependOnThreads) {
-    if (matmul_backend() == "OpenBLAS") GTEST_SKIP() << "OpenBLAS does not promise it";
+    if (matmul_backend().starts_with("OpenBLAS")) GTEST_SKIP() << "OpenBLAS does not promise it";
     for (const Case c : {Case{16384, 16, 16}, Case{4096, 64, 64, 8}, Case{5000, 67, 32}, Case{2048, 3, 1}}) {
         SCOPED_TRACE(testing::PrintToString(c));
         expect_same_bits_for<float>(c, {2, 3, 8});

@@ -1,0 +1,235 @@
+// A thread makes a part of c at a time, whose sums stay in its second-level cache while K passes. The right operand is
+// packed once, by all threads, unless only one part of c wants it; the left one is read where it lies, or packed 32
+// rows at a time if its rows are not contiguous.
+#include "kernels/cpu/amx/gemm.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/vector_math.h"
+#include "kernels/cpu/workspace.h"
+
+namespace plimsoll::cpu::amx {
+namespace {
+
+constexpr int64_t kPass = 256;        // of K before the next columns: 32 rows and 32 columns of that are in L1
+constexpr int64_t kLongest = 4096;    // of K in one part
+constexpr int64_t kShort = 2048;      // of K in a part where there are several
+constexpr int64_t kShared = 4 << 20;  // elements of b packed at once for all threads
+constexpr int64_t kBlockElements = kBlock * kBlock;
+
+constexpr int64_t parts(int64_t n, int64_t size) {
+    return (n + size - 1) / size;
+}
+constexpr int64_t padded(int64_t n, int64_t to = kBlock) {
+    return parts(n, to) * to;
+}
+
+const bf16* element(const Matrix& m, int64_t i, int64_t j) {
+    return static_cast<const bf16*>(m.data) + i * m.row + j * m.column;
+}
+
+// A range of rows, columns or K.
+struct Range {
+    int64_t begin, count;
+};
+Range range(int64_t index, int64_t size, int64_t n) {
+    return {index * size, std::min(size, n - index * size)};
+}
+
+// A part of b in packed tiles: those of 32 columns follow each other along K, as two rows of tiles.
+struct PackedRight {
+    bf16* data;
+    Range columns, depth;
+
+    int64_t row() const { return parts(depth.count, kTileDepth) * kTileElements; }
+    int64_t elements() const { return padded(columns.count) * padded(depth.count); }
+    // Packing is done in units, in the order of memory: rows of K, or columns.
+    int64_t units(const Matrix& b) const { return parts(b.column == 1 ? depth.count : columns.count, kBlock); }
+    void pack(int64_t unit, const Matrix& b) const {
+        if (b.column == 1)
+            for (int64_t block = 0; block < parts(columns.count, kBlock); ++block) pack(block, unit, b);
+        else
+            for (int64_t tile = 0; tile < parts(depth.count, kTileDepth); ++tile) pack(unit, tile, b);
+    }
+    void pack(int64_t block, int64_t tile, const Matrix& b) const {
+        const Range n = range(block, kBlock, columns.count), k = range(tile, kTileDepth, depth.count);
+        bf16* const to = data + 2 * block * row() + tile * kTileElements;
+        const bf16* const from = element(b, depth.begin + k.begin, columns.begin + n.begin);
+        b.column == 1 ? pack_right(to, row(), from, b.row, k.count, n.count)
+                      : pack_right_turned(to, row(), from, b.column, n.count, k.count);
+    }
+    // The 32 columns from `column` of b on, from `k` of K on.
+    Right at(int64_t column, int64_t k) const {
+        const int64_t block = (column - columns.begin) / kBlock, tile = (k - depth.begin) / kTileDepth;
+        return {data + 2 * block * row() + tile * kTileElements, row(), kTileElements};
+    }
+};
+
+class Product {
+  public:
+    Product(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, const Exec& exec, Epilogue epilogue)
+        : c_(c), a_(a), b_(b), accumulate_(accumulate), bias_(bias), threads_(exec.threads), epilogue_(epilogue) {
+        const int64_t M = c.rows, N = c.columns, K = a.columns;
+        choose_parts();
+        depth_ = K <= kLongest ? K : kShort;
+        shares_ = parts(M, height_) > 1;
+        columns_ = shares_ ? std::min(padded(N, width_), std::max(width_, kShared / padded(depth_) / width_ * width_))
+                           : padded(N, width_);
+        if (shares_) shared_ = workspace<struct Shared, bf16>(columns_ * padded(depth_));
+        if (c.dtype != DType::kF32 && depth_ < K) sums_ = workspace<struct Sums, float>(M * N);
+    }
+
+    void run() const {
+        const int64_t M = c_.rows, N = c_.columns, K = a_.columns;
+#pragma omp parallel num_threads(threads_) if (worth_threads(M * N * K / 1024))
+        {
+            const TileScope scope;
+            for (int64_t k = 0; k < parts(K, depth_); ++k)
+                for (int64_t n = 0; n < parts(N, columns_); ++n) {
+                    const Range columns = range(n, columns_, N);
+                    const PackedRight right{shared_, columns, range(k, depth_, K)};
+                    if (shares_) {
+#pragma omp for schedule(static)
+                        for (int64_t i = 0; i < right.units(b_); ++i) right.pack(i, b_);
+                    }
+                    const int64_t down = parts(M, height_), across = parts(columns.count, width_);
+#pragma omp for schedule(dynamic)
+                    for (int64_t i = 0; i < down * across; ++i) {
+                        const Range here = range(i / down, width_, columns.count);
+                        make(range(i % down, height_, M), {columns.begin + here.begin, here.count}, right);
+                    }
+                }
+        }
+    }
+
+  private:
+    // The height and width of what a thread makes at a time that cost least, in estimated cycles per element of K: a
+    // tile instruction makes 512 products in one; packing an element takes 0.1, turned 0.2, for all threads 0.3 with
+    // the way through the third-level cache. Bits do not depend on them.
+    void choose_parts() {
+        const auto M = static_cast<double>(c_.rows), N = static_cast<double>(c_.columns);
+        const double left = a_.column == 1 ? 0.02 : 0.2, right = b_.column == 1 ? 0.1 : 0.2, shared = 0.3;
+        double least = std::numeric_limits<double>::infinity();
+        for (const int64_t height : {256, 128, 64})
+            for (const int64_t width : {768, 512, 384, 256, 128}) {
+                const int64_t down = parts(c_.rows, height), across = parts(c_.columns, width), tasks = down * across;
+                // Threads wait for the last: a fifth of a task, say.
+                const double idle =
+                    (static_cast<double>(padded(tasks, threads_)) + 0.2 * threads_) / static_cast<double>(tasks);
+                const double cost =
+                    idle * (M * N / 512 + left * M * static_cast<double>(across) + (down == 1 ? right : shared) * N);
+                if (cost >= least) continue;
+                least = cost;
+                height_ = std::min(height, padded(c_.rows)), width_ = std::min(width, padded(c_.columns));
+            }
+    }
+
+    // A part of c over the part of K that `right` has. Sums lie in blocks of 32 x 32, so that no two rows of one share
+    // a set of the first-level cache.
+    void make(Range rows, Range columns, const PackedRight& right) const {
+        const Range depth = right.depth;
+        const int64_t across = parts(columns.count, kBlock);
+        float* const sums = workspace<struct BlockSums, float>(parts(rows.count, kBlock) * across * kBlockElements);
+        for (int64_t k = 0; k < depth.count; k += kPass) {
+            const Range pass{depth.begin + k, std::min(kPass, depth.count - k)};
+            PackedRight here = right;
+            if (!shares_) {
+                here = {workspace<struct OwnRight, bf16>(width_ * kPass), columns, pass};
+                for (int64_t i = 0; i < here.units(b_); ++i) here.pack(i, b_);
+            }
+            if (a_.column != 1) pack_turned(rows, pass);
+            for (int64_t r = 0; r < rows.count; r += kBlock) {
+                const Range lines{rows.begin + r, std::min(kBlock, rows.count - r)};
+                const Left left = left_of(rows, r, pass);
+                const Part done{lines.begin, lines.count, columns.begin, columns.count};
+                const bool last = pass.begin + pass.count == a_.columns;
+                if (last) epilogue_.fetch(done);
+                for (int64_t s = 0; s < columns.count; s += kBlock) {
+                    float* const sum = sums + (r / kBlock * across + s / kBlock) * kBlockElements;
+                    multiply(sum, kBlock, left, here.at(columns.begin + s, pass.begin), parts(pass.count, kTileDepth),
+                             k > 0);
+                    if (k + kPass >= depth.count)
+                        store(sum, depth, lines, {columns.begin + s, std::min(kBlock, columns.count - s)});
+                }
+                if (last) epilogue_(done);
+            }
+        }
+    }
+
+    // Where the tiles of a turned a are: those of 32 rows follow each other along K, as two rows of tiles.
+    bf16* packed_left() const {
+        return workspace<struct PackedLeft, bf16>(height_ * kPass);
+    }
+
+    // All rows of a part of c, in the order of memory.
+    void pack_turned(Range rows, Range pass) const {
+        const int64_t apart = parts(pass.count, kTileDepth) * kTileElements;
+        for (int64_t k = 0; k < pass.count; k += kTileDepth)
+            for (int64_t r = 0; r < rows.count; r += kBlock)
+                pack_left_turned(packed_left() + r / kBlock * 2 * apart + k / kTileDepth * kTileElements, apart,
+                                 element(a_, rows.begin + r, pass.begin + k), a_.column,
+                                 std::min(kTileDepth, pass.count - k), std::min(kBlock, rows.count - r));
+    }
+
+    // 32 rows of a, from row r of a part on: where they lie, or packed, if K is not contiguous or a tile would read
+    // past them.
+    Left left_of(Range rows, int64_t r, Range pass) const {
+        const int64_t apart = parts(pass.count, kTileDepth) * kTileElements, count = std::min(kBlock, rows.count - r);
+        if (a_.column != 1) return {packed_left() + r / kBlock * 2 * apart, kTileDepth, apart, kTileElements};
+        const bf16* const from = element(a_, rows.begin + r, pass.begin);
+        if (count == kBlock && pass.count % kTileDepth == 0) return {from, a_.row, kTileRows * a_.row, kTileDepth};
+        for (int64_t k = 0; k < pass.count; k += kTileDepth)
+            pack_left(packed_left() + k / kTileDepth * kTileElements, apart, from + k, a_.row, count,
+                      std::min(kTileDepth, pass.count - k));
+        return {packed_left(), kTileDepth, apart, kTileElements};
+    }
+
+    // Adds the sums over a part of K to what those before have left; the last part's go to c.
+    void store(float* sums, Range depth, Range rows, Range columns) const {
+        const bool first = depth.begin == 0, last = depth.begin + depth.count == a_.columns;
+        if (sums_) {
+            float* const kept = sums_ + rows.begin * c_.columns + columns.begin;
+            if (!last) return store_block(kept, c_.columns, sums, kBlock, rows.count, columns.count, nullptr, !first);
+            store_block(sums, kBlock, kept, c_.columns, rows.count, columns.count, nullptr, true);
+        }
+        const bool add = accumulate_ || (!sums_ && !first);
+        const float* const bias = bias_ && (sums_ || first) ? bias_ + columns.begin : nullptr;
+        const auto to = [&]<class T>(T* c) {
+            store_block(c + rows.begin * c_.row + columns.begin, c_.row, sums, kBlock, rows.count, columns.count, bias,
+                        add);
+        };
+        c_.dtype == DType::kF32 ? to(static_cast<float*>(c_.data)) : to(static_cast<bf16*>(c_.data));
+    }
+
+    Matrix c_, a_, b_;
+    bool accumulate_;
+    const float* bias_;
+    int threads_;
+    Epilogue epilogue_;
+    int64_t height_ = kBlock, width_ = kBlock;  // of what a thread makes at a time
+    int64_t columns_, depth_;                   // of a part of b
+    bool shares_;  // whether all threads pack b together; else each packs what it needs, which no other does
+    bf16* shared_ = nullptr;
+    float* sums_ = nullptr;  // (M, N), where c cannot keep sums of parts of K
+};
+
+}  // namespace
+
+void Epilogue::fetch(Part part) const {
+    if (!reads_) return;
+    constexpr int64_t kLine = 64, kSecondLevel = 2;
+    const int64_t size = size_of(reads_.dtype);
+    for (int64_t r = part.row; r < part.row + part.rows; ++r) {
+        const char* const row = static_cast<const char*>(reads_.data) + (r * reads_.row_stride + part.column) * size;
+        for (int64_t byte = 0; byte < part.columns * size; byte += kLine)
+            __builtin_prefetch(row + byte, 0, kSecondLevel);
+    }
+}
+
+void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, const Exec& exec, Epilogue epilogue) {
+    Product(c, a, b, accumulate, bias, exec, epilogue).run();
+}
+
+}  // namespace plimsoll::cpu::amx

@@ -1,0 +1,262 @@
+// Compiled for AMX and AVX-512 whatever the rest is compiled for: includes nothing with inline functions of ours.
+#include "kernels/cpu/amx/tiles.h"
+
+#include <cpuid.h>
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+
+namespace plimsoll::cpu::amx {
+namespace {
+
+bool cpu_has_them() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;  // of edx
+    if ((d & (kAmxBf16 | kAmxTile)) != (kAmxBf16 | kAmxTile)) return false;
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bf16");
+}
+
+bool system_allows() {
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM of Linux 5.16 and later
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+// Tiles 0 to 3 are sums, 4 and 5 left operands, 6 and 7 right ones. GCC 12's own functions for these instructions do
+// not say that they read and write memory, so that stores may be moved past them.
+template <int kRegister>
+void zero() {
+    asm volatile("tilezero %%tmm%c0" ::"i"(kRegister));
+}
+template <int kRegister>
+void load(const void* from, int64_t stride_bytes) {
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride_bytes), "i"(kRegister) : "memory");
+}
+template <int kRegister>
+void store(void* to, int64_t stride_bytes) {
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride_bytes), "i"(kRegister) : "memory");
+}
+template <int kSum, int kLeft, int kRight>
+void multiply_add() {
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSum), "i"(kLeft), "i"(kRight));
+}
+
+// bf16 is not defined here.
+uint16_t* bits(bf16* p) {
+    return reinterpret_cast<uint16_t*>(p);
+}
+const uint16_t* bits(const bf16* p) {
+    return reinterpret_cast<const uint16_t*>(p);
+}
+const float* bits(const float* p) {
+    return p;
+}
+
+__mmask32 first(int64_t count) {
+    return count >= 32 ? ~0u : count <= 0 ? 0 : (1u << count) - 1;
+}
+__mmask16 first16(int64_t count) {
+    return static_cast<__mmask16>(count >= 16 ? 0xffff : count <= 0 ? 0 : (1u << count) - 1);
+}
+
+// Rows of 16 dwords become columns.
+void transpose(__m512i (&r)[16]) {
+    __m512i t[16];
+    for (int i = 0; i < 8; ++i) {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; ++i) {
+        r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+        r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    }
+    constexpr int kEven = 0x88, kOdd = 0xdd;  // of the 128-bit quarters of two registers
+    for (int i = 0; i < 4; ++i) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], kEven);
+        t[4 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], kOdd);
+        t[8 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], kEven);
+        t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], kOdd);
+    }
+    for (int i = 0; i < 4; ++i) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], kEven);
+        r[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], kOdd);
+        r[4 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], kEven);
+        r[12 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], kOdd);
+    }
+}
+
+using Tile = __m512i[16];
+
+// 32 elements of a row, rounded to bf16 if they are fp32.
+__m512i load_row(const uint16_t* data, __mmask32 mask) {
+    return _mm512_maskz_loadu_epi16(mask, data);
+}
+__m512i load_row(const float* data, __mmask32 mask) {
+    const auto low = static_cast<__mmask16>(mask), high = static_cast<__mmask16>(mask >> 16);
+    const __m512bh rounded =
+        _mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(high, data + 16), _mm512_maskz_loadu_ps(low, data));
+    __m512i row;
+    std::memcpy(&row, &rounded, sizeof row);
+    return row;
+}
+
+// The tiles of columns 0-15 and 16-31 from rows of K: a dword has an element of each of two rows.
+template <class Element>
+void load_pairs(Tile& low, Tile& high, const Element* data, int64_t stride, int64_t rows, int64_t columns) {
+    const __mmask32 mask = first(columns);
+    // Quarters of the even and odd interleavings of two rows: 0-3 and 4-7 of each 8 columns.
+    const __m512i low_order = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0);
+    const __m512i high_order = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
+    for (int64_t i = 0; i < 16; ++i, data += 2 * stride) {
+        const __m512i a = 2 * i < rows ? load_row(data, mask) : _mm512_setzero_si512();
+        const __m512i b = 2 * i + 1 < rows ? load_row(data + stride, mask) : _mm512_setzero_si512();
+        const __m512i even = _mm512_unpacklo_epi16(a, b), odd = _mm512_unpackhi_epi16(a, b);
+        low[i] = _mm512_permutex2var_epi64(even, low_order, odd);
+        high[i] = _mm512_permutex2var_epi64(even, high_order, odd);
+    }
+}
+
+// 16 rows of 32 elements.
+template <class Element>
+void load_rows(Tile& to, const Element* data, int64_t stride, int64_t rows, int64_t columns) {
+    const __mmask32 mask = first(columns);
+    for (int64_t i = 0; i < 16; ++i, data += stride) to[i] = i < rows ? load_row(data, mask) : _mm512_setzero_si512();
+}
+
+void store_tile(uint16_t* to, const Tile& rows) {
+    for (int64_t i = 0; i < 16; ++i) _mm512_store_si512(to + 32 * i, rows[i]);
+}
+
+// Two tiles of 16 rows each, turned or not.
+template <bool kTurned, class Element>
+void pack_rows(bf16* to, int64_t apart, const Element* from, int64_t stride, int64_t rows, int64_t columns) {
+    for (int64_t half = 0; half < 2; ++half) {
+        Tile tile;
+        load_rows(tile, bits(from) + half * 16 * stride, stride, rows - half * 16, columns);
+        if (kTurned) transpose(tile);
+        store_tile(bits(to) + half * apart, tile);
+    }
+}
+template <bool kTurned, class Element>
+void pack_pairs(bf16* to, int64_t apart, const Element* from, int64_t stride, int64_t rows, int64_t columns) {
+    Tile low, high;
+    load_pairs(low, high, bits(from), stride, rows, columns);
+    if (kTurned) transpose(low), transpose(high);
+    store_tile(bits(to), low);
+    store_tile(bits(to) + apart, high);
+}
+
+__m512 widened(__m256i upper_halves) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(upper_halves), 16));
+}
+
+void store_row(float* to, __m512 value, __mmask16 mask, bool accumulate) {
+    if (accumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), value);
+    _mm512_mask_storeu_ps(to, mask, value);
+}
+void store_row(uint16_t* to, __m512 value, __mmask16 mask, bool accumulate) {
+    if (accumulate) value = _mm512_add_ps(widened(_mm256_maskz_loadu_epi16(mask, to)), value);
+    const __m256bh rounded = _mm512_cvtneps_pbh(value);
+    __m256i upper_halves;
+    std::memcpy(&upper_halves, &rounded, sizeof upper_halves);
+    _mm256_mask_storeu_epi16(to, mask, upper_halves);
+}
+
+template <class Element>
+void store_rows(Element* to, int64_t to_row, const float* block, int64_t block_row, int64_t rows, int64_t columns,
+                const float* bias, bool accumulate) {
+    const __mmask16 low = first16(columns), high = first16(columns - 16);
+    const __m512 zero = _mm512_setzero_ps();
+    const __m512 low_bias = bias ? _mm512_maskz_loadu_ps(low, bias) : zero;
+    const __m512 high_bias = bias && high ? _mm512_maskz_loadu_ps(high, bias + 16) : zero;
+    for (int64_t r = 0; r < rows; ++r, to += to_row, block += block_row) {
+        store_row(to, _mm512_add_ps(_mm512_loadu_ps(block), low_bias), low, accumulate);
+        if (high) store_row(to + 16, _mm512_add_ps(_mm512_loadu_ps(block + 16), high_bias), high, accumulate);
+    }
+}
+
+}  // namespace
+
+bool available() {
+    static const bool answer = [] {
+        const char* wish = std::getenv("PLIMSOLL_AMX");
+        return !(wish && std::strcmp(wish, "0") == 0) && cpu_has_them() && system_allows();
+    }();
+    return answer;
+}
+
+TileScope::TileScope() {
+    struct alignas(64) {
+        uint8_t palette = 1, start = 0, reserved[14] = {};
+        uint16_t row_bytes[16] = {};
+        uint8_t rows[16] = {};
+    } config;
+    static_assert(sizeof config == 64);
+    for (int i = 0; i < 8; ++i) config.row_bytes[i] = 64, config.rows[i] = 16;
+    asm volatile("ldtilecfg %0" ::"m"(config));
+}
+TileScope::~TileScope() {
+    asm volatile("tilerelease");
+}
+
+void pack_right(bf16* to, int64_t apart, const bf16* from, int64_t stride, int64_t rows, int64_t columns) {
+    pack_pairs<false>(to, apart, from, stride, rows, columns);
+}
+void pack_right_turned(bf16* to, int64_t apart, const bf16* from, int64_t stride, int64_t rows, int64_t columns) {
+    pack_rows<true>(to, apart, from, stride, rows, columns);
+}
+void pack_left(bf16* to, int64_t apart, const bf16* from, int64_t stride, int64_t rows, int64_t columns) {
+    pack_rows<false>(to, apart, from, stride, rows, columns);
+}
+void pack_left_turned(bf16* to, int64_t apart, const bf16* from, int64_t stride, int64_t rows, int64_t columns) {
+    pack_pairs<true>(to, apart, from, stride, rows, columns);
+}
+void pack_left(bf16* to, int64_t apart, const float* from, int64_t stride, int64_t rows, int64_t columns) {
+    pack_rows<false>(to, apart, from, stride, rows, columns);
+}
+void pack_left_turned(bf16* to, int64_t apart, const float* from, int64_t stride, int64_t rows, int64_t columns) {
+    pack_pairs<true>(to, apart, from, stride, rows, columns);
+}
+
+void multiply(float* c, int64_t c_row, const Left& a, const Right& b, int64_t depth, bool accumulate) {
+    const int64_t c_bytes = 4 * c_row, a_bytes = 2 * a.row;
+    float* const below = c + 16 * c_row;
+    if (accumulate) {
+        load<0>(c, c_bytes), load<1>(c + 16, c_bytes), load<2>(below, c_bytes), load<3>(below + 16, c_bytes);
+    } else {
+        zero<0>(), zero<1>(), zero<2>(), zero<3>();
+    }
+    const uint16_t* left = bits(a.data);
+    const uint16_t* right = bits(b.data);
+    for (int64_t k = 0; k < depth; ++k, left += a.next, right += b.next) {
+        load<4>(left, a_bytes);
+        load<6>(right, 64);
+        multiply_add<0, 4, 6>();
+        load<7>(right + b.across, 64);
+        multiply_add<1, 4, 7>();
+        load<5>(left + a.down, a_bytes);
+        multiply_add<2, 5, 6>();
+        multiply_add<3, 5, 7>();
+    }
+    store<0>(c, c_bytes), store<1>(c + 16, c_bytes), store<2>(below, c_bytes), store<3>(below + 16, c_bytes);
+}
+
+template <>
+void store_block(float* to, int64_t to_row, const float* block, int64_t block_row, int64_t rows, int64_t columns,
+                 const float* bias, bool accumulate) {
+    store_rows(to, to_row, block, block_row, rows, columns, bias, accumulate);
+}
+template <>
+void store_block(bf16* to, int64_t to_row, const float* block, int64_t block_row, int64_t rows, int64_t columns,
+                 const float* bias, bool accumulate) {
+    store_rows(bits(to), to_row, block, block_row, rows, columns, bias, accumulate);
+}
+
+}  // namespace plimsoll::cpu::amx

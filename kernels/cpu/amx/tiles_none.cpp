@@ -1,0 +1,60 @@
+// For processors and compilers without AMX: nothing here is called, as available() says no.
+#include "kernels/cpu/amx/activations.h"
+#include "kernels/cpu/amx/tiles.h"
+
+#include <cstdlib>
+
+namespace plimsoll::cpu::amx {
+
+bool available() {
+    return false;
+}
+TileScope::TileScope() = default;
+TileScope::~TileScope() = default;
+void pack_right(bf16*, int64_t, const bf16*, int64_t, int64_t, int64_t) {
+    std::abort();
+}
+void pack_right_turned(bf16*, int64_t, const bf16*, int64_t, int64_t, int64_t) {
+    std::abort();
+}
+void pack_left(bf16*, int64_t, const bf16*, int64_t, int64_t, int64_t) {
+    std::abort();
+}
+void pack_left_turned(bf16*, int64_t, const bf16*, int64_t, int64_t, int64_t) {
+    std::abort();
+}
+<<<<<<< HEAD
+void multiply(float*, int64_t, const Left&, const Right&, int64_t, bool) {
+=======
+void pack_left(bf16*, int64_t, const float*, int64_t, int64_t, int64_t) {
+    std::abort();
+}
+void pack_left_turned(bf16*, int64_t, const float*, int64_t, int64_t, int64_t) {
+    std::abort();
+}
+void multiply(float*, int64_t, Left, Right, int64_t, bool) {
+>>>>>>> amxattn
+    std::abort();
+}
+template <>
+void store_block(float*, int64_t, const float*, int64_t, int64_t, int64_t, const float*, bool) {
+    std::abort();
+}
+template <>
+void store_block(bf16*, int64_t, const float*, int64_t, int64_t, int64_t, const float*, bool) {
+    std::abort();
+}
+void gelu_forward(bf16*, const bf16*, int64_t) {
+    std::abort();
+}
+void gelu_backward(bf16*, const bf16*, const bf16*, int64_t) {
+    std::abort();
+}
+void swiglu_forward(bf16*, const bf16*, const bf16*, int64_t) {
+    std::abort();
+}
+void swiglu_backward(bf16*, bf16*, const bf16*, const bf16*, const bf16*, int64_t) {
+    std::abort();
+}
+
+}  // namespace plimsoll::cpu::amx
