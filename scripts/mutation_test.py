@@ -106,7 +106,7 @@ MUTATIONS = [
     ("biases of keys learn from the first query head of a group", "kernels/cpu/key_bias.cpp",
      "sum += db[h] * w.ptr<R>()[h * HS + c];", "sum += db[g * group] * w.ptr<R>()[h * HS + c];", "kernels_test", "KeyBias*"),
     ("a key's bias is not added in backward", "kernels/cpu/attention_backward.cpp",
-     "of.key_bias.add_to(tile.weights, key_row, here, of.count);", "", "kernels_test", "*Attention*"),
+     "key_bias.add_to(weights, first, here, queries.count);", "", "kernels_test", "*Attention*"),
     ("a key's bias has the gradient of its last tile of queries", "kernels/cpu/attention_tile.h",
      "of(row + j) += lane_sum<R>(queries,", "of(row + j) = lane_sum<R>(queries,", "kernels_test", "*Attention*"),
     ("values do not learn from the biases of their keys", "model/parts/key_bias.cpp",
