@@ -144,7 +144,8 @@ void run_forward(const AttentionTensors& t, const AttentionTables& tables, const
                                      {t.q.ptr<bf16>(), t.q.row_stride},
                                      {t.k.ptr<bf16>(), t.k.row_stride},
                                      {t.v.ptr<bf16>(), t.v.row_stride},
-                                     tables};
+                                     tables,
+                                     make_key_bias(t.key_bias, spec, NH)};
     dispatch_attention(spec.weighting, HS, [&]<class V, int kHS>() {
         constexpr int kBytes = ForwardShape<kHS>::kSharedBytes;
         check_cuda(
