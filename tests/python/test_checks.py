@@ -1,4 +1,5 @@
-"""scripts/check_includes.py and scripts/check_style.py: each rule catches its breach, and this repository keeps all."""
+"""scripts/check_includes.py and scripts/check_style.py: each rule catches its breach, and this repository keeps all. And
+every mutation of scripts/mutations/ finds what it breaks."""
 
 import contextlib
 import io
@@ -11,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 import check_includes  # noqa: E402
 import check_style  # noqa: E402
+import mutation_test  # noqa: E402
 
 
 class Tree(unittest.TestCase):
@@ -124,6 +126,13 @@ class Style(Tree):
 
     def test_this_repository(self):
         self.assertEqual(check_style.problems(ROOT), [])
+
+
+class Mutations(unittest.TestCase):
+    def test_each_finds_its_text_once(self):
+        names = [mutation.name for mutation in mutation_test.applicable(ROOT)]
+        self.assertGreater(len(names), 100)
+        self.assertEqual(len(names), len(set(names)))
 
 
 if __name__ == "__main__":
