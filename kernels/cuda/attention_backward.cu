@@ -340,9 +340,9 @@ HeadView<const bf16> rows_of(const Tensor& t, const char* name) {
 }
 
 // d.q, d.k and d.v from lse and `delta`, and each query's part of a learned bias' gradient into `dbias`, unless null.
-// done: what other kernels have made of it.
+// done: what other kernels have made of it. d.k and d.v are made on `beside`.
 void run_backward(const AttentionTensors& d, const AttentionTensors& t, const BackwardCall& call, Backward90 done,
-                  const AttentionTables& tables, const AttentionSpec& spec, const Exec& exec) {
+                  const AttentionTables& tables, const AttentionSpec& spec, cudaStream_t beside, const Exec& exec) {
     const int64_t NH = t.q.shape[1], NKV = t.k.shape[1], HS = t.q.shape[2];
     check_attention_layout(d.q, "dq");
     const BackwardArguments arguments{call,
@@ -366,7 +366,7 @@ void run_backward(const AttentionTensors& d, const AttentionTensors& t, const Ba
                 PLIMSOLL_LAUNCH(
                     kernel,
                     dim3(static_cast<unsigned>(tables.key_tile_count), static_cast<unsigned>(NKV), Shape::kParts),
-                    dim3(kTileThreads), Shape::kDkvBytes, stream, arguments);
+                    dim3(kTileThreads), Shape::kDkvBytes, beside, arguments);
         };
         if (t.key_bias)
             run_dkv(dkv_kernel<V, kHS, true, true>);
@@ -418,8 +418,11 @@ void attention_backward(const AttentionTensors& d, const AttentionTensors& t, st
     float* const dbias = t.score_bias ? delta + NH * N : nullptr;
     const BackwardCall call = backward_call(t, delta, dbias, spec);
     const AttentionTables tables = make_tables(memory + row_words, cu_seqlens, N, exec);
-    if (on_sm90.dq) run_sm90_backward(on_sm90, d, t, call, rows, tables, spec, exec);
-    if (!on_sm90.dq || !on_sm90.dkv) run_backward(d, t, call, on_sm90, tables, spec, exec);
+    float* const table = on_sm90.dq ? sm90_backward_rows(on_sm90, t, call, rows, tables, spec, exec) : nullptr;
+    const cudaStream_t beside = exec.cuda->fork();
+    if (on_sm90.dq) run_sm90_backward(on_sm90, d, t, call, table, tables, spec, beside, exec);
+    if (!on_sm90.dq || !on_sm90.dkv) run_backward(d, t, call, on_sm90, tables, spec, beside, exec);
+    exec.cuda->join();
     if (dbias) run_score_bias(d.score_bias, dbias, N, write, exec);
 }
 
@@ -437,7 +440,9 @@ void attention_tasks_backward(const AttentionTensors& d, const AttentionTensors&
                               const AttentionTasks& tasks, const AttentionSpec& spec, const Exec& exec) {
     int32_t* const memory = exec.cuda->workspace<int32_t>(table_words(tasks));
     const BackwardCall call = backward_call(t, optional<float>(delta), optional<float>(d.score_bias), spec);
-    run_backward(d, t, call, {}, make_tables(memory, tasks, t.q.shape[0], exec), spec, exec);
+    const AttentionTables tables = make_tables(memory, tasks, t.q.shape[0], exec);
+    run_backward(d, t, call, {}, tables, spec, exec.cuda->fork(), exec);
+    exec.cuda->join();
 }
 
 }  // namespace plimsoll::cuda

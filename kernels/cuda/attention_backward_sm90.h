@@ -1,6 +1,8 @@
 // Core attention's backward on compute capability 9.0; everything else has the kernels of attention_backward.cu.
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include "kernels/attention.h"
 
 namespace plimsoll::cuda {
@@ -19,8 +21,14 @@ Backward90 takes_sm90_backward(const AttentionTensors& d, const AttentionTensors
 // Words of the workspace that run_sm90_backward() wants, 16-byte aligned.
 int64_t sm90_backward_words(const AttentionTensors& t);
 
-// What `takes` says of attention_backward(), with the tables of documents that lie one after the other.
+// The table of what backward knows of each query, in `rows`, that workspace; null if the kernels want none.
+float* sm90_backward_rows(Backward90 takes, const AttentionTensors& t, const BackwardCall& call, float* rows,
+                          const AttentionTables& tables, const AttentionSpec& spec, const Exec& exec);
+
+// What `takes` says of attention_backward(), with that table and the tables of documents that lie one after the other.
+// d.k and d.v are made on `beside`.
 void run_sm90_backward(Backward90 takes, const AttentionTensors& d, const AttentionTensors& t, const BackwardCall& call,
-                       float* rows, const AttentionTables& tables, const AttentionSpec& spec, const Exec& exec);
+                       const float* rows, const AttentionTables& tables, const AttentionSpec& spec, cudaStream_t beside,
+                       const Exec& exec);
 
 }  // namespace plimsoll::cuda

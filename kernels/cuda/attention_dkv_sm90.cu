@@ -3,10 +3,11 @@
 
 namespace plimsoll::cuda {
 
-void launch_sm90_dkv(const KeyGradientArguments& arguments, Weighting weighting, int64_t HS, const Exec& exec) {
+void launch_sm90_dkv(const KeyGradientArguments& arguments, Weighting weighting, int64_t HS, cudaStream_t stream,
+                     const Exec& exec) {
     dispatch_variant(weighting, [&]<class V>() {
         const auto launch = [&]<int kHS>() {
-            launch_warpgroups<KeyGradient90<V, kHS>>(attention_dkv_sm90_kernel<V, kHS>, arguments, exec,
+            launch_warpgroups<KeyGradient90<V, kHS>>(attention_dkv_sm90_kernel<V, kHS>, arguments, stream, exec,
                                                      "attention_backward");
         };
         if (HS == 64) return launch.template operator()<64>();

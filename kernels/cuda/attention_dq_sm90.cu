@@ -6,8 +6,8 @@ namespace plimsoll::cuda {
 void launch_sm90_dq(const QueryGradientArguments& arguments, Weighting weighting, int64_t HS, const Exec& exec) {
     dispatch_variant(weighting, [&]<class V>() {
         const auto launch = [&]<int kHS>() {
-            launch_warpgroups<QueryGradient90<V, kHS>>(attention_dq_sm90_kernel<V, kHS>, arguments, exec,
-                                                       "attention_backward");
+            launch_warpgroups<QueryGradient90<V, kHS>>(attention_dq_sm90_kernel<V, kHS>, arguments, exec.cuda->stream(),
+                                                       exec, "attention_backward");
         };
         if (HS == 64) return launch.template operator()<64>();
         if (HS == 96) return launch.template operator()<96>();

@@ -25,8 +25,8 @@ void attention_forward_sm90(const AttentionTensors& t, const AttentionTables& ta
         tables.end};
     dispatch_variant(spec.weighting, [&]<class V>() {
         const auto launch = [&]<int kHS>() {
-            launch_warpgroups<Forward90<V, kHS>>(attention_forward_sm90_kernel<V, kHS>, arguments, exec,
-                                                 "attention_forward");
+            launch_warpgroups<Forward90<V, kHS>>(attention_forward_sm90_kernel<V, kHS>, arguments, exec.cuda->stream(),
+                                                 exec, "attention_forward");
         };
         if (HS == 64) return launch.template operator()<64>();
         if (HS == 96) return launch.template operator()<96>();

@@ -84,11 +84,25 @@ Context::Context(int index) {
                    kOldestArchitecture);
     reserve(kSmallestWorkspace);
     library_workspace_ = DeviceMemory(kLibraryWorkspace, "workspace of cuBLASLt");
-    check_cuda(cudaStreamCreate(&stream_), "cudaStreamCreate");
+    for (cudaStream_t* stream : {&stream_, &branch_}) check_cuda(cudaStreamCreate(stream), "cudaStreamCreate");
+    for (cudaEvent_t* event : {&forked_, &joined_})
+        check_cuda(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreate");
 }
 
 Context::~Context() {
-    cudaStreamDestroy(stream_);
+    for (cudaEvent_t event : {forked_, joined_}) cudaEventDestroy(event);
+    for (cudaStream_t stream : {branch_, stream_}) cudaStreamDestroy(stream);
+}
+
+cudaStream_t Context::fork() const {
+    check_cuda(cudaEventRecord(forked_, stream_), "cudaEventRecord");
+    check_cuda(cudaStreamWaitEvent(branch_, forked_, 0), "cudaStreamWaitEvent");
+    return branch_;
+}
+
+void Context::join() const {
+    check_cuda(cudaEventRecord(joined_, branch_), "cudaEventRecord");
+    check_cuda(cudaStreamWaitEvent(stream_, joined_, 0), "cudaStreamWaitEvent");
 }
 
 void Context::reserve(int64_t bytes) {

@@ -51,6 +51,10 @@ class Context {
     Context(const Context&) = delete;
 
     cudaStream_t stream() const { return stream_; }
+    // A second stream, whose work may run beside stream()'s: from fork() on, after everything that stream() was given
+    // before, and before what it is given after join(). An op forks and joins; graphs record both as branches.
+    cudaStream_t fork() const;
+    void join() const;
     // `bytes` of device memory with unspecified contents, for one op: the next op that asks gets the same. 256-byte
     // aligned. Throws Error if the context has less: see reserve().
     template <class T>
@@ -81,7 +85,8 @@ class Context {
 
     std::string name_;
     int index_ = 0, multiprocessors_ = 0, architecture_ = 0;
-    cudaStream_t stream_ = nullptr;
+    cudaStream_t stream_ = nullptr, branch_ = nullptr;
+    cudaEvent_t forked_ = nullptr, joined_ = nullptr;
     DeviceMemory workspace_, library_workspace_;
     int64_t workspace_size_ = 0;
     std::unique_ptr<GemmChoices> gemm_choices_;

@@ -61,5 +61,71 @@ TEST_F(CudaContext, ALaunchThatFailsIsNamed) {
                  [&] { convert(t, t, on_gpu()); });
 }
 
+// A byte of device memory set on one stream and copied on others: a late stream does nothing by itself.
+class CudaBranches : public CudaContext {
+  protected:
+    static constexpr int kBefore = 3, kBeside = 5;
+    // first = kBefore; beside that, on a branch, second = first and then third = kBeside; after both fourth = second.
+    void submit(const cuda::Context& context, bool joins) {
+        char* const at = memory_.ptr();
+        cudaMemsetAsync(at, kBefore, 1, context.stream());
+        const cudaStream_t branch = context.fork();
+        cudaMemcpyAsync(at + 1, at, 1, cudaMemcpyDeviceToDevice, branch);
+        cudaMemsetAsync(at + 2, kBeside, 1, branch);
+        if (joins) context.join();
+        cudaMemcpyAsync(at + 3, at + 1, 1, cudaMemcpyDeviceToDevice, context.stream());
+    }
+    std::vector<int> values() const {
+        char bytes[4];
+        cudaMemcpyAsync(bytes, memory_.ptr(), sizeof bytes, cudaMemcpyDeviceToHost, nullptr);
+        cudaDeviceSynchronize();
+        return {bytes[0], bytes[1], bytes[2], bytes[3]};
+    }
+    void clear() { cudaMemsetAsync(memory_.ptr(), 0, 4, nullptr); }
+
+  private:
+    struct Bytes {
+        cuda::DeviceMemory memory{4};
+        char* ptr() const { return static_cast<char*>(memory.data()); }
+    } memory_;
+};
+
+TEST_F(CudaBranches, AreBetweenForkAndJoin) {
+    const cuda::Context context;
+    clear();
+    simt::host_state().late = true;
+    submit(context, true);
+    context.synchronize();
+    EXPECT_EQ(values(), std::vector<int>({kBefore, kBefore, kBeside, kBefore}));
+}
+
+TEST_F(CudaBranches, ArePartsOfGraphs) {
+    const cuda::Context context;
+    const auto record = [&](bool joins, cudaGraph_t* graph) {
+        cudaStreamBeginCapture(context.stream(), cudaStreamCaptureModeThreadLocal);
+        submit(context, joins);
+        return cudaStreamEndCapture(context.stream(), graph);
+    };
+    cudaGraph_t graph = nullptr;
+    clear();
+    EXPECT_EQ(record(false, &graph), cudaErrorStreamCaptureUnjoined);
+    EXPECT_EQ(graph, nullptr);
+    ASSERT_EQ(record(true, &graph), cudaSuccess);
+    EXPECT_EQ(values(), std::vector<int>(4, 0)) << "nothing runs while it is recorded";
+    cudaGraphExec_t executable = nullptr;
+    ASSERT_EQ(cudaGraphInstantiate(&executable, graph, 0), cudaSuccess);
+    for (int launch = 0; launch < 2; ++launch) {
+        clear();
+        cudaGraphLaunch(executable, context.stream());
+        context.synchronize();
+        EXPECT_EQ(values(), std::vector<int>({kBefore, kBefore, kBeside, kBefore})) << launch;
+    }
+    cudaGraphExecDestroy(executable);
+    cudaGraphDestroy(graph);
+    submit(context, true);  // the streams are as before
+    context.synchronize();
+    EXPECT_EQ(values().back(), kBefore);
+}
+
 }  // namespace
 }  // namespace plimsoll

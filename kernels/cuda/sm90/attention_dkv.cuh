@@ -308,6 +308,7 @@ __global__ void __launch_bounds__(KeyGradient90<V, HS>::kThreads, 1)
 }
 
 // In a file of its own, attention_dkv_sm90.cu.
-void launch_sm90_dkv(const KeyGradientArguments& arguments, Weighting weighting, int64_t HS, const Exec& exec);
+void launch_sm90_dkv(const KeyGradientArguments& arguments, Weighting weighting, int64_t HS, cudaStream_t stream,
+                     const Exec& exec);
 
 }  // namespace plimsoll::cuda

@@ -21,11 +21,12 @@ inline device::TensorMap map_heads(const Tensor& t, const char* name, int rows) 
 
 // One block per multiprocessor, no more than there are pieces of work.
 template <class Shape, class Kernel, class Arguments>
-void launch_warpgroups(Kernel* kernel, const Arguments& arguments, const Exec& exec, const char* op) {
+void launch_warpgroups(Kernel* kernel, const Arguments& arguments, cudaStream_t stream, const Exec& exec,
+                       const char* op) {
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes), op);
     const int blocks = std::min(exec.cuda->multiprocessors(), arguments.schedule.count());
-    PLIMSOLL_LAUNCH(kernel, dim3(static_cast<unsigned>(blocks)), dim3(Shape::kThreads), Shape::kSharedBytes,
-                    exec.cuda->stream(), arguments);
+    PLIMSOLL_LAUNCH(kernel, dim3(static_cast<unsigned>(blocks)), dim3(Shape::kThreads), Shape::kSharedBytes, stream,
+                    arguments);
     launch_check(op);
 }
 

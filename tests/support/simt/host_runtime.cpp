@@ -1,37 +1,14 @@
 #include "simt/host_runtime.h"
 
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <map>
-#include <memory>
-#include <mutex>
-#include <set>
 #include <stdexcept>
 #include <utility>
-#include <vector>
 
+#include "simt/host_streams.h"
 #include "simt/memory.h"
-
-struct EmulatedGraph {
-    std::vector<std::function<void()>> work;
-};
-struct EmulatedStream {
-    std::unique_ptr<EmulatedGraph> captured;        // while the stream is captured
-    std::deque<std::function<void()>> submitted{};  // what a late stream has not done yet
-};
-// A point in a stream.
-struct EmulatedPoint {
-    EmulatedStream* stream = nullptr;
-    bool reached = false;
-    bool captured = false;  // a point of a graph: nobody can ask for it
-};
-struct EmulatedEvent {
-    std::shared_ptr<EmulatedPoint> point;  // of the last record
-    std::chrono::steady_clock::time_point time{};
-};
 
 namespace simt {
 namespace {
@@ -48,7 +25,17 @@ std::map<std::string, Failure>& failures() {
 
 thread_local cudaError_t last_error = cudaSuccess;
 
-// One host thread at a time is in the runtime, as one kernel at a time is on the emulated device.
+// The error that a test has planned for a call.
+cudaError_t planned(const char* name) {
+    const auto found = failures().find(name);
+    if (found == failures().end() || found->second.skip-- > 0) return cudaSuccess;
+    const cudaError_t error = found->second.error;
+    failures().erase(found);
+    return record(error);
+}
+
+}  // namespace
+
 std::recursive_mutex& one_thread() {
     static std::recursive_mutex value;
     return value;
@@ -59,43 +46,6 @@ cudaError_t record(cudaError_t error) {
     return error;
 }
 
-using Lock = std::lock_guard<std::recursive_mutex>;
-
-std::set<EmulatedStream*>& streams() {
-    static std::set<EmulatedStream*> value;
-    return value;
-}
-
-void run_next(EmulatedStream& stream) {
-    const std::function<void()> work = std::move(stream.submitted.front());
-    stream.submitted.pop_front();
-    work();
-}
-
-void run_all(EmulatedStream* stream) {
-    while (stream && !stream->submitted.empty()) run_next(*stream);
-}
-
-void run_all() {
-    for (EmulatedStream* stream : streams()) run_all(stream);
-}
-
-void run_until(const EmulatedPoint& point) {
-    while (!point.reached && !point.stream->submitted.empty()) run_next(*point.stream);
-}
-
-// What a call must return before it does anything.
-cudaError_t planned(const char* name) {
-    const auto found = failures().find(name);
-    if (found == failures().end() || found->second.skip-- > 0) return cudaSuccess;
-    const cudaError_t error = found->second.error;
-    failures().erase(found);
-    return record(error);
-}
-
-// How many streams this thread captures (cudaStreamCaptureModeThreadLocal): meanwhile it may not wait or allocate.
-thread_local int captures = 0;
-
 cudaError_t with_device(const char* name) {
     const Lock lock(one_thread());
     if (const cudaError_t error = planned(name)) return error;
@@ -104,8 +54,6 @@ cudaError_t with_device(const char* name) {
     if (host.devices == 0) return record(cudaErrorNoDevice);
     return cudaSuccess;
 }
-
-}  // namespace
 
 HostState& host_state() {
     static HostState value;
@@ -117,47 +65,11 @@ void fail_call(const char* name, cudaError_t error, int skip) {
     failures()[name] = {error, skip};
 }
 
-void submit(cudaStream_t stream, std::function<void()> work) {
-    const Lock lock(one_thread());
-    if (stream && stream->captured) {
-        stream->captured->work.push_back(std::move(work));
-    } else if (stream && host_state().late) {
-        stream->submitted.push_back(std::move(work));
-    } else {
-        stream ? run_all(stream) : run_all();  // what came before it
-        work();
-    }
-}
-
-// A launch that cannot run is an error of the runtime; one that goes wrong while it runs is the emulator's to report.
-void submit_launch(cudaStream_t stream, const Launch& request) {
-    if (with_device("launch") != cudaSuccess) return;
-    struct alignas(64) Chunk {  // as tensor maps want to be aligned
-        std::byte at[64];
-    };
-    std::vector<Chunk> arguments((request.argument_bytes + sizeof(Chunk) - 1) / sizeof(Chunk));
-    std::memcpy(arguments.data(), request.arguments, request.argument_bytes);
-    submit(stream, [request, arguments = std::move(arguments)] {
-        Launch mine = request;
-        std::vector<Chunk> copy = arguments;  // a kernel may change its parameters
-        mine.arguments = copy.data();
-        launch(mine);
-    });
-}
-
 }  // namespace simt
 
+using simt::outside_capture;
 using simt::record;
 using simt::with_device;
-
-namespace {
-
-cudaError_t outside_capture(const char* name) {
-    if (const cudaError_t error = with_device(name)) return error;
-    return simt::captures ? record(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
-}
-
-}  // namespace
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
     if (const cudaError_t error = outside_capture("cudaMalloc")) return error;
@@ -233,128 +145,6 @@ cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_
                 cudaMemcpyAsync(static_cast<char*>(to) + row * to_pitch,
                                 static_cast<const char*>(from) + row * from_pitch, width, kind, stream))
             return error;
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamCreate(cudaStream_t* stream) {
-    if (const cudaError_t error = with_device("cudaStreamCreate")) return error;
-    const simt::Lock lock(simt::one_thread());
-    *stream = new EmulatedStream;
-    simt::streams().insert(*stream);
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-    return cudaStreamCreate(stream);
-}
-
-cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-    const simt::Lock lock(simt::one_thread());
-    simt::run_all(stream);
-    simt::streams().erase(stream);
-    delete stream;
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-    if (const cudaError_t error = outside_capture("cudaStreamSynchronize")) return error;
-    const simt::Lock lock(simt::one_thread());
-    stream ? simt::run_all(stream) : simt::run_all();
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
-    if (const cudaError_t error = with_device("cudaStreamWaitEvent")) return error;
-    if (!event) return record(cudaErrorInvalidValue);
-    if (const auto point = event->point) simt::submit(stream, [point] { simt::run_until(*point); });
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
-    if (const cudaError_t error = with_device("cudaStreamBeginCapture")) return error;
-    if (!stream || stream->captured) return record(cudaErrorInvalidValue);
-    stream->captured = std::make_unique<EmulatedGraph>();
-    ++simt::captures;
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-    if (const cudaError_t error = with_device("cudaStreamEndCapture")) return error;
-    if (!stream->captured) return record(cudaErrorInvalidValue);
-    *graph = stream->captured.release();
-    --simt::captures;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
-    if (const cudaError_t error = with_device("cudaGraphInstantiate")) return error;
-    *executable = new EmulatedGraph(*graph);
-    return cudaSuccess;
-}
-
-cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
-    if (const cudaError_t error = with_device("cudaGraphLaunch")) return error;
-    const simt::Lock lock(simt::one_thread());
-    for (const std::function<void()>& work : executable->work) simt::submit(stream, work);
-    ++simt::host_state().graph_launches;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-    delete graph;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
-    delete executable;
-    return cudaSuccess;
-}
-
-cudaError_t cudaEventCreate(cudaEvent_t* event) {
-    if (const cudaError_t error = with_device("cudaEventCreate")) return error;
-    *event = new EmulatedEvent;
-    return cudaSuccess;
-}
-
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-    return cudaEventCreate(event);
-}
-
-cudaError_t cudaEventDestroy(cudaEvent_t event) {
-    delete event;
-    return cudaSuccess;
-}
-
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-    if (const cudaError_t error = with_device("cudaEventRecord")) return error;
-    const simt::Lock lock(simt::one_thread());
-    event->time = std::chrono::steady_clock::now();
-    event->point = std::make_shared<EmulatedPoint>(EmulatedPoint{stream, false, stream && stream->captured});
-    simt::submit(stream, [point = event->point] { point->reached = true; });
-    return cudaSuccess;
-}
-
-cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-    if (const cudaError_t error = outside_capture("cudaEventSynchronize")) return error;
-    const simt::Lock lock(simt::one_thread());
-    if (event->point) simt::run_until(*event->point);
-    return cudaSuccess;
-}
-
-// Each question lets a late stream do one thing, or nobody who asks would ever see it done.
-cudaError_t cudaEventQuery(cudaEvent_t event) {
-    if (const cudaError_t error = with_device("cudaEventQuery")) return error;
-    const simt::Lock lock(simt::one_thread());
-    if (event->point && event->point->captured) return record(cudaErrorCapturedEvent);
-    if (!event->point || event->point->reached) return cudaSuccess;
-    if (simt::host_state().stuck) return cudaErrorNotReady;
-    EmulatedStream& stream = *event->point->stream;
-    if (!stream.submitted.empty()) simt::run_next(stream);
-    return event->point->reached ? cudaSuccess : cudaErrorNotReady;
-}
-
-cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
-    *milliseconds = std::chrono::duration<float, std::milli>(end->time - begin->time).count();
     return cudaSuccess;
 }
 
@@ -466,6 +256,8 @@ const char* cudaGetErrorName(cudaError_t error) {
             return "cudaErrorLaunchFailure";
         case cudaErrorStreamCaptureUnsupported:
             return "cudaErrorStreamCaptureUnsupported";
+        case cudaErrorStreamCaptureUnjoined:
+            return "cudaErrorStreamCaptureUnjoined";
         case cudaErrorCapturedEvent:
             return "cudaErrorCapturedEvent";
     }

@@ -29,6 +29,7 @@ enum cudaError_t {
     cudaErrorIllegalAddress = 700,
     cudaErrorLaunchFailure = 719,
     cudaErrorStreamCaptureUnsupported = 900,
+    cudaErrorStreamCaptureUnjoined = 904,
     cudaErrorCapturedEvent = 907,
 };
 enum cudaStreamCaptureMode {
