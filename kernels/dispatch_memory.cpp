@@ -1,12 +1,11 @@
 // Devices and their memory.
-#include <sys/mman.h>
-
 #include <cstdlib>
 #include <cstring>
 
 #include "kernels/dispatch.h"
 #include "kernels/gemm_choices.h"
 #include "kernels/gpu.h"
+#include "kernels/huge_pages.h"
 #include "kernels/memory.h"
 #ifdef PLIMSOLL_CUDA
 #include "kernels/cuda/gemm.h"
@@ -15,16 +14,12 @@
 namespace plimsoll {
 namespace {
 
-constexpr int64_t kHugePage = int64_t{2} << 20;  // x86-64 transparent huge page
-
 Memory allocate_on_host(int64_t bytes, const char* what) {
-    const auto rounded = static_cast<size_t>((bytes + kHugePage - 1) / kHugePage * kHugePage);
-    Memory memory(std::aligned_alloc(kHugePage, rounded), {Device::kCpu});
+    Memory memory(allocate_huge_pages(bytes), {Device::kCpu});
     if (!memory)
         throw Error(ExitCode::kInternal, fmt::format("{}: cannot allocate {} MiB; lower train.micro_batch (plimsoll "
                                                      "plan CONFIG prints what fits)",
                                                      what, bytes >> 20));
-    madvise(memory.get(), rounded, MADV_HUGEPAGE);  // a hint: failure costs speed only
     return memory;
 }
 

@@ -1,12 +1,11 @@
 // Temporary memory of one CPU thread.
 #pragma once
 
-#include <sys/mman.h>
-
 #include <cstdlib>
 #include <memory>
 
 #include "kernels/error.h"
+#include "kernels/huge_pages.h"
 
 namespace plimsoll::cpu {
 
@@ -22,13 +21,11 @@ T* workspace(int64_t count) {
     thread_local int64_t capacity = 0;
     const int64_t wanted = count * static_cast<int64_t>(sizeof(T));
     if (wanted > capacity) {
-        constexpr int64_t kLine = 64, kHugePage = int64_t{2} << 20;
-        const int64_t alignment = wanted >= kHugePage / 2 ? kHugePage : kLine;
-        const int64_t bytes = (wanted + alignment - 1) / alignment * alignment;
-        memory.reset(std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(bytes)));
-        capacity = memory ? bytes : 0;
-        check(memory != nullptr, "cannot allocate {} bytes of workspace", bytes);
-        if (alignment == kHugePage) madvise(memory.get(), static_cast<size_t>(bytes), MADV_HUGEPAGE);  // a hint
+        const int64_t lines = (wanted + 63) / 64 * 64;
+        const bool large = wanted >= kHugePage / 2;
+        memory.reset(large ? allocate_huge_pages(wanted) : std::aligned_alloc(64, static_cast<size_t>(lines)));
+        capacity = memory ? lines : 0;
+        check(memory != nullptr, "cannot allocate {} bytes of workspace", wanted);
     }
     return static_cast<T*>(memory.get());
 }
