@@ -17,6 +17,7 @@ constexpr int64_t kPass = 256;        // of K before the next columns: 32 rows a
 constexpr int64_t kLongest = 4096;    // of K in one part
 constexpr int64_t kShort = 2048;      // of K in a part where there are several
 constexpr int64_t kShared = 4 << 20;  // elements of b packed at once for all threads
+constexpr int64_t kResident = 512 << 10;  // elements of b that stay in the second-level cache beside parts of a and c
 constexpr int64_t kBlockElements = kBlock * kBlock;
 
 constexpr int64_t parts(int64_t n, int64_t size) {
@@ -95,10 +96,18 @@ class Product {
                         for (int64_t i = 0; i < right.units(b_); ++i) right.pack(i, b_);
                     }
                     const int64_t down = parts(M, height_), across = parts(columns.count, width_);
+                    const auto make_part = [&](int64_t row, int64_t column) {
+                        const Range here = range(column, width_, columns.count);
+                        make(range(row, height_, M), {columns.begin + here.begin, here.count}, right);
+                    };
+                    // A small b stays in cache: then threads keep to their rows, which other ops have left there. Else
+                    // parts that share columns of b follow each other.
+                    if (columns_ * depth_ <= kResident) {
+#pragma omp for schedule(static)
+                        for (int64_t i = 0; i < down * across; ++i) make_part(i / across, i % across);
+                    } else {
 #pragma omp for schedule(dynamic)
-                    for (int64_t i = 0; i < down * across; ++i) {
-                        const Range here = range(i / down, width_, columns.count);
-                        make(range(i % down, height_, M), {columns.begin + here.begin, here.count}, right);
+                        for (int64_t i = 0; i < down * across; ++i) make_part(i % down, i / down);
                     }
                 }
         }
@@ -131,7 +140,10 @@ class Product {
     void make(Range rows, Range columns, const PackedRight& right) const {
         const Range depth = right.depth;
         const int64_t across = parts(columns.count, kBlock);
-        float* const sums = workspace<struct BlockSums, float>(parts(rows.count, kBlock) * across * kBlockElements);
+        // Sums of one pass go straight to c: two blocks in turns, as the next is made while the last one is stored.
+        const bool once = depth.count <= kPass;
+        float* const sums =
+            workspace<struct BlockSums, float>((once ? 2 : parts(rows.count, kBlock) * across) * kBlockElements);
         for (int64_t k = 0; k < depth.count; k += kPass) {
             const Range pass{depth.begin + k, std::min(kPass, depth.count - k)};
             PackedRight here = right;
@@ -147,7 +159,8 @@ class Product {
                 const bool last = pass.begin + pass.count == a_.columns;
                 if (last) epilogue_.fetch(done);
                 for (int64_t s = 0; s < columns.count; s += kBlock) {
-                    float* const sum = sums + (r / kBlock * across + s / kBlock) * kBlockElements;
+                    const int64_t block = once ? s / kBlock % 2 : r / kBlock * across + s / kBlock;
+                    float* const sum = sums + block * kBlockElements;
                     multiply(sum, kBlock, left, here.at(columns.begin + s, pass.begin), parts(pass.count, kTileDepth),
                              k > 0);
                     if (k + kPass >= depth.count)
