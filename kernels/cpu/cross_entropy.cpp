@@ -59,10 +59,14 @@ void gradient(Tensor logits, int64_t v0, Tensor lse, std::span<const int32_t> ta
         // Taken before the row is overwritten, and rounded once.
         const R at_target =
             here ? exp_fast(static_cast<R>(row[target]) - row_lse) * factor - static_cast<R>(scale) : R(0);
-        for_blocks_ahead(row, Vc, [&](int64_t begin, int64_t end) {
+        for_blocks_ahead(
+            Vc,
+            [&](int64_t begin, int64_t end) {
 #pragma omp simd
-            for (int64_t c = begin; c < end; ++c) store(row[c], exp_fast(static_cast<R>(row[c]) - row_lse) * factor);
-        });
+                for (int64_t c = begin; c < end; ++c)
+                    store(row[c], exp_fast(static_cast<R>(row[c]) - row_lse) * factor);
+            },
+            row);
         if (here) store(row[target], at_target);
     }
 }

@@ -14,10 +14,13 @@ double sum_of_squares(Tensor x, const Exec& exec) {
 #pragma omp parallel for num_threads(exec.threads) schedule(static) if (worth_threads(count))
         for (int64_t block = 0; block < blocks; ++block) {
             const R* from = data + block * kNormBlock;
-            partial[block] = lane_sum<double>(std::min(kNormBlock, count - block * kNormBlock), [&](int64_t i) {
-                const auto value = static_cast<double>(from[i]);
-                return value * value;
-            });
+            partial[block] = lane_sum<double>(
+                std::min(kNormBlock, count - block * kNormBlock),
+                [&](int64_t i) {
+                    const auto value = static_cast<double>(from[i]);
+                    return value * value;
+                },
+                from);
         }
     };
     x.dtype == DType::kF64 ? run.operator()<double>() : run.operator()<float>();

@@ -32,17 +32,19 @@ void adamw(R* param, R* m, R* v, const R* grad, bf16* working, int64_t count, co
     const R root_correction = static_cast<R>(1 / std::sqrt(1 - std::pow(spec.beta2, step)));
 #pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(count))
     for (int64_t begin = 0; begin < count; begin += kBlock) {
-        const int64_t end = std::min(begin + kBlock, count);
+        const auto update = [&](int64_t first, int64_t last) {
 #pragma omp simd
-        for (int64_t i = begin; i < end; ++i) {
-            const R g = scale * grad[i];
-            const R mean = beta1 * m[i] + fresh1 * g;
-            const R square = beta2 * v[i] + fresh2 * g * g;
-            m[i] = mean;
-            v[i] = square;
-            param[i] = param[i] * decay - step_size * mean / (std::sqrt(square) * root_correction + eps);
-        }
-        if (working) write_working(working, param, begin, end, spec.rounding);
+            for (int64_t i = begin + first; i < begin + last; ++i) {
+                const R g = scale * grad[i];
+                const R mean = beta1 * m[i] + fresh1 * g;
+                const R square = beta2 * v[i] + fresh2 * g * g;
+                m[i] = mean;
+                v[i] = square;
+                param[i] = param[i] * decay - step_size * mean / (std::sqrt(square) * root_correction + eps);
+            }
+            if (working) write_working(working, param, begin + first, begin + last, spec.rounding);
+        };
+        for_blocks_ahead(std::min(kBlock, count - begin), update, param + begin, m + begin, v + begin, grad + begin);
     }
 }
 

@@ -2,10 +2,12 @@
 // when threads pay.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "kernels/dtype.h"
 
@@ -58,17 +60,37 @@ inline void fold_lanes(R* lane, Op op) {
     if constexpr (width > 1) fold_lanes<width / 2>(lane, op);
 }
 
-// sum of term(0) .. term(n - 1), each an R, in `lanes` partial results: a power of two, for short sums a small one.
-template <class R, int64_t lanes = kLanes, class Term>
-inline R lane_sum(int64_t n, Term&& term) {
-    R lane[lanes] = {};
-    int64_t c = 0;
-    for (; c + lanes <= n; c += lanes) {
-#pragma omp simd
-        for (int64_t l = 0; l < lanes; ++l) lane[l] += term(c + l);
+// Calls f(begin, end) for blocks of [0, n), and asks for the arrays' elements four blocks on to come near, to be written
+// if they are not const. For loops with much arithmetic over memory that is in no cache: the hardware does not look far
+// enough ahead of them. Nothing is read of what is asked for, so that it may lie past an array's end.
+template <class F, class... T>
+inline void for_blocks_ahead(int64_t n, F&& f, T*... arrays) {
+    constexpr int64_t kBlock = 128, kStep = 64 / static_cast<int64_t>(std::max({sizeof(T)...}));  // cache lines
+    for (int64_t begin = 0; begin < n; begin += kBlock) {
+        for (int64_t i = begin + 4 * kBlock; i < begin + 5 * kBlock; i += kStep)
+            (__builtin_prefetch(arrays + i, std::is_const_v<T> ? 0 : 1), ...);
+        f(begin, n - begin < kBlock ? n : begin + kBlock);
     }
+}
+
+// sum of term(0) .. term(n - 1), each an R, in `lanes` partial results: a power of two, for short sums a small one.
+// `arrays` that are named are fetched ahead.
+template <class R, int64_t lanes = kLanes, class Term, class... T>
+inline R lane_sum(int64_t n, Term&& term, const T*... arrays) {
+    R lane[lanes] = {};
+    const int64_t whole = n / lanes * lanes;
+    const auto add = [&](int64_t begin, int64_t end) {
+        for (int64_t c = begin; c < end; c += lanes) {
+#pragma omp simd
+            for (int64_t l = 0; l < lanes; ++l) lane[l] += term(c + l);
+        }
+    };
+    if constexpr (sizeof...(arrays) > 0)
+        for_blocks_ahead(whole, add, arrays...);
+    else
+        add(0, whole);
     R rest = 0;
-    for (; c < n; ++c) rest += term(c);
+    for (int64_t c = whole; c < n; ++c) rest += term(c);
     fold_lanes<lanes / 2>(lane, [](R a, R b) { return a + b; });
     return lane[0] + rest;
 }
@@ -95,20 +117,6 @@ inline R lane_max(int64_t n, R start, Term&& term) {
 template <class R>
 inline R sigmoid_fast(R x) {
     return R(1) / (R(1) + exp_fast(-x));
-}
-
-// Calls f(begin, end) for blocks of [0, n), and asks for the array's elements of the block after next to come near. For
-// loops with much arithmetic over memory that is in no cache: the hardware does not look far enough ahead of them.
-// Nothing is read of what is asked for, so that it may lie past the array's end.
-template <class T, class F>
-inline void for_blocks_ahead(const T* array, int64_t n, F&& f) {
-    constexpr int64_t kBlock = 512, kLine = 64;
-    for (int64_t begin = 0; begin < n; begin += kBlock) {
-        const char* const ahead = reinterpret_cast<const char*>(array + begin + 2 * kBlock);
-        for (int64_t byte = 0; byte < kBlock * static_cast<int64_t>(sizeof(T)); byte += kLine)
-            __builtin_prefetch(ahead + byte);
-        f(begin, n - begin < kBlock ? n : begin + kBlock);
-    }
 }
 
 // Whether an op over that many elements repays starting threads: a region costs a few microseconds, an element about a
