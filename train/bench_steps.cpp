@@ -40,9 +40,9 @@ NetworkConfig llama_1b(int64_t T) {
 std::vector<StepShape> step_shapes() {
     return {{"gpt2-t64", network(12, 768, 12, 3072, 64, 50304, "gelu", true, true), 4, 4},
             {"gpt2-t256", network(12, 768, 12, 3072, 256, 50304, "gelu", true, true), 4, 4},
-            {"bb1", network(1, 256, 1, 1024, 256, 67, "gelu", true, true), 512, 4},
-            {"bb3", network(3, 256, 1, 1024, 256, 67, "gelu", true, true), 64, 16},
-            {"bb1-relu", network(1, 256, 1, 1024, 256, 67, "relu", false, false), 512, 4},
+            {"bb1", network(1, 256, 1, 1024, 256, 67, "gelu", true, true), 512, 8},
+            {"bb3", network(3, 256, 1, 1024, 256, 67, "gelu", true, true), 64, 8},
+            {"bb1-relu", network(1, 256, 1, 1024, 256, 67, "relu", false, false), 512, 8},
             {"gpt2-b32", network(12, 768, 12, 3072, 1024, 50304, "gelu", true, true), 32, 32, true},
             {"gpt2-b64", network(12, 768, 12, 3072, 1024, 50304, "gelu", true, true), 64, 64, true},
             {"llama-1b-t2048", llama_1b(2048), 8, 8, true},

@@ -17,11 +17,11 @@
 namespace {
 
 // Starts the program again with a millisecond's wait at OpenMP barriers before a thread sleeps, unless the user has
-// chosen. By default libgomp spins for longer, and on a machine that does anything else a spinning thread takes the core
-// from the one it waits for: with a compiler running beside it, a training step took 2.8 s instead of 1.6 s (Zen 4, 2
-// cores). Much shorter waits send threads to sleep between the small ops of a step, which then takes 1.15 times as long
-// (Sapphire Rapids, 2 cores). libgomp reads its environment when it is loaded, so setting it here and going on would be
-// too late.
+// chosen. By default libgomp spins for longer, and on a machine that does anything else a spinning thread takes the
+// core from the one it waits for: with a compiler running beside it, a training step took 2.8 s instead of 1.6 s (Zen
+// 4, 2 cores). Much shorter waits send threads to sleep between the small ops of a step, which then takes 1.15 times as
+// long (Sapphire Rapids, 2 cores). libgomp reads its environment when it is loaded, so setting it here and going on
+// would be too late.
 void wait_briefly_at_barriers(char** argv) {
     if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT")) return;
     setenv("GOMP_SPINCOUNT", "30000", 1);

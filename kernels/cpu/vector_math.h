@@ -60,9 +60,9 @@ inline void fold_lanes(R* lane, Op op) {
     if constexpr (width > 1) fold_lanes<width / 2>(lane, op);
 }
 
-// Calls f(begin, end) for blocks of [0, n), and asks for the arrays' elements four blocks on to come near, to be written
-// if they are not const. For loops with much arithmetic over memory that is in no cache: the hardware does not look far
-// enough ahead of them. Nothing is read of what is asked for, so that it may lie past an array's end.
+// Calls f(begin, end) for blocks of [0, n), and asks for the arrays' elements four blocks on to come near, to be
+// written if they are not const. For loops with much arithmetic over memory that is in no cache: the hardware does not
+// look far enough ahead of them. Nothing is read of what is asked for, so that it may lie past an array's end.
 template <class F, class... T>
 inline void for_blocks_ahead(int64_t n, F&& f, T*... arrays) {
     constexpr int64_t kBlock = 128, kStep = 64 / static_cast<int64_t>(std::max({sizeof(T)...}));  // cache lines

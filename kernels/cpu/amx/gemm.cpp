@@ -13,10 +13,10 @@
 namespace plimsoll::cpu::amx {
 namespace {
 
-constexpr int64_t kPass = 256;        // of K before the next columns: 32 rows and 32 columns of that are in L1
-constexpr int64_t kLongest = 4096;    // of K in one part
-constexpr int64_t kShort = 2048;      // of K in a part where there are several
-constexpr int64_t kShared = 4 << 20;  // elements of b packed at once for all threads
+constexpr int64_t kPass = 256;            // of K before the next columns: 32 rows and 32 columns of that are in L1
+constexpr int64_t kLongest = 4096;        // of K in one part
+constexpr int64_t kShort = 2048;          // of K in a part where there are several
+constexpr int64_t kShared = 4 << 20;      // elements of b packed at once for all threads
 constexpr int64_t kResident = 512 << 10;  // elements of b that stay in the second-level cache beside parts of a and c
 constexpr int64_t kBlockElements = kBlock * kBlock;
 
