@@ -106,6 +106,8 @@ int bench_pairs(const StepShape& shape, const StepShape& other, const BenchOptio
                                           {"against", other.name},
                                           {"ms", ours},
                                           {"ms_against", theirs},
+                                          {"flops_per_token", flops_per_token(shape.network)},
+                                          {"flops_per_token_against", flops_per_token(other.network)},
                                           {"tokens", tokens},
                                           {"precision", name_of(dtype)},
                                           {"threads", exec.threads}}

@@ -14,8 +14,8 @@ class Failure(Exception):
     """A measurement that gave no number; the message says why in one line."""
 
 
-def run_with_memory(command, environment):
-    """-> (the last line of standard output that is a JSON object, peak resident bytes of the process)."""
+def run(command, environment):
+    """-> (standard output, peak resident bytes of the process). Throws Failure."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         try:
             process = subprocess.Popen(command, env=environment, stdout=out, stderr=errors)
@@ -35,7 +35,13 @@ def run_with_memory(command, environment):
         if process.returncode:
             lines = errors.read().strip().splitlines() or ["no message"]
             raise Failure(f"exit status {process.returncode}: {lines[-1][:200]}")
-        return _last_object(out.read()), 1024 * usage.ru_maxrss
+        return out.read(), 1024 * usage.ru_maxrss
+
+
+def run_with_memory(command, environment):
+    """-> (the last line of standard output that is a JSON object, peak resident bytes of the process)."""
+    text, peak = run(command, environment)
+    return _last_object(text), peak
 
 
 def run_json(command, environment):

@@ -31,6 +31,9 @@ class Bench(unittest.TestCase):
         self.assertEqual((answer["variant"], answer["against"], answer["tokens"]), ("sigmoid", "softmax", 128))
         self.assertEqual((len(answer["ms"]), len(answer["ms_against"])), (4, 4))
         self.assertTrue(all(ms > 0 for ms in answer["ms"] + answer["ms_against"]))
+        self.assertEqual(answer["flops_per_token"], answer["flops_per_token_against"])
+        gated = json.loads(self.bench(*TINY, "--variant", "gated", "--against", "softmax", "--steps", "1", "--json"))
+        self.assertGreater(gated["flops_per_token"], gated["flops_per_token_against"])
         self.assertIn("ms of softmax (medians of 2 pairs)", self.bench(*TINY, "--variant", "gated", "--against", "softmax", "--steps", "2"))
 
     def test_attention_of_some_weightings(self):
