@@ -41,6 +41,9 @@ _VARIANTS = _ROOT / "configs/variants"
 LIMIT = 1.10
 LIMITS = {"sigmoid": 1.00, "gated_headwise": 1.02, "probes": 1.05}
 PAIRS = 20  # fewer give no verdict
+# Three layers, T 256, 64 rows; four heads of 64 instead of one, since differential attention wants an even number.
+DEFAULT = ["--config", str(_ROOT / "configs/experiments/bb3.toml"), "--set", "train.batch_tokens=16384", "--set",
+           "model.heads=4"]
 
 
 def variant_names(folder=_VARIANTS):
@@ -163,7 +166,7 @@ def main(argv=None):
     legal = variant_names()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", help="comma-separated; default: every file that is for any size")
-    parser.add_argument("--config", help="default: configs/experiments/bb3.toml with 64 rows a step")
+    parser.add_argument("--config", help="default: configs/experiments/bb3.toml with 64 rows a step and four heads")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of both sides; may be repeated")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--pairs", type=_positive, default=PAIRS, help=f"default {PAIRS}, the fewest for a verdict")
@@ -194,9 +197,7 @@ def main(argv=None):
     def settings_of(pairs):
         return [word for pair in pairs for word in ("--set", pair)]
 
-    config = ["--config", a.config] if a.config else ["--config", str(_ROOT / "configs/experiments/bb3.toml"), "--set",
-                                                      "train.batch_tokens=16384"]
-    options = [*config, *settings_of(a.set), "--precision", a.precision, "--threads", str(a.threads)]
+    options = [*(["--config", a.config] if a.config else DEFAULT), *settings_of(a.set), "--precision", a.precision, "--threads", str(a.threads)]
     data = {"machine": machine() | {"threads": a.threads, "plimsoll": program_version(a.plimsoll)},
             "options": options, "variants": {}, "probes": None}
     if os.getloadavg()[0] > 0.5:
