@@ -20,6 +20,7 @@ AIMS = {
     "fp32": {"bb1": 1.1, "bb3": 1.1, "gpt2-t64": 1.1, "gpt2-t256": 1.1},
 }
 ROUNDS = 5  # fewer give no verdict
+SCREENING_STEPS = 2
 MODES = ("eager", "compiled", "max-autotune")
 PRECISIONS = ("bf16", "fp32")
 # PyTorch allocates and frees activations in every step, so the allocator decides how many pages it faults in. The last
@@ -35,7 +36,7 @@ ALLOCATORS = {
 # For the estimate before anything is measured, on two cores with AMX: seconds of a step in bf16 and fp32; of starting,
 # and of compiling.
 _STEP_SECONDS = {"gpt2-t64": (0.5, 0.9), "gpt2-t256": (1.1, 2.6), "bb1": (1.7, 5), "bb3": (0.45, 1.4), "bb1-relu": (1.7, 5)}
-_START_SECONDS = {"eager": 8, "compiled": 45, "max-autotune": 60}
+_START_SECONDS, _COMPILE_SECONDS = 10, {"eager": 0, "compiled": 40, "max-autotune": 60}
 
 
 class Row(NamedTuple):
@@ -61,10 +62,15 @@ def tokens_of(shape):
     return SHAPES[shape]["B"] * SHAPES[shape]["T"]
 
 
-def guess_seconds(shape, row, steps):
-    """Of one PyTorch process, before any was measured."""
-    step = _STEP_SECONDS[shape][row.precision == "fp32"]
-    return _START_SECONDS[row.mode] + (3 + steps) * step
+def guess_seconds(shape, rows):
+    """Of screening these rows, before anything was measured. What was compiled once is found again in its cache."""
+    steps = sum(_START_SECONDS + (3 + SCREENING_STEPS) * _STEP_SECONDS[shape][row.precision == "fp32"] for row in rows)
+    return steps + sum(_COMPILE_SECONDS[mode] for mode, _ in {(row.mode, row.precision) for row in rows})
+
+
+def seconds_of_round(run, steps):
+    """Of one run of a row with so many steps, and plimsoll's share, from its screening."""
+    return 1.1 * (run["seconds"] + (steps - SCREENING_STEPS) * run["ms"] / 1e3)
 
 
 def finalists(screening, count):

@@ -43,14 +43,14 @@ class Runner:
         answer, peak = run_with_memory(command, environment)
         return answer, peak, monotonic() - start
 
-    def torch(self, shape, row):
+    def torch(self, shape, row, steps=None):
         settings = ALLOCATORS[row.allocator]
         if "LD_PRELOAD" in settings and not self.jemalloc:
             raise Failure("jemalloc: not found (apt-get install libjemalloc2)")
         settings = {key: value.format(jemalloc=self.jemalloc) for key, value in settings.items()}
         answer, _, seconds = self._measure(
-            [sys.executable, self.script, "--worker", row.name, "--shapes", shape, "--steps", str(self.steps),
-             "--threads", str(self.threads)], self.environment(self.threads, **settings))
+            [sys.executable, self.script, "--worker", row.name, "--shapes", shape, "--steps",
+             str(steps or self.steps), "--threads", str(self.threads)], self.environment(self.threads, **settings))
         if "LD_PRELOAD" in settings and not answer["jemalloc"]:
             raise Failure("jemalloc was not loaded")
         return {"ms": statistics.median(answer["ms"]), "steps": answer["ms"], "bytes": answer["bytes"], "seconds": seconds}

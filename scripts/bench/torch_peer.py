@@ -10,8 +10,8 @@ A step is forward, backward and AdamW (fused in PyTorch), without clipping and w
 batch. Every run is a process of its own.
 
 Screening: each PyTorch row (eager, torch.compile, torch.compile max-autotune; bf16 autocast, fp32; glibc's malloc, the
-same with huge pages, jemalloc, jemalloc that keeps all memory in huge pages) runs once. The fastest (--finalists) then
-take turns with plimsoll for --rounds rounds; each round begins with another of them.
+same with huge pages, jemalloc, jemalloc that keeps all memory in huge pages) runs once, for two timed steps. The fastest
+(--finalists) then take turns with plimsoll for --rounds rounds; each round begins with another of them.
 
 What counts: of a run the median of its timed steps, which is what a training run would see, where the best step is what
 it never sees; of a row the median of its rounds. The ratio is that of PyTorch's best median to plimsoll's: the best is
@@ -60,14 +60,15 @@ def measure_shape(shape, precision, rows, runner, result, rounds, count, say, sa
     """Fills `result` ({"screening": {row: run}, "rounds": [{row: run}]}) with what is not in it yet: see above."""
     for row in rows:
         if row.name not in result["screening"]:
-            result["screening"][row.name] = _attempt(lambda: runner.torch(shape, row))
+            result["screening"][row.name] = _attempt(lambda: runner.torch(shape, row, peer_rows.SCREENING_STEPS))
             say(f"{shape} | screening | {row.name}: {_words(result['screening'][row.name])}")
             save()
     names = (["plimsoll"] if with_plimsoll else []) + peer_rows.finalists(result["screening"], count)
     if names:
-        seconds = sum(result["screening"][name]["seconds"] for name in names if name != "plimsoll")
-        say(f"{shape} | {rounds - len(result['rounds'])} rounds of {', '.join(names)}: about "
-            f"{peer_tables.duration((rounds - len(result['rounds'])) * 1.3 * seconds)}")
+        left = rounds - len(result["rounds"])
+        screened = [result["screening"][name] for name in names if name != "plimsoll"]
+        seconds = sum(peer_rows.seconds_of_round(run, runner.steps) for run in screened)
+        say(f"{shape} | {left} rounds of {', '.join(names)}: about {peer_tables.duration(left * seconds)}")
     while names and len(result["rounds"]) < rounds:
         one = {}
         for name in peer_rows.turns(names, len(result["rounds"])):
@@ -165,8 +166,8 @@ def _steps(a, runner, results, settings, say):
         if not (a.resume and kept.get(shape, {}).get("settings") == settings):
             kept[shape] = {"settings": settings, "screening": {}, "rounds": []}
         kept[shape]["date"] = date.today().isoformat()
-    seconds = sum(peer_rows.guess_seconds(shape, row, a.steps) for shape in a.shapes for row in rows
-                  if row.name not in kept[shape]["screening"])
+    seconds = sum(peer_rows.guess_seconds(shape, [row for row in rows if row.name not in kept[shape]["screening"]])
+                  for shape in a.shapes)
     say(f"screening {len(a.shapes)} shapes x {len(rows)} PyTorch rows: about {peer_tables.duration(seconds)} on two cores "
         f"with AMX; then {a.rounds} rounds of the best {a.finalists} of each")
     for shape in a.shapes:
@@ -204,7 +205,7 @@ def main(argv=None):
     measured = []
     busy = os.getloadavg()[0]
     if measures_plimsoll and busy > 0.5:
-        say(f"warning: something else runs here (load {busy:.1f}); numbers will be worse than they are")
+        say(f"warning: the load is {busy:.1f}; what else runs here makes both sides slower")
     if not a.no_steps:
         measured.append(_steps(a, runner, results, settings, say))
     extra = {"settings": settings, "date": date.today().isoformat()}

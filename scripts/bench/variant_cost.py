@@ -44,6 +44,7 @@ PAIRS = 20  # fewer give no verdict
 # Three layers, T 256, 64 rows; four heads of 64 instead of one, since differential attention wants an even number.
 DEFAULT = ["--config", str(_ROOT / "configs/experiments/bb3.toml"), "--set", "train.batch_tokens=16384", "--set",
            "model.heads=4"]
+NEEDS = {"differential_v2": ["model.kv_heads=2"]}  # an even number of heads per key head
 
 
 def variant_names(folder=_VARIANTS):
@@ -53,9 +54,10 @@ def variant_names(folder=_VARIANTS):
 
 
 def shared_settings(name, folder=_VARIANTS):
-    """What a variant's file sets that is no part of its cost, for softmax too."""
+    """What a variant's file sets that is no part of its cost, and what it cannot do without: for softmax too."""
     model = tomllib.loads((folder / f"{name}.toml").read_text()).get("model", {})
-    return ["--set", f"model.qk_norm={str(model['qk_norm']).lower()}"] if "qk_norm" in model else []
+    settings = [f"model.qk_norm={str(model['qk_norm']).lower()}"] if "qk_norm" in model else []
+    return [word for setting in settings + NEEDS.get(name, []) for word in ("--set", setting)]
 
 
 def median_interval(values):
@@ -128,20 +130,21 @@ def measure_probes(plimsoll, config, options, pairs, say, time_run=run_seconds):
 
 
 def table(variants, probes):
-    lines = ["| variant | ms/step | softmax beside it | FLOPs | cost | 95 % interval | wanted | |",
-             "|---|---:|---:|---:|---:|---:|---:|---|"]
+    lines = []
+    if variants:
+        lines = ["| variant | ms/step | softmax beside it | FLOPs | cost | 95 % interval | wanted | |",
+                 "|---|---:|---:|---:|---:|---:|---:|---|"]
     for name, entry in variants.items():
-        if "error" in entry:
-            lines.append(f"| {name} | | | | | | | {words(entry)} |")
-            continue
-        lines.append(f"| {name} | {entry['ms']:.1f} | {entry['ms_softmax']:.1f} | {entry['flops']:.3f} | {_costs(entry)} | "
-                     f"{words(entry)} |")
+        numbers = " |" * 6 if "error" in entry else (
+            f" {entry['ms']:.1f} | {entry['ms_softmax']:.1f} | {entry['flops']:.3f} | {_costs(entry)} |")
+        lines.append(f"| {name} |{numbers} {words(entry)} |")
     if probes:
-        lines += ["", "| runs | s with probes | s without | probes made | cost | 95 % interval | wanted | |",
-                  "|---|---:|---:|---:|---:|---:|---:|---|"]
-        lines.append(f"| probes | | | | | | | {words(probes)} |" if "error" in probes else
-                     f"| probes | {probes['ms'] / 1e3:.2f} | {probes['ms_without'] / 1e3:.2f} | {probes['probes']} | "
-                     f"{_costs(probes)} | {words(probes)} |")
+        numbers = " |" * 6 if "error" in probes else (
+            f" {probes['ms'] / 1e3:.2f} | {probes['ms_without'] / 1e3:.2f} | {probes['probes']} | {_costs(probes)} |")
+        lines += ["| runs | s with probes | s without | probes made | cost | 95 % interval | wanted | |",
+                  "|---|---:|---:|---:|---:|---:|---:|---|", f"| probes |{numbers} {words(probes)} |"]
+        if variants:
+            lines.insert(-3, "")
     return "\n".join(lines)
 
 
@@ -197,11 +200,12 @@ def main(argv=None):
     def settings_of(pairs):
         return [word for pair in pairs for word in ("--set", pair)]
 
-    options = [*(["--config", a.config] if a.config else DEFAULT), *settings_of(a.set), "--precision", a.precision, "--threads", str(a.threads)]
+    options = [*(["--config", a.config] if a.config else DEFAULT), *settings_of(a.set), "--precision", a.precision,
+               "--threads", str(a.threads)]
     data = {"machine": machine() | {"threads": a.threads, "plimsoll": program_version(a.plimsoll)},
             "options": options, "variants": {}, "probes": None}
     if os.getloadavg()[0] > 0.5:
-        say(f"warning: something else runs here (load {os.getloadavg()[0]:.1f}); intervals will be wide")
+        say(f"warning: the load is {os.getloadavg()[0]:.1f}; what else runs here makes intervals wide")
 
     def save():
         if a.json:

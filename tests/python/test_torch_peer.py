@@ -28,7 +28,7 @@ class FakeRunner:
     """Answers from a table of milliseconds; a missing number is a failure, a list is used up run by run."""
 
     def __init__(self, times, megabytes=None):
-        self.times, self.megabytes, self.calls = times, megabytes or {}, []
+        self.times, self.megabytes, self.calls, self.asked = times, megabytes or {}, [], []
 
     def _run(self, name):
         self.calls.append(name)
@@ -39,7 +39,10 @@ class FakeRunner:
             raise processes.Failure(f"no {name}")
         return {"ms": value, "steps": [value], "bytes": 10**6 * self.megabytes.get(name, 100), "seconds": 1}
 
-    def torch(self, shape, row):
+    steps = 5
+
+    def torch(self, shape, row, steps=None):
+        self.asked.append(steps)
         return self._run(row.name)
 
     def plimsoll(self, shape, precision, threads=None):
@@ -72,6 +75,12 @@ class Measurement(unittest.TestCase):
                                         "eager bf16 hugetlb", "compiled bf16", "plimsoll",
                                         "compiled bf16", "plimsoll", "eager bf16 hugetlb"])
         self.assertEqual([len(one) for one in result["rounds"]], [3, 3, 3])
+        self.assertEqual(runner.asked, [2] * 3 + [None] * 6)  # the screening is short
+
+    def test_the_estimate(self):
+        rows = peer_rows.rows_of(("eager", "compiled"), ("bf16",), ("default", "hugetlb"))
+        self.assertAlmostEqual(peer_rows.guess_seconds("gpt2-t64", rows), 4 * (10 + 5 * 0.5) + 40)
+        self.assertAlmostEqual(peer_rows.seconds_of_round({"seconds": 20, "ms": 1000}, 5), 1.1 * 23)
 
     def test_what_is_there_is_not_measured_again(self):
         first = measure(self.runner(), self.ROWS, rounds=2)

@@ -49,6 +49,7 @@ class Variants(unittest.TestCase):
 
     def test_a_switch_of_qk_norm_is_softmaxs_too(self):
         self.assertEqual(variant_cost.shared_settings("sink_logit"), ["--set", "model.qk_norm=false"])
+        self.assertEqual(variant_cost.shared_settings("differential_v2"), ["--set", "model.kv_heads=2"])
         self.assertEqual(variant_cost.shared_settings("sigmoid"), [])
 
     def test_pairs_are_shared_out_over_processes(self):
@@ -134,6 +135,7 @@ class CommandLine(unittest.TestCase):
             out = Path(folder) / "cost.json"
             status, printed, _ = self.call("--no-variants", "--json", str(out), probes=entry)
             self.assertEqual(json.loads(out.read_text())["probes"]["probes"], 19)
+        self.assertNotIn("variant", printed)
         self.assertEqual(status, 0)
         self.assertIn("| probes | 10.20 | 10.00 | 19 | 1.020 | 1.020 to 1.020 | 1.05 | within |", printed)
 
