@@ -18,11 +18,11 @@ def megabytes(count):
 
 
 def header(settings, date):
-    """What a reader needs to know of a measurement, in one sentence."""
+    """What a reader needs to know of a measurement."""
     units = ", ".join(settings["bf16"]) or "no bf16 units"
     torch = f", PyTorch {settings['torch']}" if settings.get("torch") else ""
-    return (f"{settings['processor']} ({units}), {settings['threads']} threads on {settings['cores']} cores, transparent huge "
-            f"pages {settings['transparent_huge_pages']}{torch}, {settings['timed_steps']} timed steps a run, {date}.")
+    return (f"{settings['processor']} ({units}), {settings['threads']} threads on {settings['cores']} cores, transparent "
+            f"huge pages {settings['transparent_huge_pages']}{torch}, {date}.")
 
 
 def shape_report(shape, precision, result):
@@ -128,17 +128,23 @@ def readme_text(data):
         heads = list(dict.fromkeys(header(result["settings"], result["date"]) for result in results))
         rows = max(len(result["screening"]) for result in results)
         rounds = sorted({len(result["rounds"]) for result in results})
-        said = str(rounds[0]) if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]}"
-        parts += ["\n".join(heads) + f" Medians of {said} rounds in turns; in brackets the least and the greatest quotient "
-                  f"within a round; PyTorch's best of up to {rows} rows, screened by a run of each.", table]
+        parts += ["\n".join(heads) + f" Medians of {_range(rounds)} rounds in turns, a run the median of "
+                  f"{_range(sorted({result['settings']['timed_steps'] for result in results}))} steps; in brackets the least "
+                  f"and the greatest quotient within a round; PyTorch's best of up to {rows} rows, screened by a run of each.",
+                  table]
     if data.get("scaling"):
-        parts += [f"Threads: {header(data['scaling']['settings'] | {'torch': None}, data['scaling']['date'])}",
-                  scaling_table(data["scaling"])]
+        one = data["scaling"]
+        parts += [f"By the number of threads, medians of {len(next(iter(one['shapes'].values())))} rounds: "
+                  f"{header(one['settings'] | {'torch': None}, one['date'])}", scaling_table(one)]
     if data.get("attention"):
-        settings = data["attention"]["settings"] | {"torch": None}
-        parts += [f"Core attention of one causal sequence, 12 heads of 64: {header(settings, data['attention']['date'])}",
-                  attention_table(data["attention"])]
+        one = data["attention"]
+        parts += [f"Core attention of one causal sequence with 12 heads of 64, medians of {len(one['rounds'])} rounds, each the "
+                  f"best of 7 calls: {header(one['settings'] | {'torch': None}, one['date'])}", attention_table(one)]
     return "\n\n".join(parts) + "\n" if parts else NOTHING
+
+
+def _range(counts):
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def put_into(text, table):

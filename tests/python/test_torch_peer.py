@@ -159,8 +159,8 @@ class Tables(unittest.TestCase):
     def test_a_shape(self):
         runner = FakeRunner({"eager bf16": 40, "compiled bf16": 30, "plimsoll": 10}, {"plimsoll": 50})
         lines = peer_tables.shape_report("gpt2-t64", "auto", measure(runner, ("eager bf16", "compiled bf16"), count=1)).splitlines()
-        self.assertEqual(lines[0], "CPU (amx_bf16), 2 threads on 2 cores, transparent huge pages madvise, PyTorch 2.9, 5 timed "
-                                   "steps a run, 2026-01-01.")
+        self.assertEqual(lines[0], "CPU (amx_bf16), 2 threads on 2 cores, transparent huge pages madvise, PyTorch 2.9, "
+                                   "2026-01-01.")
         self.assertEqual(lines[2:7], [
             "| gpt2-t64 | rounds | ms/step | fastest to slowest | tokens/s | peak MB | plimsoll is faster by |",
             "|---|---:|---:|---:|---:|---:|---:|",
@@ -192,7 +192,13 @@ class Tables(unittest.TestCase):
         text = peer_tables.readme_text({"steps": {"auto": {"gpt2-t64": result}}})
         self.assertIn("| `gpt2-t64` | 10.0 ms, 25,600 tokens/s | 40.0 ms, 6,400 tokens/s, eager bf16 | 4.00 (4.00 to 4.00) | "
                       "1.9: reached | 50 MB | 0.50 | 0.50, eager bf16 |", text)
-        self.assertIn("Medians of 5 rounds", text)
+        self.assertIn("Medians of 5 rounds in turns, a run the median of 5 steps", text)
+        scaling = {"settings": SETTINGS, "date": "2026-01-01", "shapes": {"bb3": [{"1": {"ms": 2}, "2": {"ms": 1}}]}}
+        attention = {"settings": SETTINGS, "date": "2026-01-01", "rounds": [{"256": {"softmax": {"forward": 1, "backward": 2}}}]}
+        text = peer_tables.readme_text({"scaling": scaling, "attention": attention})
+        self.assertIn("medians of 1 rounds: CPU (amx_bf16), 2 threads on 2 cores, transparent huge pages madvise, 2026", text)
+        self.assertIn("| `bb3` | 2.0 ms | 1.0 ms, 2.00x (2.00 to 2.00) |", text)
+        self.assertIn("best of 7 calls", text)
         before = f"# a\n{peer_tables.BEGIN}\nold\n{peer_tables.END}\nb\n"
         self.assertEqual(peer_tables.put_into(before, "new\n"), before.replace("old", "new"))
         self.assertRaises(ValueError, peer_tables.put_into, "no markers", "new\n")
