@@ -70,7 +70,7 @@ class KernelBench {
     }
 
     void attentions() {
-        for (KernelTime& row : time_attention({N_ / T_, T_, kNH, kNH, kHS}, dtype_, exec_))
+        for (KernelTime& row : time_attention({N_ / T_, T_, kNH, kNH, kHS}, {}, dtype_, exec_))
             rows_.push_back(std::move(row));
         std::vector<int32_t> within;
         for (int64_t n = 0; n < N_; ++n) within.push_back(static_cast<int32_t>(n % T_));
@@ -178,7 +178,11 @@ AttentionShape parse_attention_shape(const std::string& text) {
     return s;
 }
 
-std::vector<KernelTime> time_attention(const AttentionShape& s, DType dtype, const Exec& exec) {
+std::vector<KernelTime> time_attention(const AttentionShape& s, const std::vector<std::string>& weightings, DType dtype,
+                                       const Exec& exec) {
+    const auto wanted = [&](std::string_view name) {
+        return weightings.empty() || std::ranges::find(weightings, name) != weightings.end();
+    };
     const int64_t N = s.B * s.T, heads = s.NH + 2 * s.NKV;
     std::vector<int32_t> starts;
     for (int64_t n = 0; n <= N; n += s.T) starts.push_back(static_cast<int32_t>(n));
@@ -195,6 +199,7 @@ std::vector<KernelTime> time_attention(const AttentionShape& s, DType dtype, con
     const double bytes = static_cast<double>(size_of(dtype) * N * (2 * s.NH + 2 * s.NKV) * s.HS);
     std::vector<KernelTime> rows;
     for (size_t i = 0; i < variants().size(); ++i) {
+        if (!wanted(variants()[i].name)) continue;
         AttentionSpec spec{.weighting = static_cast<Weighting>(i),
                            .scale = 1 / std::sqrt(static_cast<double>(s.HS)),
                            .score_bias = -std::log(static_cast<double>(s.T))};

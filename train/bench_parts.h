@@ -1,13 +1,18 @@
 // What `plimsoll bench` is made of: operands on any device, kernels, whole steps.
 #pragma once
 
+#include <array>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "kernels/arena.h"
+#include "kernels/replay.h"
 #include "model/transformer.h"
+#include "train/config.h"
 #include "train/device.h"
+#include "train/optimizer.h"
 #include "train/profile.h"
 
 namespace plimsoll {
@@ -39,25 +44,63 @@ struct AttentionShape {
 };
 // "BxTxNHxNKVxHS", such as 4x4096x16x16x128. Throws Error (78) for anything else.
 AttentionShape parse_attention_shape(const std::string& text);
-// Core attention of every weighting, causal: forward then backward. FLOPs count the visible half of the scores, two
-// products forward and five backward.
-std::vector<KernelTime> time_attention(const AttentionShape& shape, DType dtype, const Exec& exec);
+// Core attention of the weightings named, of none: of all; causal: forward then backward. FLOPs count the visible half
+// of the scores, two products forward and five backward.
+std::vector<KernelTime> time_attention(const AttentionShape& shape, const std::vector<std::string>& weightings,
+                                       DType dtype, const Exec& exec);
 
 // Bytes per second of a large elementwise pass (two reads, one write): what memory gives.
 double memory_bytes_per_second(const Exec& exec);
 
 struct StepShape {
-    const char* name;
+    std::string name;
     NetworkConfig network;
     int64_t B;            // rows per step
     int64_t micro_batch;  // rows at once: what is fastest here, small enough for activations to stay in cache
     bool gpu = false;     // of a size for GPUs
+    OptimizerSection optimizer = {};
+    bool clip = true;  // the global norm of all gradients is computed, and the update limited by it
 };
 // Shapes measured against PyTorch by scripts/bench/torch_peer.py.
 std::vector<StepShape> step_shapes();
-// Whole training steps of a shape: forward, backward, global norm, AdamW. Best milliseconds. `ops`, if not null, gets
-// what each op took in one more step, submitted op by op.
-double step_milliseconds(const StepShape& shape, DType dtype, int64_t steps, int64_t rows, const Exec& exec,
-                         std::vector<OpTime>* ops = nullptr);
+
+// A shape's training step, to be repeated: forward, backward, global norm where the shape clips, and the optimizer,
+// over micro batches of `rows` rows of random ids, the same in every step; a document per row.
+class StepBench {
+  public:
+    // Allocates everything. `exec` and what it leads to must outlive this.
+    StepBench(const StepShape& shape, DType dtype, int64_t rows, const Exec& exec);
+    StepBench(const StepBench&) = delete;
+    // One step, submitted by replays from the second on.
+    void run();
+    // What each op takes in one more step, submitted op by op.
+    std::vector<OpTime> op_times();
+
+  private:
+    int64_t rows_, micro_batches_, T_;
+    bool clip_;
+    Exec exec_;
+    NetworkConfig network_;
+    Precision precision_;
+    Transformer model_;
+    Optimizer optimizer_;
+    LocalCoreAttention core_;
+    std::unique_ptr<DeviceIds> tokens_, targets_, positions_, documents_;
+    std::array<Replay, 2> replays_;  // of the first micro batch, of the others
+    int64_t step_ = 0;
+};
+
+// Milliseconds of each of `steps` measurements (timing.h) of a shape's whole training step, after two steps that
+// warm up. `ops`, if not null, gets what each op took in one more step.
+std::vector<double> step_milliseconds(const StepShape& shape, DType dtype, int64_t steps, int64_t rows,
+                                      const Exec& exec, std::vector<OpTime>* ops = nullptr);
+
+// Milliseconds of steps of two shapes that take turns in one process, [pair][first, second]; the second goes first in
+// every other pair. Each warms up with two steps.
+std::vector<std::array<double, 2>> paired_step_milliseconds(const StepShape& first, const StepShape& second,
+                                                            DType dtype, int64_t pairs, const Exec& exec);
+// The step of a configuration: its network with the vocabulary of its data, micro batches, optimizer, clipping. Ids and
+// documents are those of StepBench. Throws Error (78) as training would, and for several ranks or stages.
+StepShape step_shape(const RunConfig& config);
 
 }  // namespace plimsoll

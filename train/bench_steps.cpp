@@ -1,13 +1,11 @@
 #include <algorithm>
-#include <array>
 #include <cmath>
 
+#include "data/loader.h"
 #include "kernels/global_norm.h"
 #include "kernels/gpu.h"
 #include "kernels/random.h"
-#include "kernels/replay.h"
 #include "train/bench_parts.h"
-#include "train/optimizer.h"
 #include "train/plan.h"
 #include "train/timing.h"
 
@@ -49,55 +47,97 @@ std::vector<StepShape> step_shapes() {
             {"llama-1b-t8192", llama_1b(8192), 2, 2, true}};
 }
 
-double step_milliseconds(const StepShape& shape, DType dtype, int64_t steps, int64_t rows, const Exec& device,
-                         std::vector<OpTime>* ops) {
-    const Precision precision{dtype};
-    const int64_t T = shape.network.model.context, N = rows * T;
-    Exec exec = device;
-    const NetworkConfig network = with_sized_logits(shape.network, N, precision, exec);
-    Transformer model(network, StageRange::whole(network.model), N, precision);
-    Optimizer optimizer({}, model.table(), precision, {{0, model.table().buffer_elements()}});
-    reserve_gpu_scratch(scratch_sizes(model, N), exec);
-    model.allocate(exec.device);
-    optimizer.allocate(exec.device);
-    initialize(model.parameters(), model.table(), 1, exec);
-    model.refresh_working(exec);
-    LocalCoreAttention core;
+StepBench::StepBench(const StepShape& shape, DType dtype, int64_t rows, const Exec& exec)
+    : rows_(rows),
+      micro_batches_(shape.B / rows),
+      T_(shape.network.model.context),
+      clip_(shape.clip),
+      exec_(exec),
+      network_(with_sized_logits(shape.network, rows * T_, Precision{dtype}, exec)),
+      precision_{dtype},
+      model_(network_, StageRange::whole(network_.model), rows * T_, precision_),
+      optimizer_(shape.optimizer, model_.table(), precision_, {{0, model_.table().buffer_elements()}}) {
+    const int64_t N = rows * T_;
+    reserve_gpu_scratch(scratch_sizes(model_, N), exec_);
+    model_.allocate(exec_.device);
+    optimizer_.allocate(exec_.device);
+    initialize(model_.parameters(), model_.table(), 1, exec_);
+    model_.refresh_working(exec_);
     const RandomStream stream(1, "bench");
-    std::vector<int32_t> tokens(static_cast<size_t>(N)), targets(tokens.size()), positions(tokens.size()), cu_seqlens;
+    std::vector<int32_t> tokens(static_cast<size_t>(N)), targets(tokens.size()), positions(tokens.size()), starts;
     for (size_t i = 0; i < tokens.size(); ++i) {
-        tokens[i] = static_cast<int32_t>(stream.below(i, static_cast<uint64_t>(shape.network.vocab)));
-        targets[i] = static_cast<int32_t>(stream.below(i + tokens.size(), static_cast<uint64_t>(shape.network.vocab)));
-        positions[i] = static_cast<int32_t>(static_cast<int64_t>(i) % T);
+        tokens[i] = static_cast<int32_t>(stream.below(i, static_cast<uint64_t>(network_.vocab)));
+        targets[i] = static_cast<int32_t>(stream.below(i + tokens.size(), static_cast<uint64_t>(network_.vocab)));
+        positions[i] = static_cast<int32_t>(static_cast<int64_t>(i) % T_);
     }
-    for (int64_t row = 0; row <= rows; ++row) cu_seqlens.push_back(static_cast<int32_t>(row * T));
-    const DeviceIds device_tokens(tokens, exec), device_targets(targets, exec), device_positions(positions, exec),
-        documents(cu_seqlens, exec);
-    const ModelInput input{device_tokens, device_targets, device_positions, documents};
-    std::array<Replay, 2> replays;
-    int64_t step = 0;
-    const auto one = [&] {
-        for (int64_t m = 0; m < shape.B / rows; ++m) {
-            const Write write = m ? Write::kAccumulate : Write::kOverwrite;
-            replays[m ? 1 : 0].run(exec, [&] {
-                model.forward(core, input, write, exec);
-                model.backward(
-                    core, input, write, [](int64_t) {}, exec);
-            });
+    for (int64_t row = 0; row <= rows; ++row) starts.push_back(static_cast<int32_t>(row * T_));
+    tokens_ = std::make_unique<DeviceIds>(tokens, exec_), targets_ = std::make_unique<DeviceIds>(targets, exec_);
+    positions_ = std::make_unique<DeviceIds>(positions, exec_), documents_ = std::make_unique<DeviceIds>(starts, exec_);
+}
+
+void StepBench::run() {
+    const ModelInput input{*tokens_, *targets_, *positions_, *documents_};
+    for (int64_t m = 0; m < micro_batches_; ++m) {
+        const Write write = m ? Write::kAccumulate : Write::kOverwrite;
+        replays_[m ? 1 : 0].run(exec_, [&] {
+            model_.forward(core_, input, write, exec_);
+            model_.backward(
+                core_, input, write, [](int64_t) {}, exec_);
+        });
+    }
+    const double mean = 1.0 / static_cast<double>(micro_batches_ * rows_ * T_);
+    double scale = mean;
+    if (clip_) scale *= std::min(1.0, 1.0 / (std::sqrt(sum_of_squares(model_.gradients(), exec_)) * mean));
+    optimizer_.step(model_, 3e-4, scale, ++step_, exec_);
+}
+
+std::vector<OpTime> StepBench::op_times() {
+    Profile profile(exec_);
+    exec_.tracer = &profile;
+    run();
+    exec_.tracer = nullptr;
+    return profile.op_times();
+}
+
+std::vector<double> step_milliseconds(const StepShape& shape, DType dtype, int64_t steps, int64_t rows,
+                                      const Exec& exec, std::vector<OpTime>* ops) {
+    StepBench bench(shape, dtype, rows, exec);
+    bench.run(), bench.run();  // the second records the graphs
+    std::vector<double> times = repeated_seconds([&] { bench.run(); }, static_cast<int>(steps), exec);
+    for (double& time : times) time *= 1e3;
+    if (ops) *ops = bench.op_times();
+    return times;
+}
+
+std::vector<std::array<double, 2>> paired_step_milliseconds(const StepShape& first, const StepShape& second,
+                                                            DType dtype, int64_t pairs, const Exec& exec) {
+    StepBench one(first, dtype, first.micro_batch, exec), other(second, dtype, second.micro_batch, exec);
+    const std::array<StepBench*, 2> sides{&one, &other};
+    for (StepBench* side : sides) side->run(), side->run();
+    wait_for(exec);
+    std::vector<std::array<double, 2>> times(static_cast<size_t>(pairs));
+    for (size_t i = 0; i < times.size(); ++i)
+        for (size_t turn = 0; turn < 2; ++turn) {
+            const size_t side = (i + turn) % 2;
+            const double start = now_seconds();
+            sides[side]->run();
+            wait_for(exec);
+            times[i][side] = 1e3 * (now_seconds() - start);
         }
-        const double mean = 1.0 / static_cast<double>(shape.B * T),
-                     norm = std::sqrt(sum_of_squares(model.gradients(), exec)) * mean;
-        optimizer.step(model, 3e-4, mean * std::min(1.0, 1.0 / norm), ++step, exec);
-    };
-    one(), one();  // the second records the graphs
-    const double best = best_seconds(one, static_cast<int>(steps), exec);
-    if (ops) {
-        Profile profile(exec);
-        exec.tracer = &profile;
-        one();
-        *ops = profile.op_times();
-    }
-    return 1e3 * best;
+    return times;
+}
+
+StepShape step_shape(const RunConfig& config) {
+    config.validate();
+    if (config.parallel.pipelined() || config.parallel.virtual_ranks > 1)
+        fail_input("bench --config times a step of one process: leave out parallel.stages, chunks and virtual_ranks");
+    const Loader data(config.data, Split::kTrain, training_options(config));
+    return {.name = config.run.variant,
+            .network = {config.model, config.attention, config.loss, data.vocab_size()},
+            .B = config.batch_tokens() / config.model.context,
+            .micro_batch = config.train.micro_batch,
+            .optimizer = config.optimizer,
+            .clip = config.train.clip > 0};
 }
 
 }  // namespace plimsoll

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <memory>
 
+#include "kernels/attention.h"
 #include "kernels/gpu.h"
 #include "kernels/matmul.h"
 #include "train/bench.h"
@@ -73,20 +74,44 @@ void add_machine_commands(CLI::App& app, int& status) {
     CLI::App* command = app.add_subcommand("bench", "time every kernel and whole training steps on this machine");
     const auto options = std::make_shared<BenchOptions>();
     command->add_option("--step", options->step, "time whole steps of one shape only: " + bench_shapes());
+    command->add_option("--config", options->config.file,
+                        "time whole steps of a configuration only, on random ids, a document per row; of its section "
+                        "run only the names are read");
+    command->add_option("--variant", options->config.variant, "with --config: its attention variant")
+        ->needs("--config");
+    command->add_option("--set", options->config.overrides, "with --config: section.key=value; may be repeated")
+        ->allow_extra_args(false)
+        ->needs("--config");
+    command
+        ->add_option(
+            "--against", options->against,
+            "with --config: another variant, whose steps take turns with these in the same process; --steps is "
+            "the number of pairs")
+        ->needs("--config");
     command->add_option("--attention", options->attention, "time core attention of one shape only: BxTxNHxNKVxHS");
+    std::vector<std::string> weightings;
+    for (const VariantInfo& info : variants()) weightings.emplace_back(info.name);
+    command->add_option("--weighting", options->weightings, "with --attention: of these weightings only")
+        ->delimiter(',')
+        ->allow_extra_args(false)
+        ->check(CLI::IsMember(weightings))
+        ->needs("--attention");
     command->add_option("--precision", options->precision, "auto, fp32 or bf16")
         ->check(CLI::IsMember({"auto", "fp32", "bf16"}));
     command->add_option("--device", options->device, "auto, cpu or cuda")
         ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-    command->add_option("--steps", options->steps, "timed steps; the best counts")->check(CLI::PositiveNumber);
+    command->add_option("--steps", options->steps, "timed steps; the best counts")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
     command->add_option("--threads", options->threads, "CPU threads; 0 = all")->check(CLI::NonNegativeNumber);
     command->add_option(
         "--gemm-cache", options->gemm_cache,
         "on a GPU: file that keeps the fastest algorithms of products; what it lacks is measured first");
     command->add_option("--micro-batch", options->micro_batch, "rows computed at once; 0 = the shape's own")
         ->check(CLI::NonNegativeNumber);
+    command->add_flag("!--no-clip", options->clip, "with --step: without the gradients' global norm");
     command->add_flag("--breakdown", options->breakdown, "with --step: also what each op takes");
-    command->add_flag("--json", options->json, "with --step: one JSON object");
+    command->add_flag("--json", options->json, "with --step, --config or --attention: one JSON object");
     command->callback([=, &status] { status = bench(*options); });
     app.add_subcommand("doctor", "what was found on this machine and what was not")->callback([&status] {
         status = doctor();

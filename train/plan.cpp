@@ -121,6 +121,14 @@ void print_stages(const RunConfig& config, const NetworkConfig& network, Precisi
 
 }  // namespace
 
+LoaderOptions training_options(const RunConfig& config) {
+    return {.T = config.model.context,
+            .placeholders = config.attention.placeholders,
+            .shared_placeholders = 0,
+            .seed = static_cast<uint64_t>(config.run.seed),
+            .prefix = config.attention.prefix};
+}
+
 NetworkConfig with_sized_logits(NetworkConfig network, int64_t tokens, Precision precision, const Exec& exec) {
     if (network.loss.logits_mib > 0) return network;
     constexpr int64_t kShare = 16;  // of the card's memory
@@ -134,12 +142,7 @@ NetworkConfig with_sized_logits(NetworkConfig network, int64_t tokens, Precision
 
 int print_plan(const RunConfig& config, int ranks) {
     config.validate();
-    const Loader data(config.data, Split::kTrain,
-                      {.T = config.model.context,
-                       .placeholders = config.attention.placeholders,
-                       .shared_placeholders = 0,
-                       .seed = static_cast<uint64_t>(config.run.seed),
-                       .prefix = config.attention.prefix});
+    const Loader data(config.data, Split::kTrain, training_options(config));
     const RunDevice device(config.run.device, threads_of(config.run.threads));
     const Exec& exec = device.exec();
     const Precision precision{compute_dtype(config.run.precision, exec.device)};

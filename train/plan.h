@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "data/loader.h"
 #include "kernels/gpu.h"
 #include "train/replica.h"
 
@@ -14,6 +15,9 @@ struct MemoryPlan {
     int64_t largest_micro_batch = 0;  // rows that would fit; 0 = none
     bool fits() const { return bytes <= available; }
 };
+
+// How the training split becomes rows.
+LoaderOptions training_options(const RunConfig& config);
 
 // The network with loss.logits_mib = 0 replaced by what it stands for on this device, for micro batches of so many
 // tokens: on a GPU chunks of the vocabulary would cost a second product each, so there are as few as memory allows.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <limits>
 
 #include "kernels/memory.h"
 
@@ -21,18 +20,22 @@ double process_start() {
     return g_process_start;
 }
 
-double best_seconds(const std::function<void()>& work, int repeats, const Exec& exec) {
+std::vector<double> repeated_seconds(const std::function<void()>& work, int repeats, const Exec& exec) {
     const int calls = exec.device == Device::kCuda ? 10 : 1;
     work();
     wait_for(exec);
-    double best = std::numeric_limits<double>::infinity();
+    std::vector<double> seconds;
     for (int i = 0; i < repeats; ++i) {
         const double start = now_seconds();
         for (int j = 0; j < calls; ++j) work();
         wait_for(exec);
-        best = std::min(best, (now_seconds() - start) / calls);
+        seconds.push_back((now_seconds() - start) / calls);
     }
-    return best;
+    return seconds;
+}
+
+double best_seconds(const std::function<void()>& work, int repeats, const Exec& exec) {
+    return std::ranges::min(repeated_seconds(work, repeats, exec));
 }
 
 }  // namespace plimsoll

@@ -20,14 +20,6 @@ namespace {
 
 using nlohmann::json;
 
-LoaderOptions training_options(const RunConfig& config) {
-    return {.T = config.model.context,
-            .placeholders = config.attention.placeholders,
-            .shared_placeholders = 0,
-            .seed = static_cast<uint64_t>(config.run.seed),
-            .prefix = config.attention.prefix};
-}
-
 std::unique_ptr<Loader> validation_loader(const RunConfig& config) {
     if (!config.data.has_validation()) return nullptr;
     LoaderOptions options = training_options(config);

@@ -23,13 +23,14 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import peer_rows  # noqa: E402
 import step_breakdown  # noqa: E402
-import torch_peer  # noqa: E402
-from torch_peer import Failure, _run_json  # noqa: E402
+import torch_step  # noqa: E402
+from processes import Failure, run_json  # noqa: E402
 
 _ROOT = Path(__file__).resolve().parents[2]
 ATTENTION_SHAPES = ("32x1024x12x12x64", "8x2048x32x4x64", "2x8192x32x4x64", "4x4096x16x16x128", "1x16384x16x16x128")
-_GPT2 = torch_peer.SHAPES["gpt2-t64"]
+_GPT2 = peer_rows.SHAPES["gpt2-t64"]
 _LLAMA = dict(layers=22, channels=2048, heads=32, kv_heads=4, ffn=5632, vocab=32000)
 STEP_SHAPES = {
     "gpt2-b32": _GPT2 | dict(T=1024, B=32),
@@ -179,7 +180,7 @@ def _step_worker(shape_name, backend, steps):
     torch.set_float32_matmul_precision("high")
     shape = STEP_SHAPES[shape_name]
     with torch.device("cuda"):
-        model = _build_llama(shape) if "kv_heads" in shape else torch_peer._build_model(shape)
+        model = _build_llama(shape) if "kv_heads" in shape else torch_step.build_model(shape)
         tokens, targets = torch.randint(0, shape["vocab"], (2, shape["B"], shape["T"]))
     compiled = torch.compile(model, mode="max-autotune-no-cudagraphs")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
@@ -202,12 +203,12 @@ def _step_worker(shape_name, backend, steps):
 # Both sides, from outside --------------------------------------------------------------------------------------------
 
 def _worker(kind, shape, row, runs):
-    return _run_json([sys.executable, os.path.abspath(__file__), kind, "--worker", "--shapes", shape, "--rows", row,
+    return run_json([sys.executable, os.path.abspath(__file__), kind, "--worker", "--shapes", shape, "--rows", row,
                       "--runs", str(runs)], dict(os.environ))
 
 
 def _plimsoll(path, *options):
-    return _run_json([path, "bench", "--device", "cuda", "--precision", "bf16", "--json", *options], dict(os.environ))
+    return run_json([path, "bench", "--device", "cuda", "--precision", "bf16", "--json", *options], dict(os.environ))
 
 
 def attention_flops(shape):

@@ -26,7 +26,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import gpu_peer  # noqa: E402
-from torch_peer import Failure, _run_json  # noqa: E402
+from processes import Failure, run_json  # noqa: E402
 
 LENGTHS = (1024, 2048, 4096, 8192)
 TOKENS, CHANNELS = 16384, 2048
@@ -147,7 +147,7 @@ def table(rows):
 # The PyTorch side, in a process of its own ---------------------------------------------------------------------------
 
 def _worker(peer, runs):
-    return _run_json([sys.executable, os.path.abspath(__file__), "--worker", peer, "--runs", str(runs)], dict(os.environ))
+    return run_json([sys.executable, os.path.abspath(__file__), "--worker", peer, "--runs", str(runs)], dict(os.environ))
 
 
 def _measure_peer(peer, runs):

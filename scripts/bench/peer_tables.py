@@ -1,0 +1,155 @@
+"""What torch_peer.py prints and puts into README.md, made of what it keeps in its file."""
+
+import statistics
+
+import peer_rows
+from peer_rows import AIMS, ROUNDS, SHAPES
+
+BEGIN, END = "<!-- cpu speed -->", "<!-- end of cpu speed -->"
+NOTHING = "Not measured yet.\n"
+
+
+def duration(seconds):
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def megabytes(count):
+    return f"{count / 1e6:,.0f}"
+
+
+def header(settings, date):
+    """What a reader needs to know of a measurement."""
+    units = ", ".join(settings["bf16"]) or "no bf16 units"
+    torch = f", PyTorch {settings['torch']}" if settings.get("torch") else ""
+    return (f"{settings['processor']} ({units}), {settings['threads']} threads on {settings['cores']} cores, transparent "
+            f"huge pages {settings['transparent_huge_pages']}{torch}, {date}.")
+
+
+def shape_report(shape, precision, result):
+    """Every row of a shape and what they amount to, Markdown; ratios above 1 mean that plimsoll is faster."""
+    entries = peer_rows.summarize(shape, result)
+    lines = [header(result["settings"], result["date"]), "",
+             f"| {shape}{' without AMX' if precision == 'fp32' else ''} | rounds | ms/step | fastest to slowest | tokens/s | "
+             "peak MB | plimsoll is faster by |", "|---|---:|---:|---:|---:|---:|---:|"]
+    for entry in entries:
+        if "error" in entry:
+            lines.append(f"| {entry['row']} | failed: {entry['error']} | | | | | |")
+            continue
+        ratio = f"{entry['ratio']:.2f}x ({entry['ratio_low']:.2f} to {entry['ratio_high']:.2f})" if "ratio" in entry else ""
+        lines.append(f"| {entry['row']} | {entry['rounds'] or 'screening'} | {entry['ms']:.1f} | {entry['low']:.1f} to "
+                     f"{entry['high']:.1f} | {entry['tokens_per_second']:,.0f} | {megabytes(entry['bytes'])} | {ratio} |")
+    return "\n".join(lines + ["", verdict(shape, precision, entries)])
+
+
+def verdict(shape, precision, entries):
+    claim = peer_rows.claim(shape, precision, entries)
+    if claim is None:
+        return f"{shape}: no ratio without a round of both"
+    wanted = f"wanted {claim['wanted']}x: {_reached(claim)}" if claim["wanted"] else "no aim"
+    return (f"{shape}{', fp32 without AMX' if precision == 'fp32' else ''}: {claim['ratio']:.2f}x PyTorch's best row "
+            f"({claim['best']}; {claim['low']:.2f}x to {claim['high']:.2f}x over {claim['rounds']} rounds); {wanted}. "
+            f"Peak memory {claim['memory']:.2f} of that row's, {claim['memory_leanest']:.2f} of the leanest's "
+            f"({claim['leanest']}).")
+
+
+def _reached(claim):
+    if claim["reached"] is None:
+        return f"not judged, {claim['rounds']} rounds of {ROUNDS}"
+    return "reached" if claim["reached"] else "not reached"
+
+
+def steps_table(steps):
+    """One line per shape and precision: plimsoll beside PyTorch's best row."""
+    lines = ["| step | plimsoll | PyTorch's best row | times as fast | wanted | peak memory | of the best row's | of the "
+             "leanest's |", "|---|---:|---:|---:|---:|---:|---:|---:|"]
+    for precision in AIMS:
+        for shape in SHAPES:
+            result = steps.get(precision, {}).get(shape)
+            entries = peer_rows.summarize(shape, result) if result else []
+            claim = peer_rows.claim(shape, precision, entries)
+            if not claim:
+                continue
+            own, best = (next(entry for entry in entries if entry["row"] == row) for row in ("plimsoll", claim["best"]))
+            wanted = f"{claim['wanted']}: {_reached(claim)}" if claim["wanted"] else ""
+            lines.append(
+                f"| `{shape}`{', fp32 without AMX' if precision == 'fp32' else ''} | {_speed(own)} | {_speed(best)}, "
+                f"{best['row']} | {claim['ratio']:.2f} ({claim['low']:.2f} to {claim['high']:.2f}) | {wanted} | "
+                f"{megabytes(own['bytes'])} MB | {claim['memory']:.2f} | {claim['memory_leanest']:.2f}, {claim['leanest']} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _speed(entry):
+    return f"{entry['ms']:.1f} ms, {entry['tokens_per_second']:,.0f} tokens/s"
+
+
+def scaling_table(scaling):
+    """Times as fast as on one thread: quotients of medians, in brackets the least and greatest within a round."""
+    counts = sorted({int(count) for rounds in scaling["shapes"].values() for one in rounds for count in one})
+    lines = ["| step | " + " | ".join(f"{count} thread{'s' * (count > 1)}" for count in counts) + " |",
+             "|---|" + "---:|" * len(counts)]
+    for shape, rounds in scaling["shapes"].items():
+        cells = []
+        whole = [one for one in rounds if all("ms" in run for run in one.values())]
+        for count in counts if whole else ():
+            times = [one[str(count)]["ms"] for one in whole]
+            alone = [one[str(counts[0])]["ms"] for one in whole]
+            quotients = [a / b for a, b in zip(alone, times)]
+            more = "" if count == counts[0] else (f", {statistics.median(alone) / statistics.median(times):.2f}x "
+                                                  f"({min(quotients):.2f} to {max(quotients):.2f})")
+            cells.append(f"{statistics.median(times):.1f} ms{more}")
+        lines.append(f"| `{shape}` | " + " | ".join(cells or ["failed"] * len(counts)) + " |")
+    return "\n".join(lines)
+
+
+def attention_table(attention):
+    """Medians of rounds. Per token: the call's time over T. Per key seen: over T (T + 1) / 2, times 1,000."""
+    rounds = attention["rounds"]
+    lengths = sorted({int(T) for one in rounds for T in one})
+    names = list(dict.fromkeys(name for one in rounds for run in one.values() for name in run if name != "error"))
+    lines = ["| T | " + " | ".join(f"{name} forward, µs/token | backward | forward, ns per 1,000 keys seen | backward"
+                                   for name in names) + " |", "|---:|" + "---:|" * (4 * len(names))]
+    for T in lengths:
+        cells = []
+        for name in names:
+            runs = [one[str(T)][name] for one in rounds if name in one[str(T)]]
+            sides = [statistics.median(run[side] for run in runs) for side in ("forward", "backward")] if runs else []
+            cells += [f"{1e3 * ms / T:.2f}" for ms in sides] or ["failed", ""]
+            cells += [f"{1e9 * ms / (T * (T + 1) / 2):,.0f}" for ms in sides] or ["", ""]
+        lines.append(f"| {T:,} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def readme_text(data):
+    """What stands between README.md's markers."""
+    parts = []
+    table = steps_table(data.get("steps", {}))
+    if table:
+        results = [result for shapes in data["steps"].values() for result in shapes.values() if result["rounds"]]
+        heads = list(dict.fromkeys(header(result["settings"], result["date"]) for result in results))
+        rows = max(len(result["screening"]) for result in results)
+        rounds = sorted({len(result["rounds"]) for result in results})
+        parts += ["\n".join(heads) + f" Medians of {_range(rounds)} rounds in turns, a run the median of "
+                  f"{_range(sorted({result['settings']['timed_steps'] for result in results}))} steps; in brackets the least "
+                  f"and the greatest quotient within a round; PyTorch's best of up to {rows} rows, screened by a run of each.",
+                  table]
+    if data.get("scaling"):
+        one = data["scaling"]
+        parts += [f"By the number of threads, medians of {len(next(iter(one['shapes'].values())))} rounds: "
+                  f"{header(one['settings'] | {'torch': None}, one['date'])}", scaling_table(one)]
+    if data.get("attention"):
+        one = data["attention"]
+        parts += [f"Core attention of one causal sequence with 12 heads of 64, medians of {len(one['rounds'])} rounds, each the "
+                  f"best of 7 calls: {header(one['settings'] | {'torch': None}, one['date'])}", attention_table(one)]
+    return "\n\n".join(parts) + "\n" if parts else NOTHING
+
+
+def _range(counts):
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def put_into(text, table):
+    """Replaces what stands between the markers. Throws ValueError without them."""
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"no '{BEGIN}' and '{END}' to put the table between")
+    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    return f"{text[:begin]}\n{table}{text[end:]}"
