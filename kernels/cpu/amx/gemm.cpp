@@ -18,6 +18,7 @@ constexpr int64_t kLongest = 4096;        // of K in one part
 constexpr int64_t kShort = 2048;          // of K in a part where there are several
 constexpr int64_t kShared = 4 << 20;      // elements of b packed at once for all threads
 constexpr int64_t kResident = 512 << 10;  // elements of b that stay in the second-level cache beside parts of a and c
+constexpr int64_t kStreamed = 512 << 10;  // elements of an fp32 c from which on it is written past the caches
 constexpr int64_t kBlockElements = kBlock * kBlock;
 
 constexpr int64_t parts(int64_t n, int64_t size) {
@@ -74,6 +75,7 @@ class Product {
         : c_(c), a_(a), b_(b), accumulate_(accumulate), bias_(bias), threads_(exec.threads), epilogue_(epilogue) {
         const int64_t M = c.rows, N = c.columns, K = a.columns;
         choose_parts();
+        streams_ = c.dtype == DType::kF32 && M * N >= kStreamed;
         depth_ = K <= kLongest ? K : kShort;
         shares_ = parts(M, height_) > 1;
         columns_ = shares_ ? std::min(padded(N, width_), std::max(width_, kShared / padded(depth_) / width_ * width_))
@@ -204,14 +206,18 @@ class Product {
         const bool first = depth.begin == 0, last = depth.begin + depth.count == a_.columns;
         if (sums_) {
             float* const kept = sums_ + rows.begin * c_.columns + columns.begin;
-            if (!last) return store_block(kept, c_.columns, sums, kBlock, rows.count, columns.count, nullptr, !first);
-            store_block(sums, kBlock, kept, c_.columns, rows.count, columns.count, nullptr, true);
+            if (!last)
+                return store_block(kept, c_.columns, sums, kBlock, rows.count, columns.count, nullptr,
+                                   first ? BlockStore::kWrite : BlockStore::kAdd);
+            store_block(sums, kBlock, kept, c_.columns, rows.count, columns.count, nullptr, BlockStore::kAdd);
         }
-        const bool add = accumulate_ || (!sums_ && !first);
+        const BlockStore how = accumulate_ || (!sums_ && !first) ? BlockStore::kAdd
+                               : streams_                        ? BlockStore::kStream
+                                                                 : BlockStore::kWrite;
         const float* const bias = bias_ && (sums_ || first) ? bias_ + columns.begin : nullptr;
         const auto to = [&]<class T>(T* c) {
             store_block(c + rows.begin * c_.row + columns.begin, c_.row, sums, kBlock, rows.count, columns.count, bias,
-                        add);
+                        how);
         };
         c_.dtype == DType::kF32 ? to(static_cast<float*>(c_.data)) : to(static_cast<bf16*>(c_.data));
     }
@@ -221,6 +227,7 @@ class Product {
     const float* bias_;
     int threads_;
     Epilogue epilogue_;
+    bool streams_;  // whether c, if it is written once, goes past the caches: gradients of large weights
     int64_t height_ = kBlock, width_ = kBlock;  // of what a thread makes at a time
     int64_t columns_, depth_;                   // of a part of b
     bool shares_;  // whether all threads pack b together; else each packs what it needs, which no other does

@@ -157,12 +157,14 @@ __m512 widened(__m256i upper_halves) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(upper_halves), 16));
 }
 
-void store_row(float* to, __m512 value, __mmask16 mask, bool accumulate) {
-    if (accumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), value);
+void store_row(float* to, __m512 value, __mmask16 mask, BlockStore how) {
+    if (how == BlockStore::kAdd) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), value);
+    if (how == BlockStore::kStream && mask == 0xffff && reinterpret_cast<uintptr_t>(to) % 64 == 0)
+        return _mm512_stream_ps(to, value);
     _mm512_mask_storeu_ps(to, mask, value);
 }
-void store_row(uint16_t* to, __m512 value, __mmask16 mask, bool accumulate) {
-    if (accumulate) value = _mm512_add_ps(widened(_mm256_maskz_loadu_epi16(mask, to)), value);
+void store_row(uint16_t* to, __m512 value, __mmask16 mask, BlockStore how) {
+    if (how == BlockStore::kAdd) value = _mm512_add_ps(widened(_mm256_maskz_loadu_epi16(mask, to)), value);
     const __m256bh rounded = _mm512_cvtneps_pbh(value);
     __m256i upper_halves;
     std::memcpy(&upper_halves, &rounded, sizeof upper_halves);
@@ -171,14 +173,14 @@ void store_row(uint16_t* to, __m512 value, __mmask16 mask, bool accumulate) {
 
 template <class Element>
 void store_rows(Element* to, int64_t to_row, const float* block, int64_t block_row, int64_t rows, int64_t columns,
-                const float* bias, bool accumulate) {
+                const float* bias, BlockStore how) {
     const __mmask16 low = first16(columns), high = first16(columns - 16);
     const __m512 zero = _mm512_setzero_ps();
     const __m512 low_bias = bias ? _mm512_maskz_loadu_ps(low, bias) : zero;
     const __m512 high_bias = bias && high ? _mm512_maskz_loadu_ps(high, bias + 16) : zero;
     for (int64_t r = 0; r < rows; ++r, to += to_row, block += block_row) {
-        store_row(to, _mm512_add_ps(_mm512_loadu_ps(block), low_bias), low, accumulate);
-        if (high) store_row(to + 16, _mm512_add_ps(_mm512_loadu_ps(block + 16), high_bias), high, accumulate);
+        store_row(to, _mm512_add_ps(_mm512_loadu_ps(block), low_bias), low, how);
+        if (high) store_row(to + 16, _mm512_add_ps(_mm512_loadu_ps(block + 16), high_bias), high, how);
     }
 }
 
@@ -203,6 +205,7 @@ TileScope::TileScope() {
     asm volatile("ldtilecfg %0" ::"m"(config));
 }
 TileScope::~TileScope() {
+    _mm_sfence();  // for kStream
     asm volatile("tilerelease");
 }
 
@@ -250,13 +253,13 @@ void multiply(float* c, int64_t c_row, const Left& a, const Right& b, int64_t de
 
 template <>
 void store_block(float* to, int64_t to_row, const float* block, int64_t block_row, int64_t rows, int64_t columns,
-                 const float* bias, bool accumulate) {
-    store_rows(to, to_row, block, block_row, rows, columns, bias, accumulate);
+                 const float* bias, BlockStore how) {
+    store_rows(to, to_row, block, block_row, rows, columns, bias, how);
 }
 template <>
 void store_block(bf16* to, int64_t to_row, const float* block, int64_t block_row, int64_t rows, int64_t columns,
-                 const float* bias, bool accumulate) {
-    store_rows(bits(to), to_row, block, block_row, rows, columns, bias, accumulate);
+                 const float* bias, BlockStore how) {
+    store_rows(bits(to), to_row, block, block_row, rows, columns, bias, how);
 }
 
 }  // namespace plimsoll::cpu::amx

@@ -64,10 +64,17 @@ struct Right {
 // c (32, 32) = a b, or += for `accumulate`: `depth` tiles of K, in ascending order. c's rows are c_row apart.
 void multiply(float* c, int64_t c_row, const Left& a, const Right& b, int64_t depth, bool accumulate);
 
-// to (rows, columns) = block + bias, or += where `accumulate` says so; rows of `to` are to_row apart, those of `block`
-// block_row. bias may be null. At most 32 columns.
+// What becomes of a block of sums.
+enum class BlockStore : uint8_t {
+    kWrite,
+    kAdd,
+    kStream,  // written past the caches, where lines are whole: others see it when the TileScope ends
+};
+
+// to (rows, columns) = block + bias, or += for kAdd; rows of `to` are to_row apart, those of `block` block_row. bias
+// may be null. At most 32 columns.
 template <class T>
 void store_block(T* to, int64_t to_row, const float* block, int64_t block_row, int64_t rows, int64_t columns,
-                 const float* bias, bool accumulate);
+                 const float* bias, BlockStore how);
 
 }  // namespace plimsoll::cpu::amx
