@@ -17,6 +17,7 @@ struct BenchOptions {
     int64_t micro_batch = 0;  // rows; 0 = the shape's own
     std::string gemm_cache;   // as run.gemm_cache, but a path
     bool breakdown = false;   // with `step`: also what each op takes
+    bool roofline = false;    // of `step`, or of every shape for this device: each op beside what the machine allows
     bool json = false;
 };
 

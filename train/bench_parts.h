@@ -8,7 +8,7 @@
 #include "kernels/arena.h"
 #include "model/transformer.h"
 #include "train/device.h"
-#include "train/profile.h"
+#include "train/roofline.h"
 
 namespace plimsoll {
 
@@ -55,9 +55,9 @@ struct StepShape {
 };
 // Shapes measured against PyTorch by scripts/bench/torch_peer.py.
 std::vector<StepShape> step_shapes();
-// Whole training steps of a shape: forward, backward, global norm, AdamW. Best milliseconds. `ops`, if not null, gets
-// what each op took in one more step, submitted op by op.
-double step_milliseconds(const StepShape& shape, DType dtype, int64_t steps, int64_t rows, const Exec& exec,
-                         std::vector<OpTime>* ops = nullptr);
+// Whole training steps of a shape: forward, backward, global norm, AdamW. Best seconds of `steps`. `profile`, if not
+// null, gets the fastest of as many more, submitted op by op; on the CPU with what every op works.
+double step_seconds(const StepShape& shape, DType dtype, int64_t steps, int64_t rows, const Exec& exec,
+                    StepProfile* profile = nullptr);
 
 }  // namespace plimsoll

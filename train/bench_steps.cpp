@@ -49,8 +49,8 @@ std::vector<StepShape> step_shapes() {
             {"llama-1b-t8192", llama_1b(8192), 2, 2, true}};
 }
 
-double step_milliseconds(const StepShape& shape, DType dtype, int64_t steps, int64_t rows, const Exec& device,
-                         std::vector<OpTime>* ops) {
+double step_seconds(const StepShape& shape, DType dtype, int64_t steps, int64_t rows, const Exec& device,
+                    StepProfile* profile) {
     const Precision precision{dtype};
     const int64_t T = shape.network.model.context, N = rows * T;
     Exec exec = device;
@@ -91,13 +91,17 @@ double step_milliseconds(const StepShape& shape, DType dtype, int64_t steps, int
     };
     one(), one();  // the second records the graphs
     const double best = best_seconds(one, static_cast<int>(steps), exec);
-    if (ops) {
-        Profile profile(exec);
-        exec.tracer = &profile;
+    for (int64_t i = 0; profile && i < steps; ++i) {
+        Profile trace(exec, exec.device == Device::kCpu ? Profile::Work::kCounted : Profile::Work::kIgnored);
+        exec.tracer = &trace;
+        const double start = now_seconds();
         one();
-        *ops = profile.op_times();
+        wait_for(exec);
+        const double seconds = now_seconds() - start;
+        exec.tracer = nullptr;
+        if (i == 0 || seconds < profile->seconds) *profile = {seconds, trace.op_times()};
     }
-    return 1e3 * best;
+    return best;
 }
 
 }  // namespace plimsoll
