@@ -44,7 +44,7 @@ TEST_P(Bf16GradientsTest, AreWithinAPercentOfFp32s) {
                       {.T = run.model.context,
                        .placeholders = run.attention.placeholders,
                        .shared_placeholders = run.train.shared_placeholders,
-                       .seed = run.run.seed,
+                       .seed = static_cast<uint64_t>(run.run.seed),
                        .prefix = run.attention.prefix});
     const NetworkConfig config{run.model, run.attention, run.loss, data.vocab_size()};
     const Batch batch = data.load(0, 16);
