@@ -53,7 +53,7 @@ struct StepShape {
     int64_t micro_batch;  // rows at once: what is fastest here, small enough for activations to stay in cache
     bool gpu = false;     // of a size for GPUs
 };
-// Shapes measured against PyTorch by scripts/bench/torch_peer.py.
+// Shapes measured against PyTorch by scripts/bench/torch_peer.py and gpu_peer.py, and bb-mini, the quickstart's.
 std::vector<StepShape> step_shapes();
 // Whole training steps of a shape: forward, backward, global norm, AdamW. Best seconds of `steps`. `profile`, if not
 // null, gets the fastest of as many more, submitted op by op; on the CPU with what every op works.

@@ -43,6 +43,7 @@ std::vector<StepShape> step_shapes() {
             {"bb1", network(1, 256, 1, 1024, 256, 67, "gelu", true, true), 512, 16},
             {"bb3", network(3, 256, 1, 1024, 256, 67, "gelu", true, true), 64, 16},
             {"bb1-relu", network(1, 256, 1, 1024, 256, 67, "relu", false, false), 512, 16},
+            {"bb-mini", network(1, 128, 1, 512, 128, 67, "relu", false, false), 64, 16},
             {"gpt2-b32", network(12, 768, 12, 3072, 1024, 50304, "gelu", true, true), 32, 32, true},
             {"gpt2-b64", network(12, 768, 12, 3072, 1024, 50304, "gelu", true, true), 64, 64, true},
             {"llama-1b-t2048", llama_1b(2048), 8, 8, true},
