@@ -38,6 +38,7 @@ void clear_batch(Batch& batch, int64_t B, int64_t T) {
     batch.targets.assign(size, -1);
     batch.positions.assign(size, 0);
     batch.cu_seqlens.clear();
+    batch.cu_seqlens.reserve(size + 1);  // every token may start a document
 }
 
 void place_sample(const Sample& sample, const RowLayout& layout, int64_t row, Batch& batch) {

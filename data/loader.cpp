@@ -76,22 +76,28 @@ Mixture::Place Loader::place(int64_t sample) const {
 }
 
 Batch Loader::load(int64_t first_sample, int64_t count) const {
+    Batch batch;
+    Sample sample;
+    load(first_sample, count, batch, sample);
+    return batch;
+}
+
+void Loader::load(int64_t first_sample, int64_t count, Batch& batch, Sample& sample) const {
     check(first_sample >= 0 && count >= 1, "{} samples from {}", count, first_sample);
     if (available_ >= 0 && first_sample + count > available_) {
         fail_input("samples {} to {} asked for, the {} data holds {}{}", first_sample, first_sample + count - 1,
                    split_ == Split::kTrain ? "training" : "validation", available_,
                    split_ == Split::kTrain ? " with data.end = 'stop'; use data.end = 'repeat' or fewer steps" : "");
     }
-    Batch batch;
     clear_batch(batch, count, layout_.T);
-    Sample sample;
+    sample.tokens.reserve(static_cast<size_t>(layout_.T) + 1);
+    sample.document_starts.reserve(static_cast<size_t>(layout_.T));
     for (int64_t row = 0; row < count; ++row) {
         const Mixture::Place where = place(first_sample + row);
         sources_.datasets[static_cast<size_t>(where.source)]->sample(where.index, sample);
         place_sample(sample, layout_, row, batch);
     }
     close_batch(batch);
-    return batch;
 }
 
 std::vector<int32_t> Loader::document_bounds(int64_t first_sample, int64_t count) const {

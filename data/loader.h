@@ -38,6 +38,9 @@ class Loader {
     // Rows for samples first .. first + count - 1. Safe to call from several threads.
     // Throws Error (78) past the end of the data, or if a file holds an id out of range.
     Batch load(int64_t first_sample, int64_t count) const;
+    // The same into `batch`, by way of `sample`: both keep their memory, so that nothing is allocated after a first
+    // call for as many rows.
+    void load(int64_t first_sample, int64_t count, Batch& batch, Sample& sample) const;
 
     // Batch::cu_seqlens of these rows, without their tokens where these do not say where documents start.
     std::vector<int32_t> document_bounds(int64_t first_sample, int64_t count) const;

@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/exec.h"
+#include "kernels/op_work.h"
 #include "kernels/trace.h"
 
 #ifdef PLIMSOLL_CUDA
@@ -12,10 +13,11 @@
 #else
 #define PLIMSOLL_CHOOSE(exec, call) cpu::call
 #endif
-// Returns what the op's implementation for exec.device returns, in a range with the op's name:
-// PLIMSOLL_RUN(exec, op(arguments...)).
-#define PLIMSOLL_RUN(exec, call)            \
-    const TraceRange range(exec, __func__); \
+// Returns what the op's implementation for exec.device returns, in a range with the op's name, whose work a tracer that
+// wants it is told before: PLIMSOLL_RUN(exec, op(arguments...)).
+#define PLIMSOLL_RUN(exec, call)                                                           \
+    if ((exec).tracer && (exec).tracer->counts_work()) (exec).tracer->work(op_work::call); \
+    const TraceRange range(exec, __func__);                                                \
     return PLIMSOLL_CHOOSE(exec, call)
 
 namespace plimsoll {

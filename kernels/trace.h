@@ -8,6 +8,8 @@
 
 namespace plimsoll {
 
+struct OpWork;
+
 // Told when work begins and ends, in nested pairs. On a GPU "begins" is when it is submitted.
 class Tracer {
   public:
@@ -15,6 +17,10 @@ class Tracer {
     // `index` tells equal names apart (a layer, a micro batch); -1 without one. `name` outlives the tracer.
     virtual void begin(const char* name, int64_t index) = 0;
     virtual void end() = 0;
+    // Whether it wants to be told what ops work (kernels/op_work.h). Only where ids can be read: on the CPU.
+    virtual bool counts_work() const { return false; }
+    // Of the op whose range begins next.
+    virtual void work(const OpWork& /*work*/) {}
 };
 
 // A range from here to the end of the scope: every op has one (kernels/dispatch.h), and model/ and train/ open larger

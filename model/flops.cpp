@@ -17,7 +17,7 @@ double block_flops_per_token(const NetworkConfig& config, int64_t layer) {
     int64_t weights = std::accumulate(maps.begin(), maps.end(), int64_t{0}) * C + C * parts.output_heads(NH) * HS;
     if (F) weights += (inputs_per_output(model.activation_kind()) + 1) * F * C;
     for (const ParameterSpec& p : parts.parameters())
-        if (p.matrix) weights += p.shape.elements();
+        if (p.matrix) weights += p.uses * p.shape.elements();
     double visible = 0;
     const Mask mask(config.attention.spec(layer, model));
     for (int64_t i = 0; i < T; ++i) visible += static_cast<double>(mask.visible_keys(i, T));

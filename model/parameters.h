@@ -38,6 +38,7 @@ struct ParameterSpec {
     InitSpec init;
     bool matrix = false;  // as in Parameter
     bool sink = false;
+    int64_t uses = 1;  // of a matrix: how many rows it multiplies per token
 };
 
 struct Parameter {

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Fails on what a reviewer should not have to say: files past 500 lines, C++ lines past 120 columns, tabs in C++,
-trailing whitespace, headers without #pragma once, READMEs that name files or commands that do not exist, absolute paths of somebody's machine."""
+trailing whitespace, conflicts of merges, headers without #pragma once, READMEs that name files or commands that do not exist, absolute paths of somebody's machine."""
 
 import argparse
 import os
@@ -56,6 +56,8 @@ def problems(root):
         if suffix in HEADERS and not any(line.strip() == "#pragma once" for line in lines):
             found.append(f"{name}: no #pragma once")
         for number, line in enumerate(lines, 1):
+            if re.match(r"(<{7}|>{7}|\|{7})( |$)", line):
+                found.append(f"{name}:{number}: a conflict of a merge")
             if line != line.rstrip():
                 found.append(f"{name}:{number}: trailing whitespace")
             if suffix in CPP and len(line) > MAX_COLUMNS:

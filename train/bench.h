@@ -23,6 +23,7 @@ struct BenchOptions {
     std::string gemm_cache;   // as run.gemm_cache, but a path
     bool clip = true;         // with `step`: compute the global norm, as training does
     bool breakdown = false;   // with `step`: also what each op takes
+    bool roofline = false;    // of `step`, or of every shape for this device: each op beside what the machine allows
     bool json = false;
 };
 

@@ -14,6 +14,7 @@
 #include "train/device.h"
 #include "train/optimizer.h"
 #include "train/profile.h"
+#include "train/roofline.h"
 
 namespace plimsoll {
 
@@ -61,7 +62,7 @@ struct StepShape {
     OptimizerSection optimizer = {};
     bool clip = true;  // the global norm of all gradients is computed, and the update limited by it
 };
-// Shapes measured against PyTorch by scripts/bench/torch_peer.py.
+// Shapes measured against PyTorch by scripts/bench/torch_peer.py and gpu_peer.py, and bb-mini, the quickstart's.
 std::vector<StepShape> step_shapes();
 
 // A shape's training step, to be repeated: forward, backward, global norm where the shape clips, and the optimizer,
@@ -73,8 +74,8 @@ class StepBench {
     StepBench(const StepBench&) = delete;
     // One step, submitted by replays from the second on.
     void run();
-    // What each op takes in one more step, submitted op by op.
-    std::vector<OpTime> op_times();
+    // What one more step and each of its ops take, submitted op by op; on the CPU with what every op works.
+    StepProfile profile();
 
   private:
     int64_t rows_, micro_batches_, T_;
@@ -91,9 +92,9 @@ class StepBench {
 };
 
 // Milliseconds of each of `steps` measurements (timing.h) of a shape's whole training step, after two steps that
-// warm up. `ops`, if not null, gets what each op took in one more step.
+// warm up. `profile`, if not null, gets the fastest of as many more that are profiled.
 std::vector<double> step_milliseconds(const StepShape& shape, DType dtype, int64_t steps, int64_t rows,
-                                      const Exec& exec, std::vector<OpTime>* ops = nullptr);
+                                      const Exec& exec, StepProfile* profile = nullptr);
 
 // Milliseconds of steps of two shapes that take turns in one process, [pair][first, second]; the second goes first in
 // every other pair. Each warms up with two steps.

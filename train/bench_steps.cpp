@@ -41,6 +41,7 @@ std::vector<StepShape> step_shapes() {
             {"bb1", network(1, 256, 1, 1024, 256, 67, "gelu", true, true), 512, 8},
             {"bb3", network(3, 256, 1, 1024, 256, 67, "gelu", true, true), 64, 8},
             {"bb1-relu", network(1, 256, 1, 1024, 256, 67, "relu", false, false), 512, 8},
+            {"bb-mini", network(1, 128, 1, 512, 128, 67, "relu", false, false), 64, 16},
             {"gpt2-b32", network(12, 768, 12, 3072, 1024, 50304, "gelu", true, true), 32, 32, true},
             {"gpt2-b64", network(12, 768, 12, 3072, 1024, 50304, "gelu", true, true), 64, 64, true},
             {"llama-1b-t2048", llama_1b(2048), 8, 8, true},
@@ -91,21 +92,27 @@ void StepBench::run() {
     optimizer_.step(model_, 3e-4, scale, ++step_, exec_);
 }
 
-std::vector<OpTime> StepBench::op_times() {
-    Profile profile(exec_);
+StepProfile StepBench::profile() {
+    Profile profile(exec_, exec_.device == Device::kCpu ? Profile::Work::kCounted : Profile::Work::kIgnored);
     exec_.tracer = &profile;
+    const double start = now_seconds();
     run();
+    wait_for(exec_);
+    const double seconds = now_seconds() - start;
     exec_.tracer = nullptr;
-    return profile.op_times();
+    return {seconds, profile.op_times()};
 }
 
 std::vector<double> step_milliseconds(const StepShape& shape, DType dtype, int64_t steps, int64_t rows,
-                                      const Exec& exec, std::vector<OpTime>* ops) {
+                                      const Exec& exec, StepProfile* profile) {
     StepBench bench(shape, dtype, rows, exec);
     bench.run(), bench.run();  // the second records the graphs
     std::vector<double> times = repeated_seconds([&] { bench.run(); }, static_cast<int>(steps), exec);
     for (double& time : times) time *= 1e3;
-    if (ops) *ops = bench.op_times();
+    for (int64_t i = 0; profile && i < steps; ++i) {
+        StepProfile one = bench.profile();
+        if (i == 0 || one.seconds < profile->seconds) *profile = std::move(one);
+    }
     return times;
 }
 

@@ -111,7 +111,10 @@ void add_machine_commands(CLI::App& app, int& status) {
         ->check(CLI::NonNegativeNumber);
     command->add_flag("!--no-clip", options->clip, "with --step: without the gradients' global norm");
     command->add_flag("--breakdown", options->breakdown, "with --step: also what each op takes");
-    command->add_flag("--json", options->json, "with --step, --config or --attention: one JSON object");
+    command->add_flag("--roofline", options->roofline,
+                      "on the CPU: each op of a step beside the measured peaks of arithmetic and memory; of --step, or "
+                      "of every shape");
+    command->add_flag("--json", options->json, "with --step, --config, --attention or --roofline: one JSON object");
     command->callback([=, &status] { status = bench(*options); });
     app.add_subcommand("doctor", "what was found on this machine and what was not")->callback([&status] {
         status = doctor();

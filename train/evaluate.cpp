@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <span>
+#include <vector>
 
 #include "train/device.h"
 #include "train/feed.h"
@@ -9,40 +12,69 @@
 namespace plimsoll {
 namespace {
 
-// Sums of KL(oracle || model) over the positions of a Bigram-Backcopy batch.
-struct RiskSums {
+// KL(oracle || model) of one position, whose logits are `logit`.
+template <class T>
+double divergence_of(std::span<const double> oracle, std::span<const T> logit) {
+    double top = -std::numeric_limits<double>::infinity(), sum = 0;
+    for (const T x : logit) top = std::max(top, static_cast<double>(x));
+    for (const T x : logit) sum += std::exp(static_cast<double>(x) - top);
+    const double lse = top + std::log(sum);
+    double divergence = 0;
+    for (size_t v = 0; v < oracle.size(); ++v)
+        if (oracle[v] > 0) divergence += oracle[v] * (std::log(oracle[v]) - (static_cast<double>(logit[v]) - lse));
+    return divergence;
+}
+
+// Sums of it over the positions of Bigram-Backcopy batches. Rows are shared among threads; positions are summed in
+// their order, whatever the threads.
+class RiskSums {
+  public:
     double bigram = 0, copy = 0;
     int64_t bigram_positions = 0, copy_positions = 0;
 
-    void add(const BigramBackcopy& task, const Batch& batch, Tensor logits) {
-        const int64_t V = logits.shape[1];
+    void add(const BigramBackcopy& task, const Batch& batch, Tensor logits, const Exec& exec) {
+        positions_.resize(batch.tokens.size());
+#pragma omp parallel for num_threads(exec.threads) schedule(dynamic)
+        for (int64_t row = 0; row < batch.B; ++row) {
+            if (logits.dtype == DType::kF64)
+                row_of<double>(task, batch, row, logits);
+            else
+                row_of<float>(task, batch, row, logits);
+        }
+        for (const Position& p : positions_) {
+            if (p.kind == Kind::kNotScored) continue;
+            (p.kind == Kind::kCopy ? copy : bigram) += p.divergence;
+            ++(p.kind == Kind::kCopy ? copy_positions : bigram_positions);
+        }
+    }
+
+  private:
+    enum class Kind : uint8_t { kNotScored, kBigram, kCopy };
+    struct Position {
+        Kind kind;
+        double divergence;
+    };
+
+    template <class T>
+    void row_of(const BigramBackcopy& task, const Batch& batch, int64_t row, Tensor logits) {
+        const auto V = static_cast<size_t>(logits.shape[1]);
+        const std::span<const T> all = logits.span<T>();
         std::vector<double> oracle(static_cast<size_t>(task.vocab_size()));
         BackcopyState state;
-        for (size_t n = 0; n < batch.tokens.size(); ++n) {
+        for (auto n = static_cast<size_t>(row * batch.T); n < static_cast<size_t>((row + 1) * batch.T); ++n) {
+            positions_[n] = {Kind::kNotScored, 0};
             const bool placeholder = batch.tokens[n] >= task.vocab_size();
-            if (placeholder || n % static_cast<size_t>(batch.T) == 0) state = {};
+            if (placeholder) state = {};
             if (placeholder) continue;  // which is not scored either
             state = task.after(state, batch.tokens[n]);
             if (batch.targets[n] < 0) continue;
             task.oracle_row(state, oracle);
-            const auto logit = [&](int64_t v) {
-                const int64_t at = static_cast<int64_t>(n) * V + v;
-                return logits.dtype == DType::kF64 ? logits.ptr<double>()[at]
-                                                   : static_cast<double>(logits.ptr<float>()[at]);
-            };
-            double top = -std::numeric_limits<double>::infinity(), sum = 0;
-            for (int64_t v = 0; v < V; ++v) top = std::max(top, logit(v));
-            for (int64_t v = 0; v < V; ++v) sum += std::exp(logit(v) - top);
-            const double lse = top + std::log(sum);
-            double divergence = 0;
-            for (size_t v = 0; v < oracle.size(); ++v)
-                if (oracle[v] > 0)
-                    divergence += oracle[v] * (std::log(oracle[v]) - (logit(static_cast<int64_t>(v)) - lse));
-            const bool trigger = task.is_trigger(state);
-            (trigger ? copy : bigram) += divergence;
-            ++(trigger ? copy_positions : bigram_positions);
+            positions_[n] = {task.is_trigger(state) ? Kind::kCopy : Kind::kBigram,
+                             divergence_of<T>(oracle, all.subspan(n * V, V))};
         }
     }
+
+    std::vector<Position> positions_;
 };
 
 }  // namespace
@@ -63,7 +95,7 @@ Evaluation evaluate(Transformer& model, CoreAttention& core, const Loader& valid
         observe(feed.batch(), model);
         if (validation.bigram_backcopy())
             risks.add(*validation.bigram_backcopy(), feed.batch(),
-                      HostCopy(model.logits(static_cast<int64_t>(input.tokens.size()), exec), exec).tensor());
+                      HostCopy(model.logits(static_cast<int64_t>(input.tokens.size()), exec), exec).tensor(), exec);
     }
     Evaluation result{.loss = sums.scored ? sums.nll / static_cast<double>(sums.scored) : 0,
                       .scored = sums.scored,

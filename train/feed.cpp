@@ -42,7 +42,7 @@ BatchFeed::~BatchFeed() {
 }
 
 void BatchFeed::load(Slot& slot, int64_t first, int64_t rows) const {
-    slot.batch = data_.load(first, rows);
+    data_.load(first, rows, slot.batch, slot.sample);
     slot.first = first, slot.rows = rows;
     check(static_cast<int64_t>(slot.batch.tokens.size()) <= capacity_, "a batch of {} tokens, room for {}",
           slot.batch.tokens.size(), capacity_);

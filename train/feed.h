@@ -31,6 +31,7 @@ class BatchFeed {
   private:
     struct Slot {
         Batch batch;
+        Sample sample;  // on its way into the batch
         int64_t first = -1, rows = 0;
         PinnedMemory staging;
         std::unique_ptr<Fence> copied;  // the device has read `staging`

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "train/timing.h"
 
@@ -34,8 +35,9 @@ StepRange parse_step_range(const std::string& text) {
     return range;
 }
 
-Profile::Profile(const Exec& exec) : start_(now_seconds()) {
+Profile::Profile(const Exec& exec, Work work) : counts_work_(work == Work::kCounted), start_(now_seconds()) {
     if (exec.device != Device::kCuda) return;
+    check(!counts_work_, "Profile: work is counted on the CPU only");
     gpu_.emplace(exec);
     gpu_->mark();  // the zero of its time, as start_ is of the host's
 }
@@ -43,7 +45,8 @@ Profile::Profile(const Exec& exec) : start_(now_seconds()) {
 void Profile::begin(const char* name, int64_t index) {
     const std::optional<size_t> outer = open_.empty() ? std::nullopt : std::optional(open_.back());
     open_.push_back(ranges_.size());
-    ranges_.push_back({name, index, now_seconds() - start_, 0, outer, gpu_ ? gpu_->mark() : 0, 0});
+    ranges_.push_back(
+        {name, index, now_seconds() - start_, 0, outer, gpu_ ? gpu_->mark() : 0, 0, std::exchange(next_, {})});
 }
 
 void Profile::end() {
@@ -83,9 +86,9 @@ std::vector<OpTime> Profile::op_times() const {
         const double seconds = gpu_ ? marks[r.gpu_end] - marks[r.gpu_begin] : r.end - r.begin;
         const auto same = std::ranges::find(times, paths[i], &OpTime::path);
         if (same == times.end())
-            times.push_back({paths[i], seconds, 1});
+            times.push_back({paths[i], seconds, 1, r.work});
         else
-            same->seconds += seconds, ++same->calls;
+            same->seconds += seconds, ++same->calls, same->work += r.work;
     }
     return times;
 }

@@ -47,8 +47,8 @@ class MlpMap final : public BlockPart {
         const InitSpec init = model_.init == "pytorch"
                                   ? Initializer(model_).linear(HS_)
                                   : InitSpec{InitSpec::Kind::kNormal, std::sqrt(0.4 / static_cast<double>(HS_))};
-        return {{.name = "attn.map.up.weight", .shape = {HS_, HS_}, .init = init, .matrix = true},
-                {.name = "attn.map.down.weight", .shape = {HS_, HS_}, .init = init, .matrix = true}};
+        return {{.name = "attn.map.up.weight", .shape = {HS_, HS_}, .init = init, .matrix = true, .uses = H_},
+                {.name = "attn.map.down.weight", .shape = {HS_, HS_}, .init = init, .matrix = true, .uses = H_}};
     }
     PartNeeds needs(int64_t N, Precision precision) const override {
         const auto tensor = [&](const char* name) { return PartTensor{name, {N, H_, HS_}, precision.compute}; };

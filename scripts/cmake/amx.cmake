@@ -11,6 +11,9 @@ if(CMAKE_SYSTEM_NAME STREQUAL Linux AND PLIMSOLL_HAS_AMX)
     # GCC 12 warns about its own header of intrinsics.
     set_source_files_properties(${compiled_for_amx} PROPERTIES
         COMPILE_OPTIONS "${PLIMSOLL_AMX_FLAGS};$<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>")
+    # So that what other compilers get is compiled here too; nothing links it.
+    add_library(plimsoll_without_amx OBJECT kernels/cpu/amx/tiles_none.cpp)
+    target_include_directories(plimsoll_without_amx PRIVATE ${PROJECT_SOURCE_DIR})
 else()
     target_sources(plimsoll_kernels PRIVATE kernels/cpu/amx/tiles_none.cpp)
 endif()

@@ -297,6 +297,9 @@ TEST(Flops, CountGatesPlaceholdersAndNoFeedForward) {
     c.model.activation = "none";
     EXPECT_NEAR(base - flops_per_token(c), 6.0 * 2 * 3 * 14 * 18, 1e-6);
     c = tiny_llama();
+    c.attention.feature_map = "mlp";  // two matrices of 6 x 6, for 3 query heads and 1 key head, in two layers
+    EXPECT_NEAR(flops_per_token(c) - base, 6.0 * 2 * 2 * 4 * 36, 1e-6);
+    c = tiny_llama();
     c.model.tied = true;  // the head's product is the same, whoever holds its weight
     EXPECT_NEAR(flops_per_token(c), base, 1e-6);
 }

@@ -1,7 +1,5 @@
 // Every file of configs/variants, as it is shipped, on a network small enough for finite differences.
-#include <algorithm>
-#include <filesystem>
-
+#include "support/variant_files.h"
 #include "data/data_test_support.h"
 #include "support/network_checks.h"
 #include "train/config.h"
@@ -21,22 +19,12 @@ context = 26
 init_std = 0.3
 )";
 
-std::vector<std::string> variant_files() {
-    std::vector<std::string> names;
-    for (const auto& entry : std::filesystem::directory_iterator(PLIMSOLL_SOURCE_DIR "/configs/variants"))
-        names.push_back(entry.path().stem().string());
-    std::sort(names.begin(), names.end());
-    return names;
-}
-
 class VariantFilesTest : public testing::TestWithParam<std::string> {
   protected:
     static Named network() {
         const TemporaryFolder folder;
         const std::string base = write_bytes(folder / "base.toml", kBase);
-        RunConfig config = load_config({.file = base,
-                                        .variant = PLIMSOLL_SOURCE_DIR "/configs/variants/" + GetParam() + ".toml",
-                                        .overrides = {}});
+        RunConfig config = load_config({.file = base, .variant = path_of_variant(GetParam()), .overrides = {}});
         config.model.ffn = std::min<int64_t>(config.model.ffn, 14);
         if (config.attention.query_key == "symmetric") config.model.kv_heads = config.model.heads;
         Named named{GetParam().c_str(), {config.model, config.attention, config.loss, 13}};
@@ -61,11 +49,8 @@ TEST_P(VariantFilesTest, BitsAreEqualForAnyNumberOfThreads) {
     expect_equal_bits_for_any_threads(network(), DType::kBF16);
 }
 
-INSTANTIATE_TEST_SUITE_P(Files, VariantFilesTest, testing::ValuesIn(variant_files()), [](const auto& info) {
-    std::string name = info.param;
-    std::replace(name.begin(), name.end(), '-', '_');
-    return name;
-});
+INSTANTIATE_TEST_SUITE_P(Files, VariantFilesTest, testing::ValuesIn(variant_files()),
+                         [](const auto& info) { return identifier_of(info.param); });
 
 }  // namespace
 }  // namespace plimsoll

@@ -23,25 +23,21 @@ void pack_left(bf16*, int64_t, const bf16*, int64_t, int64_t, int64_t) {
 void pack_left_turned(bf16*, int64_t, const bf16*, int64_t, int64_t, int64_t) {
     std::abort();
 }
-<<<<<<< HEAD
-void multiply(float*, int64_t, const Left&, const Right&, int64_t, bool) {
-=======
 void pack_left(bf16*, int64_t, const float*, int64_t, int64_t, int64_t) {
     std::abort();
 }
 void pack_left_turned(bf16*, int64_t, const float*, int64_t, int64_t, int64_t) {
     std::abort();
 }
-void multiply(float*, int64_t, Left, Right, int64_t, bool) {
->>>>>>> amxattn
+void multiply(float*, int64_t, const Left&, const Right&, int64_t, bool) {
     std::abort();
 }
 template <>
-void store_block(float*, int64_t, const float*, int64_t, int64_t, int64_t, const float*, bool) {
+void store_block(float*, int64_t, const float*, int64_t, int64_t, int64_t, const float*, BlockStore) {
     std::abort();
 }
 template <>
-void store_block(bf16*, int64_t, const float*, int64_t, int64_t, int64_t, const float*, bool) {
+void store_block(bf16*, int64_t, const float*, int64_t, int64_t, int64_t, const float*, BlockStore) {
     std::abort();
 }
 void gelu_forward(bf16*, const bf16*, int64_t) {

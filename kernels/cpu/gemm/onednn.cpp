@@ -5,6 +5,7 @@
 #include <memory>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <unordered_map>
+#include <vector>
 
 #include "kernels/cpu/gemm/fallback.h"
 
@@ -24,7 +25,9 @@ struct KeyHash {
 
 struct Primitive {
     dnnl::matmul matmul;
-    std::unordered_map<int, dnnl::memory> arguments;  // without data: every call sets its own
+    // Without data: every call sets its own. Its C interface takes them as they lie here; the C++ one would copy.
+    dnnl::memory a, b, c, scratchpad, bias;
+    std::vector<dnnl_exec_arg_t> arguments;
     int64_t scratchpad_bytes;
 };
 
@@ -61,11 +64,13 @@ std::unique_ptr<Primitive> make(const Matrix& c, const Matrix& a, const Matrix& 
         };
         auto made = std::make_unique<Primitive>();
         made->matmul = dnnl::matmul(pd);
-        made->arguments = {{DNNL_ARG_SRC, empty(describe(a))},
-                           {DNNL_ARG_WEIGHTS, empty(describe(b))},
-                           {DNNL_ARG_DST, empty(describe(c))},
-                           {DNNL_ARG_SCRATCHPAD, empty(pd.scratchpad_desc())}};
-        if (has_bias) made->arguments.emplace(DNNL_ARG_BIAS, empty(bias));
+        made->a = empty(describe(a)), made->b = empty(describe(b)), made->c = empty(describe(c));
+        made->scratchpad = empty(pd.scratchpad_desc());
+        made->arguments = {{DNNL_ARG_SRC, made->a.get()},
+                           {DNNL_ARG_WEIGHTS, made->b.get()},
+                           {DNNL_ARG_DST, made->c.get()},
+                           {DNNL_ARG_SCRATCHPAD, made->scratchpad.get()}};
+        if (has_bias) made->bias = empty(bias), made->arguments.push_back({DNNL_ARG_BIAS, made->bias.get()});
         made->scratchpad_bytes = static_cast<int64_t>(pd.scratchpad_desc().get_size());
         return made;
     } catch (const dnnl::error&) {
@@ -99,12 +104,12 @@ Outcome multiply(Matrix c, Matrix a, Matrix b, bool accumulate, const void* bias
     Primitive* p = found->second.get();
     if (!p) return Outcome::kUnsupported;
     try {
-        p->arguments.at(DNNL_ARG_SRC).set_data_handle(a.data);
-        p->arguments.at(DNNL_ARG_WEIGHTS).set_data_handle(b.data);
-        p->arguments.at(DNNL_ARG_DST).set_data_handle(c.data);
-        p->arguments.at(DNNL_ARG_SCRATCHPAD).set_data_handle(workspace<struct Scratchpad, char>(p->scratchpad_bytes));
-        if (bias) p->arguments.at(DNNL_ARG_BIAS).set_data_handle(const_cast<void*>(bias));
-        p->matmul.execute(stream, p->arguments);
+        p->a.set_data_handle(a.data), p->b.set_data_handle(b.data), p->c.set_data_handle(c.data);
+        p->scratchpad.set_data_handle(workspace<struct Scratchpad, char>(p->scratchpad_bytes));
+        if (bias) p->bias.set_data_handle(const_cast<void*>(bias));
+        const auto count = static_cast<int>(p->arguments.size());
+        if (dnnl_primitive_execute(p->matmul.get(), stream.get(), count, p->arguments.data()) != dnnl_success)
+            return Outcome::kFailed;
         stream.wait();
     } catch (const dnnl::error&) {
         return Outcome::kFailed;
