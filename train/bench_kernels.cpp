@@ -8,10 +8,10 @@
 #include "kernels/gate.h"
 #include "kernels/matmul.h"
 #include "kernels/mlp.h"
-#include "kernels/optimizer.h"
 #include "kernels/random.h"
 #include "kernels/residual.h"
 #include "kernels/rope.h"
+#include "kernels/update_table.h"
 #include "train/bench_parts.h"
 #include "train/timing.h"
 
@@ -142,11 +142,16 @@ class KernelBench {
         const auto p = t.add({kElements}, DType::kF32), m = t.add({kElements}, DType::kF32),
                    v = t.add({kElements}, DType::kF32);
         const auto g = t.add({kElements}, DType::kF32), working = t.add({kElements}, DType::kBF16);
+        UpdateTable table({{.count = kElements, .factors = factors_of(AdamWSpec{.lr = 1e-4})}});
+        const Shape updates = table.shape();
+        const Memory memory = allocate_memory(exec_.device, updates.elements() * size_of(DType::kI32), "updates");
         t.allocate();
+        table.place(Tensor(memory.get(), DType::kI32, updates, exec_.device));
+        table.upload(exec_);
         const bool mixed = dtype_ == DType::kBF16;
         time("adamw_step", fmt::format("{} M", kElements / 1'000'000), 0,
              static_cast<double>(kElements) * (mixed ? 30 : 28),
-             [&] { adamw_step(t[p], t[m], t[v], t[g], mixed ? t[working] : Tensor{}, {.lr = 1e-4}, exec_); });
+             [&] { adamw_step(t[p], t[m], t[v], t[g], mixed ? t[working] : Tensor{}, table.spans(0, 1), exec_); });
     }
 
     DType dtype_;

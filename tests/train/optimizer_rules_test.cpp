@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "support/updates.h"
 #include "train/optimizer.h"
 #include "train_test_support.h"
 
