@@ -9,7 +9,7 @@ namespace plimsoll {
 
 struct BenchOptions {
     std::string step;       // a shape's name: time whole steps of it only
-    std::string attention;  // BxTxNHxNKVxHS: time core attention of this shape only
+    std::string attention;  // BxTxNHxNKVxHS, or with :full behind it: time core attention of this shape only
     std::string precision = "auto";
     std::string device = "auto";
     int64_t steps = 5;

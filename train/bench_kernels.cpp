@@ -174,12 +174,16 @@ void BenchOperands::allocate() {
 
 AttentionShape parse_attention_shape(const std::string& text) {
     AttentionShape s;
-    char rest = 0;
-    const int read = std::sscanf(text.c_str(), "%" SCNd64 "x%" SCNd64 "x%" SCNd64 "x%" SCNd64 "x%" SCNd64 "%c", &s.B,
-                                 &s.T, &s.NH, &s.NKV, &s.HS, &rest);
-    if (read != 5 || std::min({s.B, s.T, s.NH, s.NKV, s.HS}) < 1 || s.NH % s.NKV)
-        fail_input("bench --attention '{}': wanted BxTxNHxNKVxHS, such as 4x4096x16x16x128, NH a multiple of NKV",
-                   text);
+    int end = 0;
+    const int read = std::sscanf(text.c_str(), "%" SCNd64 "x%" SCNd64 "x%" SCNd64 "x%" SCNd64 "x%" SCNd64 "%n", &s.B,
+                                 &s.T, &s.NH, &s.NKV, &s.HS, &end);
+    const std::string rest = text.substr(read == 5 ? static_cast<size_t>(end) : 0);
+    s.full = rest == ":full";
+    if (read != 5 || !(rest.empty() || s.full) || std::min({s.B, s.T, s.NH, s.NKV, s.HS}) < 1 || s.NH % s.NKV)
+        fail_input(
+            "bench --attention '{}': wanted BxTxNHxNKVxHS, such as 4x4096x16x16x128, NH a multiple of NKV; causal, or "
+            "with :full behind it",
+            text);
     return s;
 }
 
@@ -196,14 +200,17 @@ std::vector<KernelTime> time_attention(const AttentionShape& s, DType dtype, con
     const auto q = [&](ArenaSlot slot) { return t[slot].slice_columns(0, s.NH); };
     const auto k = [&](ArenaSlot slot) { return t[slot].slice_columns(s.NH, s.NKV); };
     const auto v = [&](ArenaSlot slot) { return t[slot].slice_columns(s.NH + s.NKV, s.NKV); };
-    const double flops = 4.0 * static_cast<double>(s.NH * s.HS * N) * static_cast<double>(s.T + 1) / 2;
+    const double seen = s.full ? static_cast<double>(s.T) : static_cast<double>(s.T + 1) / 2;  // keys, by a query
+    const double flops = 4.0 * static_cast<double>(s.NH * s.HS * N) * seen;
     const double bytes = static_cast<double>(size_of(dtype) * N * (2 * s.NH + 2 * s.NKV) * s.HS);
     std::vector<KernelTime> rows;
     for (size_t i = 0; i < variants().size(); ++i) {
         AttentionSpec spec{.weighting = static_cast<Weighting>(i),
                            .scale = 1 / std::sqrt(static_cast<double>(s.HS)),
-                           .score_bias = -std::log(static_cast<double>(s.T))};
-        const std::string shape = fmt::format("{} {}x{}x{}x{}x{}", variants()[i].name, s.B, s.T, s.NH, s.NKV, s.HS);
+                           .score_bias = -std::log(static_cast<double>(s.T)),
+                           .prefix = s.full ? s.T : 0};
+        const std::string shape =
+            fmt::format("{} {}x{}x{}x{}x{}{}", variants()[i].name, s.B, s.T, s.NH, s.NKV, s.HS, s.full ? ":full" : "");
         const auto forward = [&] {
             attention_forward({t[y], t[lse], q(qkv), k(qkv), v(qkv), {}, {}}, cu_seqlens, spec, exec);
         };

@@ -36,10 +36,11 @@ std::vector<KernelTime> time_kernels(DType dtype, const Exec& exec);
 
 struct AttentionShape {
     int64_t B = 0, T = 0, NH = 0, NKV = 0, HS = 0;
+    bool full = false;  // every query sees every key of its row: a mask whose prefix is the row
 };
-// "BxTxNHxNKVxHS", such as 4x4096x16x16x128. Throws Error (78) for anything else.
+// "BxTxNHxNKVxHS", such as 4x4096x16x16x128, or 4x4096x16x16x128:full. Throws Error (78) for anything else.
 AttentionShape parse_attention_shape(const std::string& text);
-// Core attention of every weighting, causal: forward then backward. FLOPs count the visible half of the scores, two
+// Core attention of every weighting, causal or full: forward then backward. FLOPs count the visible scores, two
 // products forward and five backward.
 std::vector<KernelTime> time_attention(const AttentionShape& shape, DType dtype, const Exec& exec);
 

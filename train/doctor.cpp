@@ -73,7 +73,8 @@ void add_machine_commands(CLI::App& app, int& status) {
     CLI::App* command = app.add_subcommand("bench", "time every kernel and whole training steps on this machine");
     const auto options = std::make_shared<BenchOptions>();
     command->add_option("--step", options->step, "time whole steps of one shape only: " + bench_shapes());
-    command->add_option("--attention", options->attention, "time core attention of one shape only: BxTxNHxNKVxHS");
+    command->add_option("--attention", options->attention,
+                        "time core attention of one shape only: BxTxNHxNKVxHS, causal, or with :full behind it");
     command->add_option("--precision", options->precision, "auto, fp32 or bf16")
         ->check(CLI::IsMember({"auto", "fp32", "bf16"}));
     command->add_option("--device", options->device, "auto, cpu or cuda")
