@@ -37,7 +37,8 @@ inline void check_on_cpu(const Exec& exec, const char* op) {
     check(exec.device == Device::kCpu && exec.threads >= 1, "{}: runs on the CPU only", op);
 }
 
-// Whether ids (tokens, positions, cu_seqlens) can be looked at here. In device memory they are the caller's promise.
+// Whether ids (tokens, positions, cu_seqlens) and the spans of updates can be looked at here. In device memory they are
+// the caller's promise.
 inline bool ids_are_readable(const Exec& exec) {
     return exec.device == Device::kCpu;
 }

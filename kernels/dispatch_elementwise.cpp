@@ -88,12 +88,23 @@ void check_logits(Tensor logits, int64_t v0, std::span<const int32_t> targets, c
     check_length(targets, logits.shape[0], op, "targets");
 }
 
-void check_update(Tensor param, Tensor grad, Tensor working, int64_t step, const char* op) {
-    check(param.shape.rank() == 1 && step >= 1, "{}: wants 1-D parameters and a step >= 1, got {} and step {}", op,
-          param.shape, step);
+void check_update(Tensor param, Tensor grad, Tensor working, std::initializer_list<Tensor> states,
+                  const UpdateSpans& spans, const char* op, const Exec& exec) {
+    check(param.shape.rank() == 1, "{}: wants 1-D parameters, got {}", op, param.shape);
     check_wide(param, op, "param");
+    check_like(param, param.dtype, param.shape, op, "param");
     check_like(grad, param.dtype, param.shape, op, "grad");
     if (working) check_like(working, DType::kBF16, param.shape, op, "working");
+    const Shape elements = states.begin()->shape;
+    for (const Tensor& state : states) check_like(state, param.dtype, elements, op, "state");
+    if (!ids_are_readable(exec)) return;
+    for (int64_t i = 0; i < spans.count; ++i) {
+        const UpdateSpan& span = spans.at[i];
+        check(span.begin >= 0 && span.state >= 0 && span.count >= 0 && span.begin + span.count <= param.shape[0] &&
+                  span.state + span.count <= elements[0],
+              "{}: {} elements from {} on of {}, with states from {} on of {}", op, span.count, span.begin, param.shape,
+              span.state, elements);
+    }
 }
 
 }  // namespace
@@ -248,22 +259,17 @@ void cross_entropy_whole(Tensor nll, Tensor lse, Tensor logits, const CrossEntro
     PLIMSOLL_RUN(exec, cross_entropy_whole(nll, lse, logits, state, targets, scale, z_loss, exec));
 }
 
-void adamw_step(Tensor param, Tensor m, Tensor v, Tensor grad, Tensor working, const AdamWSpec& spec,
+void adamw_step(Tensor param, Tensor m, Tensor v, Tensor grad, Tensor working, const UpdateSpans& spans,
                 const Exec& exec) {
     check_device(exec, "adamw_step");
-    check_update(param, grad, working, spec.step, "adamw_step");
-    check_like(param, param.dtype, param.shape, "adamw_step", "param");
-    check_like(m, param.dtype, param.shape, "adamw_step", "m");
-    check_like(v, param.dtype, param.shape, "adamw_step", "v");
-    PLIMSOLL_RUN(exec, adamw_step(param, m, v, grad, working, spec, exec));
+    check_update(param, grad, working, {m, v}, spans, "adamw_step", exec);
+    PLIMSOLL_RUN(exec, adamw_step(param, m, v, grad, working, spans, exec));
 }
 
-void sgd_step(Tensor param, Tensor buffer, Tensor grad, Tensor working, const SgdSpec& spec, const Exec& exec) {
+void sgd_step(Tensor param, Tensor buffer, Tensor grad, Tensor working, const UpdateSpans& spans, const Exec& exec) {
     check_device(exec, "sgd_step");
-    check_update(param, grad, working, spec.step, "sgd_step");
-    check_like(param, param.dtype, param.shape, "sgd_step", "param");
-    check_like(buffer, param.dtype, param.shape, "sgd_step", "buffer");
-    PLIMSOLL_RUN(exec, sgd_step(param, buffer, grad, working, spec, exec));
+    check_update(param, grad, working, {buffer}, spans, "sgd_step", exec);
+    PLIMSOLL_RUN(exec, sgd_step(param, buffer, grad, working, spans, exec));
 }
 
 double sum_of_squares(Tensor x, const Exec& exec) {

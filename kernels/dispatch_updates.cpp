@@ -17,10 +17,10 @@ void check_equal(const char* op, std::initializer_list<Tensor> tensors) {
 
 }  // namespace
 
-void nesterov_direction(Tensor direction, Tensor buffer, Tensor grad, const NesterovSpec& spec, const Exec& exec) {
+void nesterov_direction(Tensor direction, Tensor buffer, Tensor grad, const UpdateFactors* factors, const Exec& exec) {
     check_device(exec, "nesterov_direction");
     check_equal("nesterov_direction", {direction, buffer, grad});
-    PLIMSOLL_RUN(exec, nesterov_direction(direction, buffer, grad, spec, exec));
+    PLIMSOLL_RUN(exec, nesterov_direction(direction, buffer, grad, factors, exec));
 }
 
 void quintic_polynomial(Tensor gram, Tensor square, const QuinticCoefficients& coefficients, const Exec& exec) {
@@ -30,19 +30,18 @@ void quintic_polynomial(Tensor gram, Tensor square, const QuinticCoefficients& c
     PLIMSOLL_RUN(exec, quintic_polynomial(gram, square, coefficients, exec));
 }
 
-void apply_direction(Tensor param, Tensor direction, Tensor working, const DirectionSpec& spec, const Exec& exec) {
+void apply_direction(Tensor param, Tensor direction, Tensor working, const UpdateFactors* factors, const Exec& exec) {
     check_device(exec, "apply_direction");
     check_equal("apply_direction", {param, direction});
     check(!working || (working.dtype == DType::kBF16 && working.shape == param.shape && working.contiguous()),
           "apply_direction: working copy {} {} of {}", name_of(working.dtype), working.shape, param.shape);
-    PLIMSOLL_RUN(exec, apply_direction(param, direction, working, spec, exec));
+    PLIMSOLL_RUN(exec, apply_direction(param, direction, working, factors, exec));
 }
 
-void adam_direction(Tensor direction, Tensor m, Tensor v, const AdamWSpec& spec, const Exec& exec) {
+void adam_direction(Tensor direction, Tensor m, Tensor v, const UpdateFactors* factors, const Exec& exec) {
     check_device(exec, "adam_direction");
     check_equal("adam_direction", {direction, m, v});
-    check(spec.step >= 1, "adam_direction: step is {}, counts from 1", spec.step);
-    PLIMSOLL_RUN(exec, adam_direction(direction, m, v, spec, exec));
+    PLIMSOLL_RUN(exec, adam_direction(direction, m, v, factors, exec));
 }
 
 void rotate(Tensor x, Axis axis, Turn turn, const Rotation& rotation, const Exec& exec) {

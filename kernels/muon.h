@@ -7,15 +7,13 @@
 namespace plimsoll {
 
 // buffer = momentum buffer + (1 - momentum) g,  g = gradient_scale * grad;
-// direction = (momentum buffer + (1 - momentum) g) / max(|.|, eps),  |.| the Frobenius norm: Nesterov's step.
-struct NesterovSpec {
-    double momentum = 0.95;
-    double gradient_scale = 1;
-    double eps = 1e-7;  // of torch.optim.Muon: a gradient of zeros stays one
-};
-// direction, buffer, grad: equal fp32 or fp64 matrices, contiguous. The norm is summed in fp64 as sum_of_squares does,
-// so bits do not depend on the number of threads.
-void nesterov_direction(Tensor direction, Tensor buffer, Tensor grad, const NesterovSpec& spec, const Exec& exec);
+// direction = (momentum buffer + (1 - momentum) g) / max(|.|, 1e-7),  |.| the Frobenius norm: Nesterov's step, with the
+// eps of torch.optim.Muon, so that a gradient of zeros stays one.
+// direction, buffer, grad: equal fp32 or fp64 matrices, contiguous. factors: in exec's device memory, one. The norm is
+// summed in fp64 as sum_of_squares does, so bits do not depend on the number of threads.
+void nesterov_direction(Tensor direction, Tensor buffer, Tensor grad, const UpdateFactors* factors, const Exec& exec);
+
+inline constexpr double kNesterovEps = 1e-7;
 
 // An odd polynomial of degree five of a matrix X is X' = (a I + b G + c G^2) X with G = X X^T. With Muon's coefficients
 // (Keller Jordan, 2024), steep at 0, five of them bring every singular value in [0.002, 1] between 0.68 and 1.21.
@@ -26,13 +24,8 @@ struct QuinticCoefficients {
 void quintic_polynomial(Tensor gram, Tensor square, const QuinticCoefficients& coefficients, const Exec& exec);
 
 // param = decay param - rate direction; working (bf16, may be absent) gets the rounded new parameters.
-struct DirectionSpec {
-    double rate = 0;
-    double decay = 1;
-    WorkingRounding rounding = {};
-};
-// param, direction: equal fp32 or fp64 matrices, contiguous. Elementwise.
-void apply_direction(Tensor param, Tensor direction, Tensor working, const DirectionSpec& spec, const Exec& exec);
+// param, direction: equal fp32 or fp64 matrices, contiguous. factors: in exec's device memory, one. Elementwise.
+void apply_direction(Tensor param, Tensor direction, Tensor working, const UpdateFactors* factors, const Exec& exec);
 
 struct MuonSpec {
     // What the learning rate is multiplied by, for a matrix (R, C): kSpectral, sqrt(max(1, R / C)), so that the largest
@@ -46,6 +39,8 @@ struct MuonSpec {
     Scale scale = Scale::kRms;
     WorkingRounding rounding = {};
 };
+// Of a matrix of that shape. Throws Error for any other.
+UpdateFactors factors_of(const MuonSpec& spec, Shape shape);
 
 inline constexpr int kNewtonSchulzSteps = 5;
 
@@ -57,8 +52,8 @@ struct MuonScratch {
 
 // One update of the matrix param (R, C): Nesterov's direction, five Newton-Schulz steps, decay, step; in the order of
 // torch.optim.Muon, with products in param's dtype instead of bf16 (Newton-Schulz on the smaller side's Gram matrix).
-// param, buffer, grad: fp32 or fp64, contiguous; working as above. Deterministic as kernels/matmul.h is.
+// param, buffer, grad: fp32 or fp64, contiguous; working, factors as above. Deterministic as kernels/matmul.h is.
 void muon_step(Tensor param, Tensor buffer, Tensor grad, Tensor working, const MuonScratch& scratch,
-               const MuonSpec& spec, const Exec& exec);
+               const UpdateFactors* factors, const Exec& exec);
 
 }  // namespace plimsoll

@@ -400,20 +400,30 @@ inline OpWork cross_entropy_whole(Tensor nll, Tensor lse, Tensor logits, const C
 
 // --- updates --------------------------------------------------------------------------------------------------------
 
-// g 1, m 3, v 4, both corrected 2, sqrt, + eps, /, decay 2, lr, -: 17.
-inline OpWork adamw_step(Tensor param, Tensor m, Tensor v, Tensor grad, Tensor working, const AdamWSpec& /*spec*/,
-                         const Exec& /*exec*/) {
-    return elementwise(17, param, 2 * bytes_of({param, m, v}) + bytes_of({grad, working}));
+// Elements of the spans, each with `flops`, `twice` tensors that are read and written and `once` that are one of both.
+inline OpWork update(const UpdateSpans& spans, double flops, std::initializer_list<Tensor> twice,
+                     std::initializer_list<Tensor> once) {
+    double elements = 0, each = 0;
+    for (int64_t i = 0; i < spans.count; ++i) elements += static_cast<double>(spans.at[i].count);
+    for (const Tensor& t : twice) each += 2 * static_cast<double>(size_of(t.dtype));
+    for (const Tensor& t : once)
+        if (t) each += static_cast<double>(size_of(t.dtype));
+    return {.others = flops * elements, .bytes = each * elements};
 }
-inline OpWork sgd_step(Tensor param, Tensor buffer, Tensor grad, Tensor working, const SgdSpec& /*spec*/,
+// g 1, m 3, v 4, both corrected 2, sqrt, + eps, /, decay 2, lr, -: 17.
+inline OpWork adamw_step(Tensor param, Tensor m, Tensor v, Tensor grad, Tensor working, const UpdateSpans& spans,
+                         const Exec& /*exec*/) {
+    return update(spans, 17, {param, m, v}, {grad, working});
+}
+inline OpWork sgd_step(Tensor param, Tensor buffer, Tensor grad, Tensor working, const UpdateSpans& spans,
                        const Exec& /*exec*/) {
-    return elementwise(7, param, 2 * bytes_of({param, buffer}) + bytes_of({grad, working}));
+    return update(spans, 7, {param, buffer}, {grad, working});
 }
 inline OpWork sum_of_squares(Tensor x, const Exec& /*exec*/) {
     return elementwise(2, x, bytes_of({x}));
 }
 // g 1, the buffer 3, the direction 3, its norm 2 and the division by it.
-inline OpWork nesterov_direction(Tensor direction, Tensor buffer, Tensor grad, const NesterovSpec& /*spec*/,
+inline OpWork nesterov_direction(Tensor direction, Tensor buffer, Tensor grad, const UpdateFactors* /*factors*/,
                                  const Exec& /*exec*/) {
     return elementwise(10, direction, bytes_of({direction, grad}) + 2 * bytes_of({buffer}));
 }
@@ -421,11 +431,12 @@ inline OpWork quintic_polynomial(Tensor gram, Tensor square, const QuinticCoeffi
                                  const Exec& /*exec*/) {
     return elementwise(3, gram, 2 * bytes_of({gram}) + bytes_of({square}));
 }
-inline OpWork apply_direction(Tensor param, Tensor direction, Tensor working, const DirectionSpec& /*spec*/,
+inline OpWork apply_direction(Tensor param, Tensor direction, Tensor working, const UpdateFactors* /*factors*/,
                               const Exec& /*exec*/) {
     return elementwise(3, param, 2 * bytes_of({param}) + bytes_of({direction, working}));
 }
-inline OpWork adam_direction(Tensor direction, Tensor m, Tensor v, const AdamWSpec& /*spec*/, const Exec& /*exec*/) {
+inline OpWork adam_direction(Tensor direction, Tensor m, Tensor v, const UpdateFactors* /*factors*/,
+                             const Exec& /*exec*/) {
     return elementwise(13, direction, 2 * bytes_of({direction, m, v}));
 }
 // log2(p) additions and a factor per element and pass.

@@ -42,8 +42,8 @@ void rotate(Tensor x, Axis axis, Turn turn, const Rotation& rotation, const Exec
 
 // Adam's direction from the gradient it replaces: g = gradient_scale * direction; m, v as adamw_step has them;
 // direction = (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps).
-// Equal fp32 or fp64 tensors, contiguous. Elementwise; lr, weight_decay and rounding of `spec` are not read.
-void adam_direction(Tensor direction, Tensor m, Tensor v, const AdamWSpec& spec, const Exec& exec);
+// Equal fp32 or fp64 tensors, contiguous. factors: in exec's device memory, one. Elementwise.
+void adam_direction(Tensor direction, Tensor m, Tensor v, const UpdateFactors* factors, const Exec& exec);
 
 // Of a matrix (R, C): x' = Q_rows x Q_columns^T, or only one of them.
 struct MatrixBasis {
@@ -52,8 +52,8 @@ struct MatrixBasis {
 
 // One update of the matrix param (R, C): Kaul et al., arXiv:2410.17174, who draw a dense matrix; rotated are the
 // gradient, and back the direction that Adam finds there. m, v: of the rotated gradient. scratch: at least R C elements
-// of param's dtype, 1-D. Other arguments and their order as adamw_step's; bits do not depend on the number of threads.
+// of param's dtype, 1-D. factors: of an AdamWSpec, as above. Bits do not depend on the number of threads.
 void orthoadam_step(Tensor param, Tensor m, Tensor v, Tensor grad, Tensor working, Tensor scratch,
-                    const MatrixBasis& basis, const AdamWSpec& spec, const Exec& exec);
+                    const MatrixBasis& basis, const UpdateFactors* factors, const Exec& exec);
 
 }  // namespace plimsoll

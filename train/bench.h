@@ -13,7 +13,7 @@ struct BenchOptions {
     std::string step;       // a shape's name: time whole steps of it only
     ConfigSources config;   // with a file: time whole steps of this configuration only
     std::string against;    // with `config`: a variant whose steps take turns with those of config.variant
-    std::string attention;  // BxTxNHxNKVxHS: time core attention of this shape only
+    std::string attention;  // BxTxNHxNKVxHS, or with :full behind it: time core attention of this shape only
     std::vector<std::string> weightings;  // with `attention`: of these only
     std::string precision = "auto";
     std::string device = "auto";

@@ -8,10 +8,10 @@
 #include "kernels/gate.h"
 #include "kernels/matmul.h"
 #include "kernels/mlp.h"
-#include "kernels/optimizer.h"
 #include "kernels/random.h"
 #include "kernels/residual.h"
 #include "kernels/rope.h"
+#include "kernels/update_table.h"
 #include "train/bench_parts.h"
 #include "train/timing.h"
 
@@ -142,11 +142,16 @@ class KernelBench {
         const auto p = t.add({kElements}, DType::kF32), m = t.add({kElements}, DType::kF32),
                    v = t.add({kElements}, DType::kF32);
         const auto g = t.add({kElements}, DType::kF32), working = t.add({kElements}, DType::kBF16);
+        UpdateTable table({{.count = kElements, .factors = factors_of(AdamWSpec{.lr = 1e-4})}});
+        const Shape updates = table.shape();
+        const Memory memory = allocate_memory(exec_.device, updates.elements() * size_of(DType::kI32), "updates");
         t.allocate();
+        table.place(Tensor(memory.get(), DType::kI32, updates, exec_.device));
+        table.upload(exec_);
         const bool mixed = dtype_ == DType::kBF16;
         time("adamw_step", fmt::format("{} M", kElements / 1'000'000), 0,
              static_cast<double>(kElements) * (mixed ? 30 : 28),
-             [&] { adamw_step(t[p], t[m], t[v], t[g], mixed ? t[working] : Tensor{}, {.lr = 1e-4}, exec_); });
+             [&] { adamw_step(t[p], t[m], t[v], t[g], mixed ? t[working] : Tensor{}, table.spans(0, 1), exec_); });
     }
 
     DType dtype_;
@@ -169,12 +174,16 @@ void BenchOperands::allocate() {
 
 AttentionShape parse_attention_shape(const std::string& text) {
     AttentionShape s;
-    char rest = 0;
-    const int read = std::sscanf(text.c_str(), "%" SCNd64 "x%" SCNd64 "x%" SCNd64 "x%" SCNd64 "x%" SCNd64 "%c", &s.B,
-                                 &s.T, &s.NH, &s.NKV, &s.HS, &rest);
-    if (read != 5 || std::min({s.B, s.T, s.NH, s.NKV, s.HS}) < 1 || s.NH % s.NKV)
-        fail_input("bench --attention '{}': wanted BxTxNHxNKVxHS, such as 4x4096x16x16x128, NH a multiple of NKV",
-                   text);
+    int end = 0;
+    const int read = std::sscanf(text.c_str(), "%" SCNd64 "x%" SCNd64 "x%" SCNd64 "x%" SCNd64 "x%" SCNd64 "%n", &s.B,
+                                 &s.T, &s.NH, &s.NKV, &s.HS, &end);
+    const std::string rest = text.substr(read == 5 ? static_cast<size_t>(end) : 0);
+    s.full = rest == ":full";
+    if (read != 5 || !(rest.empty() || s.full) || std::min({s.B, s.T, s.NH, s.NKV, s.HS}) < 1 || s.NH % s.NKV)
+        fail_input(
+            "bench --attention '{}': wanted BxTxNHxNKVxHS, such as 4x4096x16x16x128, NH a multiple of NKV; causal, or "
+            "with :full behind it",
+            text);
     return s;
 }
 
@@ -195,15 +204,18 @@ std::vector<KernelTime> time_attention(const AttentionShape& s, const std::vecto
     const auto q = [&](ArenaSlot slot) { return t[slot].slice_columns(0, s.NH); };
     const auto k = [&](ArenaSlot slot) { return t[slot].slice_columns(s.NH, s.NKV); };
     const auto v = [&](ArenaSlot slot) { return t[slot].slice_columns(s.NH + s.NKV, s.NKV); };
-    const double flops = 4.0 * static_cast<double>(s.NH * s.HS * N) * static_cast<double>(s.T + 1) / 2;
+    const double seen = s.full ? static_cast<double>(s.T) : static_cast<double>(s.T + 1) / 2;  // keys, by a query
+    const double flops = 4.0 * static_cast<double>(s.NH * s.HS * N) * seen;
     const double bytes = static_cast<double>(size_of(dtype) * N * (2 * s.NH + 2 * s.NKV) * s.HS);
     std::vector<KernelTime> rows;
     for (size_t i = 0; i < variants().size(); ++i) {
         if (!wanted(variants()[i].name)) continue;
         AttentionSpec spec{.weighting = static_cast<Weighting>(i),
                            .scale = 1 / std::sqrt(static_cast<double>(s.HS)),
-                           .score_bias = -std::log(static_cast<double>(s.T))};
-        const std::string shape = fmt::format("{} {}x{}x{}x{}x{}", variants()[i].name, s.B, s.T, s.NH, s.NKV, s.HS);
+                           .score_bias = -std::log(static_cast<double>(s.T)),
+                           .prefix = s.full ? s.T : 0};
+        const std::string shape =
+            fmt::format("{} {}x{}x{}x{}x{}{}", variants()[i].name, s.B, s.T, s.NH, s.NKV, s.HS, s.full ? ":full" : "");
         const auto forward = [&] {
             attention_forward({t[y], t[lse], q(qkv), k(qkv), v(qkv), {}, {}}, cu_seqlens, spec, exec);
         };

@@ -42,11 +42,12 @@ std::vector<KernelTime> time_kernels(DType dtype, const Exec& exec);
 
 struct AttentionShape {
     int64_t B = 0, T = 0, NH = 0, NKV = 0, HS = 0;
+    bool full = false;  // every query sees every key of its row: a mask whose prefix is the row
 };
-// "BxTxNHxNKVxHS", such as 4x4096x16x16x128. Throws Error (78) for anything else.
+// "BxTxNHxNKVxHS", such as 4x4096x16x16x128, or 4x4096x16x16x128:full. Throws Error (78) for anything else.
 AttentionShape parse_attention_shape(const std::string& text);
-// Core attention of the weightings named, of none: of all; causal: forward then backward. FLOPs count the visible half
-// of the scores, two products forward and five backward.
+// Core attention of the weightings named, of none: of all; causal or full: forward then backward. FLOPs count the
+// visible scores, two products forward and five backward.
 std::vector<KernelTime> time_attention(const AttentionShape& shape, const std::vector<std::string>& weightings,
                                        DType dtype, const Exec& exec);
 
@@ -87,7 +88,7 @@ class StepBench {
     Optimizer optimizer_;
     LocalCoreAttention core_;
     std::unique_ptr<DeviceIds> tokens_, targets_, positions_, documents_;
-    std::array<Replay, 2> replays_;  // of the first micro batch, of the others
+    std::array<Replay, 3> replays_;  // of the first micro batch, of the others, of the update
     int64_t step_ = 0;
 };
 

@@ -89,7 +89,8 @@ void StepBench::run() {
     const double mean = 1.0 / static_cast<double>(micro_batches_ * rows_ * T_);
     double scale = mean;
     if (clip_) scale *= std::min(1.0, 1.0 / (std::sqrt(sum_of_squares(model_.gradients(), exec_)) * mean));
-    optimizer_.step(model_, 3e-4, scale, ++step_, exec_);
+    optimizer_.begin_step(3e-4, scale, ++step_, exec_);
+    replays_[2].run(exec_, [&] { optimizer_.update(model_, exec_); });
 }
 
 StepProfile StepBench::profile() {

@@ -44,7 +44,7 @@ struct RunSection {
                  "AVX512_BF16). fp64, on the CPU only and slow: for comparing ways to compute the same");
         v.field("measure_peak", self.measure_peak,
                 "on a GPU: multiply some large matrices at the start, and say how near the card's data sheet that is");
-        v.field("graphs", self.graphs, "on a GPU: submit micro batches as CUDA graphs. Never changes results");
+        v.field("graphs", self.graphs, "on a GPU: micro batches and updates as CUDA graphs. Never changes results");
         v.field("gemm_cache", self.gemm_cache,
                 "on a GPU: file that keeps which algorithm of cuBLASLt was fastest for each product; what it lacks is "
                 "measured in the first step. auto = gemm_algorithms.txt beside the run's directory; empty = the "

@@ -88,7 +88,8 @@ void add_machine_commands(CLI::App& app, int& status) {
             "with --config: another variant, whose steps take turns with these in the same process; --steps is "
             "the number of pairs")
         ->needs("--config");
-    command->add_option("--attention", options->attention, "time core attention of one shape only: BxTxNHxNKVxHS");
+    command->add_option("--attention", options->attention,
+                        "time core attention of one shape only: BxTxNHxNKVxHS, causal, or with :full behind it");
     std::vector<std::string> weightings;
     for (const VariantInfo& info : variants()) weightings.emplace_back(info.name);
     command->add_option("--weighting", options->weightings, "with --attention: of these weightings only")

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <numeric>
 
-#include "kernels/optimizer.h"
-
 namespace plimsoll {
 namespace {
 
@@ -41,6 +39,7 @@ Optimizer::Optimizer(const OptimizerSection& config, const ParameterTable& table
 void Optimizer::allocate(Device device) {
     arena_ = Arena(plan_, device);
     arena_.zero();
+    updates_table_.place(arena_[on_device_]);
 }
 
 double Optimizer::weight_decay(const Parameter& parameter) const {
@@ -52,7 +51,7 @@ double Optimizer::weight_decay(const Parameter& parameter) const {
 
 void Optimizer::add_family(Rule rule) {
     const std::vector<Parameter>& entries = table_.entries();
-    Family family{.rule = rule};
+    Family family{.rule = rule, .update = updates_.size()};
     int64_t state = 0;
     for (const ElementRange& owned : owned_)
         for (size_t i = 0; i < entries.size(); ++i) {
@@ -82,6 +81,7 @@ void Optimizer::add_family(Rule rule) {
             else
                 family.ranges.push_back(range);
         }
+    family.updates = updates_.size() - family.update;
     if (!family.ranges.empty()) families_.push_back(family);
 }
 
@@ -120,6 +120,11 @@ void Optimizer::plan_state(Precision precision) {
         family.first = plan_.add(momentum ? "momentum" : rotated ? "rotated_m" : "m", {elements}, stream);
         if (!momentum) family.second = plan_.add(rotated ? "rotated_v" : "v", {elements}, stream);
     }
+    std::vector<UpdateSpan> spans;
+    for (const Update& update : updates_)
+        spans.push_back({.begin = update.range.begin, .state = update.state, .count = update.range.size()});
+    updates_table_ = UpdateTable(std::move(spans));
+    on_device_ = plan_.add("updates", updates_table_.shape(), DType::kI32);
     int64_t largest = 0, side = 0;
     bool muon = false;
     for (const Update& update : updates_) {
@@ -136,58 +141,83 @@ void Optimizer::plan_state(Precision precision) {
     square_ = plan_.add("square of gram", {side * side}, stream);
 }
 
-void Optimizer::run(Transformer& model, const Update& update, double lr, double gradient_scale, int64_t step,
-                    const Exec& exec) {
-    const auto slice = [&](Tensor buffer, int64_t begin) {
-        if (!buffer) return buffer;
-        const Tensor flat = buffer.slice_rows(begin, update.range.size());
-        return update.matrix.rank() ? flat.reshape(update.matrix) : flat;
-    };
-    const auto span = [&](Tensor buffer) { return slice(buffer, update.range.begin); };
-    const Family& family = families_[update.family];
-    const Tensor param = span(model.parameters()), grad = span(model.gradients()), working = span(model.working());
-    const Tensor first = slice(arena_[family.first], update.state), second = slice(arena_[family.second], update.state);
-    WorkingRounding rounding{.stochastic = {}, .first = update.range.begin};
+UpdateFactors Optimizer::factors(const Update& update, double lr, double gradient_scale, int64_t step) const {
+    // Rounding counts from the first element of a matrix, or else of the flat buffer.
+    WorkingRounding rounding{.stochastic = {}, .first = update.matrix.rank() ? update.range.begin : 0};
     if (config_.rounding == "stochastic")
         rounding.stochastic.emplace(seed_, "rounding", "", static_cast<uint64_t>(step));
-    const AdamWSpec adam{.lr = lr * update.lr_scale,
-                         .beta1 = config_.beta1,
-                         .beta2 = config_.beta2,
-                         .eps = config_.eps,
-                         .weight_decay = update.weight_decay,
-                         .gradient_scale = gradient_scale,
-                         .step = step,
-                         .rounding = rounding};
-    switch (family.rule) {
+    const double rate = lr * update.lr_scale;
+    switch (families_[update.family].rule) {
         case Rule::kAdamW:
-            return adamw_step(param, first, second, grad, working, adam, exec);
         case Rule::kOrthoAdam:
-            return orthoadam_step(param, first, second, grad, working, arena_[direction_], update.basis, adam, exec);
+            return factors_of(AdamWSpec{.lr = rate,
+                                        .beta1 = config_.beta1,
+                                        .beta2 = config_.beta2,
+                                        .eps = config_.eps,
+                                        .weight_decay = update.weight_decay,
+                                        .gradient_scale = gradient_scale,
+                                        .step = step,
+                                        .rounding = rounding});
         case Rule::kSgd:
-            return sgd_step(param, first, grad, working,
-                            {.lr = adam.lr,
-                             .momentum = config_.momentum,
-                             .weight_decay = update.weight_decay,
-                             .gradient_scale = gradient_scale,
-                             .step = step,
-                             .rounding = rounding},
-                            exec);
+            return factors_of(SgdSpec{.lr = rate,
+                                      .momentum = config_.momentum,
+                                      .weight_decay = update.weight_decay,
+                                      .gradient_scale = gradient_scale,
+                                      .step = step,
+                                      .rounding = rounding});
         case Rule::kMuon:
-            return muon_step(param, first, grad, working,
-                             {arena_[direction_], arena_[next_], arena_[gram_], arena_[square_]},
-                             {.lr = adam.lr,
-                              .momentum = config_.muon_momentum,
-                              .weight_decay = update.weight_decay,
-                              .gradient_scale = gradient_scale,
-                              .scale = config_.muon_scale == "rms" ? MuonSpec::Scale::kRms : MuonSpec::Scale::kSpectral,
-                              .rounding = rounding},
-                             exec);
+            break;
     }
-    check(false, "Optimizer: no rule {}", static_cast<int>(family.rule));
+    return factors_of(
+        MuonSpec{.lr = rate,
+                 .momentum = config_.muon_momentum,
+                 .weight_decay = update.weight_decay,
+                 .gradient_scale = gradient_scale,
+                 .scale = config_.muon_scale == "rms" ? MuonSpec::Scale::kRms : MuonSpec::Scale::kSpectral,
+                 .rounding = rounding},
+        update.matrix);
+}
+
+void Optimizer::begin_step(double lr, double gradient_scale, int64_t step, const Exec& exec) {
+    for (size_t i = 0; i < updates_.size(); ++i)
+        updates_table_.factors(i) = factors(updates_[i], lr, gradient_scale, step);
+    updates_table_.upload(exec);
+}
+
+void Optimizer::update_matrix(Transformer& model, size_t index, const Exec& exec) {
+    const Update& update = updates_[index];
+    const Family& family = families_[update.family];
+    const auto matrix = [&](Tensor buffer, int64_t begin) {
+        return buffer ? buffer.slice_rows(begin, update.range.size()).reshape(update.matrix) : buffer;
+    };
+    const auto span = [&](Tensor buffer) { return matrix(buffer, update.range.begin); };
+    const Tensor param = span(model.parameters()), grad = span(model.gradients()), working = span(model.working());
+    const Tensor first = matrix(arena_[family.first], update.state),
+                 second = matrix(arena_[family.second], update.state);
+    const UpdateFactors* const numbers = updates_table_.factors_on_device(index);
+    if (family.rule == Rule::kMuon)
+        muon_step(param, first, grad, working, {arena_[direction_], arena_[next_], arena_[gram_], arena_[square_]},
+                  numbers, exec);
+    else
+        orthoadam_step(param, first, second, grad, working, arena_[direction_], update.basis, numbers, exec);
+}
+
+void Optimizer::update(Transformer& model, const Exec& exec) {
+    for (const Family& family : families_) {
+        const UpdateSpans spans = updates_table_.spans(family.update, family.updates);
+        const Tensor first = arena_[family.first], second = arena_[family.second];
+        if (family.rule == Rule::kAdamW)
+            adamw_step(model.parameters(), first, second, model.gradients(), model.working(), spans, exec);
+        else if (family.rule == Rule::kSgd)
+            sgd_step(model.parameters(), first, model.gradients(), model.working(), spans, exec);
+        else
+            for (size_t i = 0; i < family.updates; ++i) update_matrix(model, family.update + i, exec);
+    }
 }
 
 void Optimizer::step(Transformer& model, double lr, double gradient_scale, int64_t step, const Exec& exec) {
-    for (const Update& update : updates_) run(model, update, lr, gradient_scale, step, exec);
+    begin_step(lr, gradient_scale, step, exec);
+    update(model, exec);
 }
 
 std::vector<Optimizer::State> Optimizer::state() const {

@@ -5,6 +5,7 @@
 #include "kernels/arena.h"
 #include "kernels/muon.h"
 #include "kernels/orthoadam.h"
+#include "kernels/update_table.h"
 #include "model/transformer.h"
 #include "train/config.h"
 
@@ -32,6 +33,10 @@ class Optimizer {
     // One update of what it owns of `model`. `step` counts from 1; gradients are multiplied by `gradient_scale`
     // first.
     void step(Transformer& model, double lr, double gradient_scale, int64_t step, const Exec& exec);
+    // Its two halves. What differs between steps goes to exec's device, in the order of its stream; then the ops that
+    // read it there, the same with the same arguments each time: they can be recorded (kernels/replay.h).
+    void begin_step(double lr, double gradient_scale, int64_t step, const Exec& exec);
+    void update(Transformer& model, const Exec& exec);
 
     // A flat buffer of the state: ranges of the parameters' flat buffer, one after the other. AdamW has "m" and "v",
     // SGD and Muon "momentum", OrthoAdam "rotated_m" and "rotated_v".
@@ -50,8 +55,9 @@ class Optimizer {
         Rule rule;
         std::vector<ElementRange> ranges = {};
         ArenaSlot first = {}, second = {};  // first moment or momentum, second moment
+        size_t update = 0, updates = 0;     // the first of its updates, and how many
     };
-    // One call of a rule: neighbours in the flat buffer that share everything, or one matrix.
+    // A span of the table: neighbours in the flat buffer that share everything, or one matrix.
     struct Update {
         size_t family;
         ElementRange range;
@@ -66,8 +72,8 @@ class Optimizer {
     void add_family(Rule rule);
     void add_matrices(const Update& update, const Parameter& parameter);
     void plan_state(Precision precision);
-    void run(Transformer& model, const Update& update, double lr, double gradient_scale, int64_t step,
-             const Exec& exec);
+    UpdateFactors factors(const Update& update, double lr, double gradient_scale, int64_t step) const;
+    void update_matrix(Transformer& model, size_t index, const Exec& exec);
 
     OptimizerSection config_;
     const ParameterTable& table_;
@@ -75,7 +81,9 @@ class Optimizer {
     uint64_t seed_;
     std::vector<Family> families_;  // those that own something
     std::vector<Update> updates_;
+    UpdateTable updates_table_;
     ArenaPlan plan_{"optimizer state"};
+    ArenaSlot on_device_;                         // the table
     ArenaSlot direction_, next_, gram_, square_;  // scratch memory of rules for matrices
     Arena arena_;
 };

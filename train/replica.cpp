@@ -45,6 +45,7 @@ Replica::Replica(const RunConfig& config, const NetworkConfig& network, Precisio
       attention_(config, network, precision.compute, grid, data, micro_batches_) {
     const int64_t tokens = config.tokens_per_micro_batch();
     chunks_ = plan_chunks(config, network, precision, tokens, grid, chunk_shapes(config, network, grid));
+    updates_.resize(chunks_.size());
     if (!config.parallel.pipelined()) {
         for (int lane = 0; lane < lanes_; ++lane)
             feeds_.push_back(std::make_unique<BatchFeed>(data, config.train.micro_batch, exec));
@@ -66,7 +67,7 @@ void Replica::compute_in_turn(int64_t first_sample, int data_rank, const Exec& e
     NetworkChunk& chunk = *chunks_.front();
     const int64_t rows = config_.train.micro_batch, first = data_rank * micro_batches_ * lanes_;
     // A recorded micro batch repeats its kernels, not its callbacks: gradients leave after it.
-    const bool graphs = config_.run.graphs && exec.device != Device::kCpu && !attention_.travels();
+    const bool graphs = records(exec) && !attention_.travels();
     if (graphs) await_parameters();
     std::array<ModelInput, kMostLanes> inputs;
     for (int64_t m = 0; m < micro_batches_; ++m) {
@@ -152,7 +153,10 @@ LossSums Replica::compute_as_virtual_ranks(int64_t first_sample, const Exec& exe
 }
 
 const std::string& Replica::why_no_graphs() const {
-    return first_micro_batch_.why_not().empty() ? next_micro_batch_.why_not() : first_micro_batch_.why_not();
+    for (const Replay* part : {&first_micro_batch_, &next_micro_batch_})
+        if (!part->why_not().empty()) return part->why_not();
+    const auto refused = std::ranges::find_if(updates_, [](const Replay& update) { return !update.why_not().empty(); });
+    return refused == updates_.end() ? first_micro_batch_.why_not() : refused->why_not();
 }
 
 LossSums Replica::compute(int64_t first_sample, const Exec& exec) {
@@ -197,8 +201,14 @@ double Replica::gradient_norm(const Exec& exec) {
 }
 
 void Replica::update(double lr, double gradient_scale, int64_t step, const Exec& exec) {
-    for (const auto& chunk : chunks_) {
-        chunk->optimizer.step(chunk->model, lr, gradient_scale, step, exec);
+    for (size_t c = 0; c < chunks_.size(); ++c) {
+        NetworkChunk* const chunk = chunks_[c].get();
+        chunk->optimizer.begin_step(lr, gradient_scale, step, exec);
+        const auto ops = [chunk, &exec] { chunk->optimizer.update(chunk->model, exec); };
+        if (records(exec))
+            updates_[c].run(exec, ops);
+        else
+            ops();
         if (chunk->sync && config_.parallel.zero1)
             chunk->sync->gather({chunk->model.parameters(), chunk->model.working()});
     }

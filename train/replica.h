@@ -40,7 +40,7 @@ class Replica {
 
     std::vector<std::unique_ptr<NetworkChunk>>& chunks() { return chunks_; }
     const std::vector<std::unique_ptr<NetworkChunk>>& chunks() const { return chunks_; }
-    // Why micro batches are not submitted as CUDA graphs though they should be; empty if they are.
+    // Why a part of the step is not submitted as a CUDA graph though it should be; empty if all is.
     const std::string& why_no_graphs() const;
     // For evaluation and probes.
     CoreAttention& core() { return core_; }
@@ -51,6 +51,8 @@ class Replica {
     const StageTimes& stage_times() const { return times_; }
 
   private:
+    // Whether what exec's device does again and again is recorded.
+    bool records(const Exec& exec) const { return config_.run.graphs && exec.device != Device::kCpu; }
     // The micro batches of a data rank, this process's or a virtual one.
     void compute_micro_batches(int64_t first_sample, int data_rank, const Exec& exec);
     void compute_in_turn(int64_t first_sample, int data_rank, const Exec& exec);
@@ -68,6 +70,7 @@ class Replica {
     std::vector<std::unique_ptr<NetworkChunk>> chunks_;
     LocalCoreAttention core_;
     TrainingAttention attention_;
+    std::vector<Replay> updates_;         // [chunk]
     std::unique_ptr<Transformer> whole_;  // of a pipeline
     // Micro batches in turn, or a pipeline of them.
     std::vector<std::unique_ptr<BatchFeed>> feeds_;  // [lane]

@@ -159,7 +159,8 @@ void Trainer::report_step(const StepResult& r, double step_seconds) {
               {"checkpoint_failures", checkpointer_.failures()}};
     if (const std::string& why = replica_.why_no_graphs(); !why.empty() && !told_of_graphs_) {
         told_of_graphs_ = true;
-        log_.line("warning: micro batches are submitted op by op, not as CUDA graphs, which costs some speed: {}", why);
+        log_.line("warning: a part of the step is submitted op by op, not as a CUDA graph, which costs some speed: {}",
+                  why);
     }
     if (config_.loss.bos_decorrelation > 0) line["bos_decorrelation"] = r.decorrelation;
     std::string pipeline;

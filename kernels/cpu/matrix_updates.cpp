@@ -56,12 +56,12 @@ void rotate_pass(R* x, const R* factors, int64_t p, int64_t stride, int64_t widt
 
 }  // namespace
 
-void nesterov_direction(Tensor direction, Tensor buffer, Tensor grad, const NesterovSpec& spec, const Exec& exec) {
+void nesterov_direction(Tensor direction, Tensor buffer, Tensor grad, const UpdateFactors* factors, const Exec& exec) {
     dispatch_wide(grad.dtype, [&]<class R>() {
         R *to = direction.ptr<R>(), *velocity = buffer.ptr<R>();
         const R* from = grad.ptr<R>();
-        const R momentum = static_cast<R>(spec.momentum), fresh = static_cast<R>(1 - spec.momentum),
-                scale = static_cast<R>(spec.gradient_scale);
+        const R momentum = static_cast<R>(factors->momentum), fresh = static_cast<R>(1 - factors->momentum),
+                scale = static_cast<R>(factors->gradient_scale);
         by_blocks(grad.elements(), exec.threads, [&](int64_t begin, int64_t end) {
 #pragma omp simd
             for (int64_t i = begin; i < end; ++i) {
@@ -72,7 +72,7 @@ void nesterov_direction(Tensor direction, Tensor buffer, Tensor grad, const Nest
             }
         });
         const double norm = std::sqrt(cpu::sum_of_squares(direction.reshape({direction.elements()}), exec));
-        const R factor = static_cast<R>(1 / std::max(norm, spec.eps));
+        const R factor = static_cast<R>(1 / std::max(norm, kNesterovEps));
         by_blocks(grad.elements(), exec.threads, [&](int64_t begin, int64_t end) {
 #pragma omp simd
             for (int64_t i = begin; i < end; ++i) to[i] *= factor;
@@ -95,30 +95,29 @@ void quintic_polynomial(Tensor gram, Tensor square, const QuinticCoefficients& c
     });
 }
 
-void apply_direction(Tensor param, Tensor direction, Tensor working, const DirectionSpec& spec, const Exec& exec) {
+void apply_direction(Tensor param, Tensor direction, Tensor working, const UpdateFactors* factors, const Exec& exec) {
     dispatch_wide(param.dtype, [&]<class R>() {
         R* to = param.ptr<R>();
         const R* step = direction.ptr<R>();
         bf16* rounded = optional_ptr<bf16>(working);
-        const R rate = static_cast<R>(spec.rate), decay = static_cast<R>(spec.decay);
+        const R rate = static_cast<R>(factors->rate), decay = static_cast<R>(factors->decay);
         by_blocks(param.elements(), exec.threads, [&](int64_t begin, int64_t end) {
 #pragma omp simd
             for (int64_t i = begin; i < end; ++i) to[i] = to[i] * decay - rate * step[i];
             if (!rounded) return;
-            for (int64_t i = begin; i < end; ++i) rounded[i] = spec.rounding(static_cast<float>(to[i]), i);
+            for (int64_t i = begin; i < end; ++i) rounded[i] = factors->rounding(static_cast<float>(to[i]), i);
         });
     });
 }
 
-void adam_direction(Tensor direction, Tensor m, Tensor v, const AdamWSpec& spec, const Exec& exec) {
-    const auto step = static_cast<double>(spec.step);
+void adam_direction(Tensor direction, Tensor m, Tensor v, const UpdateFactors* factors, const Exec& exec) {
     dispatch_wide(direction.dtype, [&]<class R>() {
         R *to = direction.ptr<R>(), *mean = m.ptr<R>(), *square = v.ptr<R>();
-        const R scale = static_cast<R>(spec.gradient_scale), eps = static_cast<R>(spec.eps);
-        const R beta1 = static_cast<R>(spec.beta1), beta2 = static_cast<R>(spec.beta2);
-        const R fresh1 = static_cast<R>(1 - spec.beta1), fresh2 = static_cast<R>(1 - spec.beta2);
-        const R mean_correction = static_cast<R>(1 / (1 - std::pow(spec.beta1, step)));
-        const R root_correction = static_cast<R>(1 / std::sqrt(1 - std::pow(spec.beta2, step)));
+        const R scale = static_cast<R>(factors->gradient_scale), eps = static_cast<R>(factors->eps);
+        const R beta1 = static_cast<R>(factors->beta1), beta2 = static_cast<R>(factors->beta2);
+        const R fresh1 = static_cast<R>(1 - factors->beta1), fresh2 = static_cast<R>(1 - factors->beta2);
+        const R mean_correction = static_cast<R>(factors->mean_correction);
+        const R root_correction = static_cast<R>(factors->root_correction);
         by_blocks(direction.elements(), exec.threads, [&](int64_t begin, int64_t end) {
 #pragma omp simd
             for (int64_t i = begin; i < end; ++i) {

@@ -22,14 +22,12 @@ void write_working(bf16* working, const R* param, int64_t begin, int64_t end, co
 }
 
 template <class R>
-void adamw(R* param, R* m, R* v, const R* grad, bf16* working, int64_t count, const AdamWSpec& spec, int threads) {
-    const auto step = static_cast<double>(spec.step);
-    const R scale = static_cast<R>(spec.gradient_scale);
-    const R decay = static_cast<R>(1 - spec.lr * spec.weight_decay);
-    const R beta1 = static_cast<R>(spec.beta1), beta2 = static_cast<R>(spec.beta2), eps = static_cast<R>(spec.eps);
-    const R fresh1 = static_cast<R>(1 - spec.beta1), fresh2 = static_cast<R>(1 - spec.beta2);
-    const R step_size = static_cast<R>(spec.lr / (1 - std::pow(spec.beta1, step)));
-    const R root_correction = static_cast<R>(1 / std::sqrt(1 - std::pow(spec.beta2, step)));
+void adamw(R* param, R* m, R* v, const R* grad, bf16* working, int64_t count, const UpdateFactors& f,
+           const WorkingRounding& rounding, int threads) {
+    const R scale = static_cast<R>(f.gradient_scale), decay = static_cast<R>(f.decay);
+    const R beta1 = static_cast<R>(f.beta1), beta2 = static_cast<R>(f.beta2), eps = static_cast<R>(f.eps);
+    const R fresh1 = static_cast<R>(1 - f.beta1), fresh2 = static_cast<R>(1 - f.beta2);
+    const R step_size = static_cast<R>(f.corrected_rate), root_correction = static_cast<R>(f.root_correction);
 #pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(count))
     for (int64_t begin = 0; begin < count; begin += kBlock) {
         const auto update = [&](int64_t first, int64_t last) {
@@ -42,45 +40,61 @@ void adamw(R* param, R* m, R* v, const R* grad, bf16* working, int64_t count, co
                 v[i] = square;
                 param[i] = param[i] * decay - step_size * mean / (std::sqrt(square) * root_correction + eps);
             }
-            if (working) write_working(working, param, begin + first, begin + last, spec.rounding);
+            if (working) write_working(working, param, begin + first, begin + last, rounding);
         };
         for_blocks_ahead(std::min(kBlock, count - begin), update, param + begin, m + begin, v + begin, grad + begin);
     }
 }
 
 template <class R>
-void sgd(R* param, R* buffer, const R* grad, bf16* working, int64_t count, const SgdSpec& spec, int threads) {
-    const R scale = static_cast<R>(spec.gradient_scale), decay = static_cast<R>(spec.weight_decay);
-    const R momentum = static_cast<R>(spec.momentum), lr = static_cast<R>(spec.lr);
-    const bool first = spec.step == 1;
+void sgd(R* param, R* buffer, const R* grad, bf16* working, int64_t count, const UpdateFactors& f,
+         const WorkingRounding& rounding, int threads) {
+    const R scale = static_cast<R>(f.gradient_scale), decay = static_cast<R>(f.coupled_decay);
+    const R momentum = static_cast<R>(f.momentum), lr = static_cast<R>(f.rate);
 #pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(count))
     for (int64_t begin = 0; begin < count; begin += kBlock) {
         const int64_t end = std::min(begin + kBlock, count);
-        if (first) std::fill(buffer + begin, buffer + end, R(0));
+        if (f.first) std::fill(buffer + begin, buffer + end, R(0));
 #pragma omp simd
         for (int64_t i = begin; i < end; ++i) {
             buffer[i] = momentum * buffer[i] + (scale * grad[i] + decay * param[i]);
             param[i] -= lr * buffer[i];
         }
-        if (working) write_working(working, param, begin, end, spec.rounding);
+        if (working) write_working(working, param, begin, end, rounding);
+    }
+}
+
+// Calls f(span, where its working copies begin, their rounding) for every span.
+template <class F>
+void by_spans(const UpdateSpans& spans, Tensor working, F&& f) {
+    bf16* const copies = optional_ptr<bf16>(working);
+    for (int64_t i = 0; i < spans.count; ++i) {
+        const UpdateSpan& span = spans.at[i];
+        WorkingRounding rounding = span.factors.rounding;
+        rounding.first += span.begin;
+        f(span, copies ? copies + span.begin : nullptr, rounding);
     }
 }
 
 }  // namespace
 
-void adamw_step(Tensor param, Tensor m, Tensor v, Tensor grad, Tensor working, const AdamWSpec& spec,
+void adamw_step(Tensor param, Tensor m, Tensor v, Tensor grad, Tensor working, const UpdateSpans& spans,
                 const Exec& exec) {
     const auto run = [&]<class R>() {
-        adamw<R>(param.ptr<R>(), m.ptr<R>(), v.ptr<R>(), grad.ptr<R>(), optional_ptr<bf16>(working), param.elements(),
-                 spec, exec.threads);
+        by_spans(spans, working, [&](const UpdateSpan& at, bf16* copies, const WorkingRounding& rounding) {
+            adamw<R>(param.ptr<R>() + at.begin, m.ptr<R>() + at.state, v.ptr<R>() + at.state, grad.ptr<R>() + at.begin,
+                     copies, at.count, at.factors, rounding, exec.threads);
+        });
     };
     param.dtype == DType::kF64 ? run.operator()<double>() : run.operator()<float>();
 }
 
-void sgd_step(Tensor param, Tensor buffer, Tensor grad, Tensor working, const SgdSpec& spec, const Exec& exec) {
+void sgd_step(Tensor param, Tensor buffer, Tensor grad, Tensor working, const UpdateSpans& spans, const Exec& exec) {
     const auto run = [&]<class R>() {
-        sgd<R>(param.ptr<R>(), buffer.ptr<R>(), grad.ptr<R>(), optional_ptr<bf16>(working), param.elements(), spec,
-               exec.threads);
+        by_spans(spans, working, [&](const UpdateSpan& at, bf16* copies, const WorkingRounding& rounding) {
+            sgd<R>(param.ptr<R>() + at.begin, buffer.ptr<R>() + at.state, grad.ptr<R>() + at.begin, copies, at.count,
+                   at.factors, rounding, exec.threads);
+        });
     };
     param.dtype == DType::kF64 ? run.operator()<double>() : run.operator()<float>();
 }

@@ -14,10 +14,12 @@ PLIMSOLL_DEVICE int64_t thread_index() {
     return static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
 }
 
-__global__ void __launch_bounds__(kThreads) nesterov_kernel(float* direction, float* buffer, const float* grad,
-                                                            int64_t count, float momentum, float fresh, float scale) {
+__global__ void __launch_bounds__(kThreads)
+    nesterov_kernel(float* direction, float* buffer, const float* grad, int64_t count, const UpdateFactors* f) {
     const int64_t i = thread_index();
     if (i >= count) return;
+    const float momentum = static_cast<float>(f->momentum), fresh = static_cast<float>(1 - f->momentum);
+    const float scale = static_cast<float>(f->gradient_scale);
     const float g = scale * grad[i];
     const float moved = momentum * buffer[i] + fresh * g;
     buffer[i] = moved;
@@ -25,12 +27,11 @@ __global__ void __launch_bounds__(kThreads) nesterov_kernel(float* direction, fl
 }
 
 // `squares`: the sum over x, as the kernel before it left it.
-__global__ void __launch_bounds__(kThreads)
-    to_unit_norm_kernel(float* x, int64_t count, const double* squares, double eps) {
+__global__ void __launch_bounds__(kThreads) to_unit_norm_kernel(float* x, int64_t count, const double* squares) {
     const int64_t i = thread_index();
     if (i >= count) return;
     const double norm = sqrt(*squares);
-    x[i] *= static_cast<float>(1 / (norm < eps ? eps : norm));
+    x[i] *= static_cast<float>(1 / (norm < kNesterovEps ? kNesterovEps : norm));
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -41,29 +42,29 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    apply_kernel(float* param, const float* direction, bf16* working, int64_t count, float decay, float rate,
-                 WorkingRounding rounding) {
+    apply_kernel(float* param, const float* direction, bf16* working, int64_t count, const UpdateFactors* f) {
     const int64_t i = thread_index();
     if (i >= count) return;
+    const float decay = static_cast<float>(f->decay), rate = static_cast<float>(f->rate);
     const float updated = param[i] * decay - rate * direction[i];
     param[i] = updated;
-    if (working) working[i] = rounding(updated, i);
+    if (working) working[i] = f->rounding(updated, i);
 }
 
-struct AdamFactors {
-    float scale, beta1, beta2, fresh1, fresh2, eps, mean_correction, root_correction;
-};
-
 __global__ void __launch_bounds__(kThreads)
-    adam_direction_kernel(float* direction, float* m, float* v, int64_t count, AdamFactors f) {
+    adam_direction_kernel(float* direction, float* m, float* v, int64_t count, const UpdateFactors* f) {
     const int64_t i = thread_index();
     if (i >= count) return;
-    const float g = f.scale * direction[i];
-    const float mean = f.beta1 * m[i] + f.fresh1 * g;
-    const float square = f.beta2 * v[i] + f.fresh2 * g * g;
+    const float beta1 = static_cast<float>(f->beta1), fresh1 = static_cast<float>(1 - f->beta1);
+    const float beta2 = static_cast<float>(f->beta2), fresh2 = static_cast<float>(1 - f->beta2);
+    const float mean_correction = static_cast<float>(f->mean_correction);
+    const float root_correction = static_cast<float>(f->root_correction);
+    const float g = static_cast<float>(f->gradient_scale) * direction[i];
+    const float mean = beta1 * m[i] + fresh1 * g;
+    const float square = beta2 * v[i] + fresh2 * g * g;
     m[i] = mean;
     v[i] = square;
-    direction[i] = f.mean_correction * mean / (sqrtf(square) * f.root_correction + f.eps);
+    direction[i] = mean_correction * mean / (sqrtf(square) * root_correction + static_cast<float>(f->eps));
 }
 
 // Where the p entries of one pass lie: entry j of transform o and neighbour w at o * outer + j * stride + w.
@@ -140,16 +141,15 @@ void rotate_pass(float* x, const Entries& at, int64_t p, const Rotation& rotatio
 
 }  // namespace
 
-void nesterov_direction(Tensor direction, Tensor buffer, Tensor grad, const NesterovSpec& spec, const Exec& exec) {
+void nesterov_direction(Tensor direction, Tensor buffer, Tensor grad, const UpdateFactors* factors, const Exec& exec) {
     const int64_t count = grad.elements();
     if (count == 0) return;
     const dim3 blocks(blocks_for(count, kThreads));
     PLIMSOLL_LAUNCH(nesterov_kernel, blocks, dim3(kThreads), 0, exec.cuda->stream(), direction.ptr<float>(),
-                    buffer.ptr<float>(), grad.ptr<float>(), count, static_cast<float>(spec.momentum),
-                    static_cast<float>(1 - spec.momentum), static_cast<float>(spec.gradient_scale));
+                    buffer.ptr<float>(), grad.ptr<float>(), count, factors);
     const double* squares = square_sum_on_device(direction.ptr<float>(), count, exec);
     PLIMSOLL_LAUNCH(to_unit_norm_kernel, blocks, dim3(kThreads), 0, exec.cuda->stream(), direction.ptr<float>(), count,
-                    squares, spec.eps);
+                    squares);
     launch_check("nesterov_direction");
 }
 
@@ -161,29 +161,17 @@ void quintic_polynomial(Tensor gram, Tensor square, const QuinticCoefficients& c
     launch_check("quintic_polynomial");
 }
 
-void apply_direction(Tensor param, Tensor direction, Tensor working, const DirectionSpec& spec, const Exec& exec) {
+void apply_direction(Tensor param, Tensor direction, Tensor working, const UpdateFactors* factors, const Exec& exec) {
     const int64_t count = param.elements();
     if (count == 0) return;
     PLIMSOLL_LAUNCH(apply_kernel, dim3(blocks_for(count, kThreads)), dim3(kThreads), 0, exec.cuda->stream(),
-                    param.ptr<float>(), direction.ptr<float>(), optional<bf16>(working), count,
-                    static_cast<float>(spec.decay), static_cast<float>(spec.rate), spec.rounding);
+                    param.ptr<float>(), direction.ptr<float>(), optional<bf16>(working), count, factors);
     launch_check("apply_direction");
 }
 
-void adam_direction(Tensor direction, Tensor m, Tensor v, const AdamWSpec& spec, const Exec& exec) {
+void adam_direction(Tensor direction, Tensor m, Tensor v, const UpdateFactors* factors, const Exec& exec) {
     const int64_t count = direction.elements();
     if (count == 0) return;
-    const auto step = static_cast<double>(spec.step);
-    const AdamFactors factors{
-        .scale = static_cast<float>(spec.gradient_scale),
-        .beta1 = static_cast<float>(spec.beta1),
-        .beta2 = static_cast<float>(spec.beta2),
-        .fresh1 = static_cast<float>(1 - spec.beta1),
-        .fresh2 = static_cast<float>(1 - spec.beta2),
-        .eps = static_cast<float>(spec.eps),
-        .mean_correction = static_cast<float>(1 / (1 - std::pow(spec.beta1, step))),
-        .root_correction = static_cast<float>(1 / std::sqrt(1 - std::pow(spec.beta2, step))),
-    };
     PLIMSOLL_LAUNCH(adam_direction_kernel, dim3(blocks_for(count, kThreads)), dim3(kThreads), 0, exec.cuda->stream(),
                     direction.ptr<float>(), m.ptr<float>(), v.ptr<float>(), count, factors);
     launch_check("adam_direction");

@@ -66,17 +66,23 @@ def _milliseconds(work, runs):
     return best
 
 
-def _attention_function(row, T):
+def sizes_of(shape):
+    """-> (B, T, NH, NKV, HS), whether every query sees every key"""
+    sizes, _, kind = shape.partition(":")
+    return tuple(map(int, sizes.split("x"))), kind == "full"
+
+
+def _attention_function(row, T, full):
     """(q, k, v) -> out for a row of the table."""
     import torch
     import torch.nn.functional as F
     if row in BACKENDS:
         def attend(q, k, v):
             with _sdpa(row):
-                return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
+                return F.scaled_dot_product_attention(q, k, v, is_causal=not full, enable_gqa=q.shape[1] != k.shape[1])
         return attend
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-    mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, T, T, device="cuda")
+    mask = create_block_mask(lambda b, h, i, j: (i >= j) | full, None, None, T, T, device="cuda")
     compiled = torch.compile(flex_attention)
     if row == "flex":
         return lambda q, k, v: compiled(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
@@ -106,11 +112,11 @@ def _sigmoid_attention(flex, mask, T):
 def attention_milliseconds(shape, row, runs):
     """{"forward", "backward"} of a row of PyTorch's, in ms."""
     import torch
-    B, T, NH, NKV, HS = map(int, shape.split("x"))
+    (B, T, NH, NKV, HS), full = sizes_of(shape)
     torch.manual_seed(1)
     q, k, v = (torch.randn(B, heads, T, HS, device="cuda", dtype=torch.bfloat16, requires_grad=True)
                for heads in (NH, NKV, NKV))
-    attend = _attention_function(row, T)
+    attend = _attention_function(row, T, full)
     out = attend(q, k, v)
     grad = torch.randn_like(out)
     with torch.no_grad():
@@ -212,9 +218,9 @@ def _plimsoll(path, *options):
 
 
 def attention_flops(shape):
-    """Forward; the visible half of the scores, two products."""
-    B, T, NH, _, HS = map(int, shape.split("x"))
-    return 4 * B * NH * HS * T * (T + 1) / 2
+    """Forward; the visible scores, two products."""
+    (B, T, NH, _, HS), full = sizes_of(shape)
+    return 4 * B * NH * HS * T * (T if full else (T + 1) / 2)
 
 
 def measure_attention(shapes, rows, plimsoll, runs, say):

@@ -37,7 +37,7 @@ target_link_libraries(plimsoll_cuda_emulated PUBLIC plimsoll_simt plimsoll_kerne
 
 file(GLOB cuda_tests CONFIGURE_DEPENDS tests/cuda/*_test.cpp)
 add_executable(cuda_emulated_test ${cuda_tests} tests/simt/context_test.cpp tests/simt/launches_test.cpp
-    tests/simt/memory_plan_test.cpp tests/simt/main.cpp tests/support/device_emulated.cpp
+    tests/simt/memory_plan_test.cpp tests/simt/optimizer_test.cpp tests/simt/main.cpp tests/support/device_emulated.cpp
     $<TARGET_OBJECTS:plimsoll_cuda_kernels_emulated> $<TARGET_OBJECTS:plimsoll_cuda_emulated>)
 target_include_directories(cuda_emulated_test PRIVATE tests)
 target_compile_definitions(cuda_emulated_test PRIVATE PLIMSOLL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")

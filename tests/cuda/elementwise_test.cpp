@@ -4,12 +4,12 @@
 #include "kernels/embedding.h"
 #include "kernels/global_norm.h"
 #include "kernels/mlp.h"
-#include "kernels/optimizer.h"
 #include "kernels/residual.h"
 #include "kernels/rope.h"
 #include "kernels/temperature.h"
 #include "support/cuda_test.h"
 #include "support/gate_oracle.h"
+#include "support/updates.h"
 
 namespace plimsoll {
 namespace {

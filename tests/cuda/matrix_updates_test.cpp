@@ -1,8 +1,7 @@
 #include <gtest/gtest.h>
 
-#include "kernels/muon.h"
-#include "kernels/orthoadam.h"
 #include "support/cuda_test.h"
+#include "support/updates.h"
 
 namespace plimsoll {
 namespace {
@@ -114,12 +113,17 @@ TEST(CudaMatrixUpdates, WorkingCopiesAreRoundedStochasticallyLikeOnTheCpu) {
     std::vector<float> param = normals<float>(R * C, "param"), zeros(static_cast<size_t>(R * C));
     const std::vector<float> start = param;
     std::vector<bf16> working(param.size());
-    const DirectionSpec spec{.rounding = {.stochastic = RandomStream(3, "rounding"), .first = 50}};
-    apply_direction(view(param, {R, C}), view(zeros, {R, C}), view(working, {R, C}), spec, {});
+    const UpdateFactors factors{.rounding = {.stochastic = RandomStream(3, "rounding"), .first = 50}};
+    const auto apply = [&](Tensor p, Tensor direction, Tensor w, const Exec& exec) {
+        update_once(R * C, factors, exec, [&](const UpdateTable& table) {
+            apply_direction(p, direction, w, table.factors_on_device(0), exec);
+        });
+    };
+    apply(view(param, {R, C}), view(zeros, {R, C}), view(working, {R, C}), {});
     const auto seen = under_every_schedule<bf16>([&] {
         const OnDevice<float> on_param(start), on_zeros(zeros);
         const OnDevice<bf16> to(filled<bf16>(start.size()));
-        apply_direction(on_param.tensor({R, C}), on_zeros.tensor({R, C}), to.tensor({R, C}), spec, on_gpu());
+        apply(on_param.tensor({R, C}), on_zeros.tensor({R, C}), to.tensor({R, C}), on_gpu());
         return to.values();
     });
     EXPECT_TRUE(same_bits(seen, working));

@@ -4,7 +4,7 @@
 
 #include "kernels/qk_norm.h"
 #include "kernels/residual.h"
-#include "support/cuda_test.h"
+#include "support/both_devices.h"
 
 namespace plimsoll {
 namespace {
@@ -72,40 +72,50 @@ TYPED_TEST(CudaNorm, ResidualAndNormInOneAreTheTwoOneAfterTheOther) {
     }
 }
 
+// What the backward of N rows of C reads, with the statistics that the CPU's forward finds, and what it writes.
+template <class T>
+struct NormBackward {
+    // A norm without a mean has no bias here.
+    NormBackward(Sizes sizes, NormKind kind, Write write)
+        : all{sizes.N, sizes.C}, of_columns{sizes.C}, spec{.kind = kind}, write(write) {
+        Input<float> mean(layer ? sizes.N : 0, "mean"), rstd(sizes.N, "rstd");
+        std::vector<double> out(static_cast<size_t>(all.elements()));
+        norm_forward(view(out, all), view(mean.exact, {sizes.N}), view(rstd.exact, {sizes.N}), x.on({}), gain.on({}),
+                     {}, spec, {});
+        for (Input<float>* statistic : {&mean, &rstd})
+            statistic->rounded.assign(statistic->exact.begin(), statistic->exact.end());
+        means.emplace(Shape{layer ? sizes.N : 0}, mean), rstds.emplace(Shape{sizes.N}, rstd);
+    }
+    void operator()(const Exec& exec) {
+        norm_backward(dx.on(exec), dgain.on(exec), dbias.on(exec), dout.on(exec), x.on(exec), gain.on(exec),
+                      means->on(exec), rstds->on(exec), spec, write, exec);
+    }
+    // A row of one element has rstd up to 1 / sqrt(eps) = 316 when it is its own mean.
+    void expect_close() const {
+        dx.expect_close(400, "dx", of_columns[0] == 1 ? 1000 : 10);
+        dgain.expect_close(400, "dgain", 20);
+        dbias.expect_close(400, "dbias", 20);
+    }
+
+    Shape all, of_columns;
+    NormSpec spec;
+    Write write;
+    bool layer = spec.kind == NormKind::kLayer;
+    Given<float> x{all, "x", 2}, gain{of_columns, "gain"};
+    Given<T> dout{all, "dout"};
+    std::optional<Given<float>> means, rstds;
+    Result<float> dx{all, Input<float>(all.elements(), "dx")}, dgain{of_columns, Input<float>(of_columns[0], "dgain")},
+        dbias{Shape{layer ? of_columns[0] : 0}, 0.5f};
+};
+
 // dgain and dbias: up to 300 products, in ranges.
 TYPED_TEST(CudaNorm, BackwardMatchesTheCpuInFp64) {
-    using T = TypeParam;
-    for (const auto& [N, C] : kSizes)
+    for (const Sizes& sizes : kSizes)
         for (const NormKind kind : {NormKind::kRms, NormKind::kLayer})
             for (const Write write : {Write::kOverwrite, Write::kAccumulate}) {
-                const bool layer = kind == NormKind::kLayer;
-                Input<float> x(N * C, "x", 2), gain(C, "gain"), start(N * C, "dx"), gain_start(C, "dgain");
-                Input<T> dout(N * C, "dout");
-                const auto rows = static_cast<size_t>(N), all = static_cast<size_t>(N * C), c = static_cast<size_t>(C);
-                std::vector<double> out(all), mean(layer ? rows : 0), rstd(rows),
-                    dx = start.exact, dgain = gain_start.exact, dbias(layer ? c : 0, 0.5);
-                norm_forward(view(out, {N, C}), view(mean, {N}), view(rstd, {N}), x.cpu({N, C}), gain.cpu({C}), {},
-                             {.kind = kind}, {});
-                norm_backward(view(dx, {N, C}), view(dgain, {C}), view(dbias, {C}), dout.cpu({N, C}), x.cpu({N, C}),
-                              gain.cpu({C}), view(mean, {N}), view(rstd, {N}), {.kind = kind}, write, {});
-                const std::vector<float> means(mean.begin(), mean.end()), rstds(rstd.begin(), rstd.end());
-                const OnDevice<float> on_x(x.rounded), on_gain(gain.rounded), on_mean(means), on_rstd(rstds);
-                const OnDevice<T> on_dout(dout.rounded);
-                const auto seen = under_every_schedule<float>([&] {
-                    const OnDevice<float> to(start.rounded), to_gain(gain_start.rounded),
-                        to_bias(filled<float>(layer ? c : 0, 0.5f));
-                    norm_backward(to.tensor({N, C}), to_gain.tensor({C}), to_bias.tensor({C}), on_dout.tensor({N, C}),
-                                  on_x.tensor({N, C}), on_gain.tensor({C}), on_mean.tensor({N}), on_rstd.tensor({N}),
-                                  {.kind = kind}, write, on_gpu());
-                    std::vector<float> results = to.values();
-                    append(results, to_gain.values());
-                    append(results, to_bias.values());
-                    return results;
-                });
-                // A row of one element has rstd up to 1 / sqrt(eps) = 316 when it is its own mean.
-                expect_close(slice(seen, 0, all), dx, 400, "dx", C == 1 ? 1000 : 10);
-                expect_close(slice(seen, all, c), dgain, 400, "dgain", 20);
-                if (layer) expect_close(slice(seen, all + c, c), dbias, 400, "dbias", 20);
+                NormBackward<TypeParam> backward(sizes, kind, write);
+                run_on_both({&backward.dx, &backward.dgain, &backward.dbias}, backward);
+                backward.expect_close();
             }
 }
 
@@ -114,44 +124,29 @@ TYPED_TEST(CudaNorm, BackwardMatchesTheCpuInFp64) {
 TYPED_TEST(CudaNorm, BackwardOfLongRowsMatchesTheCpuInFp64) {
     using T = TypeParam;
     constexpr Sizes kLong[] = {{7, 508}, {3, 512}, {3, 2044}, {260, 2052}, {2, 8192}};
-    for (const auto& [N, C] : kLong)
+    for (const Sizes& sizes : kLong)
         for (const NormKind kind : {NormKind::kRms, NormKind::kLayer}) {
-            SCOPED_TRACE(fmt::format("N {} C {} kind {}", N, C, static_cast<int>(kind)));
-            const bool layer = kind == NormKind::kLayer;
-            Input<float> x(N * C, "x", 2), gain(C, "gain"), start(N * C, "dx"), gain_start(C, "dgain");
-            Input<T> dout(N * C, "dout");
-            const auto rows = static_cast<size_t>(N), all = static_cast<size_t>(N * C), c = static_cast<size_t>(C);
-            std::vector<double> out(all), mean(layer ? rows : 0), rstd(rows),
-                dx = start.exact, dgain = gain_start.exact, dbias(layer ? c : 0, 0.5);
-            norm_forward(view(out, {N, C}), view(mean, {N}), view(rstd, {N}), x.cpu({N, C}), gain.cpu({C}), {},
-                         {.kind = kind}, {});
-            norm_backward(view(dx, {N, C}), view(dgain, {C}), view(dbias, {C}), dout.cpu({N, C}), x.cpu({N, C}),
-                          gain.cpu({C}), view(mean, {N}), view(rstd, {N}), {.kind = kind}, Write::kAccumulate, {});
-            const std::vector<float> means(mean.begin(), mean.end()), rstds(rstd.begin(), rstd.end());
-            const OnDevice<float> on_x(x.rounded), on_gain(gain.rounded), on_mean(means), on_rstd(rstds);
-            const OnDevice<T> on_dout(dout.rounded);
-            const int seed = layer ? 1 : 2;
+            SCOPED_TRACE(fmt::format("N {} C {} kind {}", sizes.N, sizes.C, static_cast<int>(kind)));
+            NormBackward<T> backward(sizes, kind, Write::kAccumulate);
+            const int seed = backward.layer ? 1 : 2;
             set_schedule(seed);
-            const OnDevice<float> to(start.rounded), to_gain(gain_start.rounded),
-                to_bias(filled<float>(layer ? c : 0, 0.5f));
-            norm_backward(to.tensor({N, C}), to_gain.tensor({C}), to_bias.tensor({C}), on_dout.tensor({N, C}),
-                          on_x.tensor({N, C}), on_gain.tensor({C}), on_mean.tensor({N}), on_rstd.tensor({N}),
-                          {.kind = kind}, Write::kAccumulate, on_gpu());
-            expect_close(to.values(), dx, 400, "dx", 10);
-            expect_close(to_gain.values(), dgain, 400, "dgain", 20);
-            if (layer) expect_close(to_bias.values(), dbias, 400, "dbias", 20);
+            backward(Exec{}), backward(on_gpu());
+            backward.expect_close();
             // The same with the gradient of the branch.
-            const OnDevice<float> to2(start.rounded), to_gain2(gain_start.rounded),
-                to_bias2(filled<float>(layer ? c : 0, 0.5f));
-            const OnDevice<T> branch(filled<T>(all, 0.0f)), converted(filled<T>(all, 0.0f));
-            residual_norm_backward(to2.tensor({N, C}), branch.tensor({N, C}), to_gain2.tensor({C}),
-                                   to_bias2.tensor({C}), on_dout.tensor({N, C}), on_x.tensor({N, C}),
-                                   on_gain.tensor({C}), on_mean.tensor({N}), on_rstd.tensor({N}), {.kind = kind},
-                                   Write::kAccumulate, on_gpu());
-            convert(converted.tensor({N, C}), to.tensor({N, C}), on_gpu());
-            EXPECT_TRUE(same_bits(to2.values(), to.values()) && same_bits(to_gain2.values(), to_gain.values()));
-            EXPECT_TRUE(same_bits(branch.values(), converted.values()));
-            if (layer) EXPECT_TRUE(same_bits(to_bias2.values(), to_bias.values()));
+            const std::vector<float> dx = backward.dx.there(), dgain = backward.dgain.there(),
+                                     dbias = backward.dbias.there();
+            Result<T> branch(backward.all), converted(backward.all);
+            convert(converted.on(on_gpu()), backward.dx.on(on_gpu()), on_gpu());
+            for (AnyResult* result : {static_cast<AnyResult*>(&backward.dx), static_cast<AnyResult*>(&backward.dgain),
+                                      static_cast<AnyResult*>(&backward.dbias)})
+                result->restart();
+            residual_norm_backward(backward.dx.on(on_gpu()), branch.on(on_gpu()), backward.dgain.on(on_gpu()),
+                                   backward.dbias.on(on_gpu()), backward.dout.on(on_gpu()), backward.x.on(on_gpu()),
+                                   backward.gain.on(on_gpu()), backward.means->on(on_gpu()),
+                                   backward.rstds->on(on_gpu()), backward.spec, Write::kAccumulate, on_gpu());
+            EXPECT_TRUE(same_bits(backward.dx.there(), dx) && same_bits(backward.dgain.there(), dgain));
+            EXPECT_TRUE(same_bits(backward.dbias.there(), dbias));
+            EXPECT_TRUE(same_bits(branch.there(), converted.there()));
             for (const std::string& report : device_reports()) ADD_FAILURE() << "schedule " << seed << ": " << report;
         }
 }

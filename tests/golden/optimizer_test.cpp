@@ -8,6 +8,7 @@
 #include "kernels/orthoadam.h"
 #include "support/kernel_test.h"
 #include "support/tolerance.h"
+#include "support/updates.h"
 
 namespace plimsoll {
 namespace {

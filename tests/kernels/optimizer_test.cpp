@@ -7,6 +7,7 @@
 #include "kernels/global_norm.h"
 #include "tests/support/kernel_test.h"
 #include "tests/support/tolerance.h"
+#include "tests/support/updates.h"
 
 namespace plimsoll {
 namespace {
@@ -182,7 +183,7 @@ TEST(Optimizer, MismatchedShapesAndStepsAreRefused) {
     EXPECT_THROW(adamw(view(c, {6}), view(wide, {6}), {}, 1), Error);
     EXPECT_THROW(adamw(view(c, {6}), view(d, {6}), view(c, {6}), 1), Error);
     EXPECT_THROW(adamw(view(c, {6}), view(d, {6}), {}, 0), Error);
-    EXPECT_THROW(sgd_step(view(a, {2, 3}), view(b, {2, 3}), view(c, {2, 3}), {}, {}, {}), Error);
+    EXPECT_THROW(sgd_step(view(a, {2, 3}), view(b, {2, 3}), view(c, {2, 3}), {}, SgdSpec{}, {}), Error);
     EXPECT_THROW(sum_of_squares(view(a, {2, 3}), {}), Error);
 }
 

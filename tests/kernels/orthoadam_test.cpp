@@ -8,6 +8,7 @@
 #include "kernels/error.h"
 #include "tests/support/kernel_test.h"
 #include "tests/support/tolerance.h"
+#include "tests/support/updates.h"
 
 namespace plimsoll {
 namespace {

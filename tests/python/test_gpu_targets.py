@@ -48,18 +48,25 @@ class GpuTargets(unittest.TestCase):
         self.assertIn("| forward 64 sigmoid | 1024 | 260 | 325 | 125 % | - | - | 100 | 3.25x | 50 % |", table)
         self.assertIn("| backward 128 softmax | 8192 | 400 | 325 | 81 % | 200 | 250 | - | 1.30x | 50 % |", table)
         self.assertIn("| backward 64, one kernel | 1024-8192 | 240/330/390/420 | no kernel: ", table)
+        self.assertIn("| forward 64 softmax full | 1024 | 370 | 325 | 88 % | 200 | 250 | - | 1.30x | 50 % |", table)
+        self.assertIn("by the kernels for sm_80", table)
         below = sum(325 < 0.6 * target for targets in gpu_targets.TARGETS.values() for target in targets)
         self.assertGreater(below, 0)
         self.assertIn(f"{len(rows) - below} of {len(rows)} measured rows reach 60 % of their target", table)
 
     def test_every_weighting_has_peers_and_every_shape_is_measured_once(self):
         for _, HS, weighting in gpu_targets.TARGETS:
-            for peer in gpu_targets.PEERS[weighting]:
+            for peer in gpu_targets.peers_of(weighting):
                 shapes = gpu_targets.shapes_of(peer)
                 self.assertEqual(len(shapes), len(set(shapes)))
                 for T in gpu_targets.LENGTHS:
-                    self.assertIn(gpu_targets.shape_of(HS, T), shapes)
+                    self.assertIn(gpu_targets.shape_of(HS, T, weighting), shapes)
         self.assertEqual(SHAPE, "16x1024x32x32x64")
+        full = gpu_targets.shape_of(64, 1024, "softmax full")
+        self.assertEqual(full, SHAPE + ":full")
+        self.assertNotIn(full, gpu_targets.shapes_of("flex-sigmoid"))
+        self.assertEqual(gpu_peer.sizes_of(full), ((16, 1024, 32, 32, 64), True))
+        self.assertEqual(gpu_peer.attention_flops(full) / gpu_peer.attention_flops(SHAPE), 2 * 1024 / 1025)
         self.assertTrue(all(len(targets) == len(gpu_targets.LENGTHS) for targets in gpu_targets.TARGETS.values()))
 
     def test_peak_is_read_from_what_bench_prints(self):

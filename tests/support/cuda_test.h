@@ -46,8 +46,10 @@ class OnDevice {
   public:
     explicit OnDevice(const std::vector<T>& values)
         : size_(values.size()), memory_(static_cast<int64_t>(size_ * sizeof(T))) {
-        copy(memory_.data(), values.data(), cudaMemcpyHostToDevice);
+        assign(values);
     }
+    // As many other values.
+    void assign(const std::vector<T>& values) { copy(memory_.data(), values.data(), cudaMemcpyHostToDevice); }
     T* data() const { return static_cast<T*>(memory_.data()); }
     std::span<const T> span() const { return {data(), size_}; }
     Tensor tensor(Shape shape) const {

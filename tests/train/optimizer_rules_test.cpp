@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "support/updates.h"
 #include "train/optimizer.h"
 #include "train_test_support.h"
 
@@ -95,6 +96,24 @@ TEST(OptimizerRules, MuonUpdatesEachStackedMatrixByItself) {
             begin += count;
         }
         EXPECT_EQ(after.parameter(full), subject.parameter(full)) << full;
+    }
+}
+
+// Plain descent, whose steps are the rate times the scale times the gradient: another rate and scale each time.
+TEST(OptimizerRules, EveryStepHasItsOwnRateAndScale) {
+    Subject subject;
+    OptimizerSection plain = section("sgd");
+    plain.momentum = 0, plain.weight_decay = 0;
+    Optimizer optimizer(plain, subject.model.table(), subject.model.precision(), subject.all());
+    optimizer.allocate();
+    const Tensor gradients = subject.model.gradients(), parameters = subject.model.parameters();
+    const auto all = parameters.span<double>();
+    int64_t step = 0;
+    for (const auto& [lr, scale] : {std::pair{0.01, 0.5}, {0.2, 0.5}, {0.0, 1.0}, {0.2, 0.125}}) {
+        const std::vector<double> before(all.begin(), all.end());
+        optimizer.step(subject.model, lr, scale, ++step, {});
+        for (size_t i = 0; i < before.size(); ++i)
+            ASSERT_NEAR(all[i], before[i] - lr * scale * gradients.span<double>()[i], 1e-12) << step << " " << i;
     }
 }
 

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "kernels/cuda/sm90/backward_rows.cuh"
-#include "kernels/cuda/sm90/warpgroup.cuh"
+#include "kernels/cuda/sm90/block.cuh"
 
 namespace plimsoll::cuda {
 
@@ -24,8 +24,15 @@ constexpr bool wants_rows(int64_t HS) {
     return kIsNormalized<V> || HS > 64;
 }
 
+// Its own tiles are of keys and values; queries, their output gradients and numbers pass together.
+template <int HS>
+using KeyGradientBlock =
+    Block90<KeyGradientArguments,
+            BlockBarriers<key_gradient_tile(HS).keys / kGroupRows, key_gradient_tile(HS).stages, 1>,
+            key_gradient_tile(HS).tensor_bytes(HS)>;
+
 template <class V, int HS>
-struct KeyGradient90 {
+struct KeyGradient90 : KeyGradientBlock<HS> {
     static constexpr KeyGradientTile kTile = key_gradient_tile(HS);
     static constexpr int kQueries = kTile.queries, kStages = kTile.stages, kGroups = kTile.keys / kGroupRows;
     static constexpr int kThreads = (1 + kGroups) * kGroupThreads;
@@ -38,11 +45,9 @@ struct KeyGradient90 {
     using Queries = SwizzledTile<kQueries, HS>;
     using Keys = SwizzledTile<kGroupRows, HS>;
 
-    struct Barriers {
-        device::Mbarrier keys_full, keys_empty, queries_full[kStages], queries_empty[kStages];
-    };
-    static constexpr int kSharedBytes = kTile.tensor_bytes(HS) + static_cast<int>(sizeof(Barriers));
-    static_assert(kSharedBytes <= kSharedBytes90 && kPaddedRows % kQueries == 0);
+    using Block = KeyGradientBlock<HS>;
+    using Block::a, Block::shared, Block::barriers;
+    static_assert(kPaddedRows % kQueries == 0);
 
     // A tile of keys of one key head, and the queries that see some of them: from the first key on, before `end`.
     struct Work {
@@ -51,9 +56,6 @@ struct KeyGradient90 {
 
         PLIMSOLL_DEVICE int row(int group) const { return n0 + group * kGroupRows; }
     };
-
-    const KeyGradientArguments& a;
-    uint8_t* shared;
 
     PLIMSOLL_DEVICE Keys keys(int group) const { return {shared + group * Keys::kBytes}; }
     PLIMSOLL_DEVICE Keys values(int group) const { return {shared + (kGroups + group) * Keys::kBytes}; }
@@ -68,13 +70,10 @@ struct KeyGradient90 {
         return reinterpret_cast<float*>(shared + 2 * kGroups * Keys::kBytes + 2 * kStages * Queries::kBytes) +
                n % kStages * kRowNumbers * kRowTile;
     }
-    PLIMSOLL_DEVICE Barriers& barriers() const { return *reinterpret_cast<Barriers*>(shared + kTile.tensor_bytes(HS)); }
-    // Parity of a stage when it is used for the (n / kStages)-th time.
-    PLIMSOLL_DEVICE static unsigned parity(int n) { return static_cast<unsigned>(n / kStages) & 1; }
+    PLIMSOLL_DEVICE Ring<kStages>& queries_ring() const { return barriers().passing[0]; }
     PLIMSOLL_DEVICE bool has_rows() const { return wants_rows<V>(HS) || a.rows; }
 
-    PLIMSOLL_DEVICE Work work(int index) const {
-        const TileWork piece = a.schedule.work(index);
+    PLIMSOLL_DEVICE Work keys_of(const TileWork& piece) const {
         const int n0 = piece.tile * kTile.keys, behind = n0 + kTile.keys < a.N ? n0 + kTile.keys : a.N;
         const int document = a.first[behind - 1], end = a.end[behind - 1];
         // Documents that end in the tile end before its last key's window does.
@@ -83,41 +82,26 @@ struct KeyGradient90 {
         return {piece.head, n0, window < end ? window : end};
     }
 
-    // By one thread, before anybody uses them.
-    PLIMSOLL_DEVICE void make_barriers() const {
-        Barriers& b = barriers();
-        device::mbarrier_init(&b.keys_full, 1);
-        device::mbarrier_init(&b.keys_empty, kGroups);
-        for (int s = 0; s < kStages; ++s) {
-            device::mbarrier_init(&b.queries_full[s], 1);
-            device::mbarrier_init(&b.queries_empty[s], kGroups * kGroupWarps);
-        }
-        device::mbarrier_init_fence();
-    }
-
     // ---- the thread that loads
     PLIMSOLL_DEVICE void load() const {
-        Barriers& b = barriers();
         for (const device::TensorMap* map : {&a.q, &a.dout, &a.k, &a.v, &a.dk, &a.dv}) device::tma_prefetch(map);
-        int n = 0, item = 0;
-        for (int index = blockIdx.x; index < a.schedule.count(); index += gridDim.x, ++item) {
-            const Work w = work(index);
-            device::mbarrier_wait(&b.keys_empty, (item & 1) ^ 1);
-            device::mbarrier_arrive_expect(&b.keys_full, 2 * kGroups * Keys::kBytes);
+        int n = 0;
+        this->for_each_piece([&](const TileWork& piece, int item) {
+            const Work w = keys_of(piece);
+            device::Mbarrier* const own = barriers().own.begin_load(item, 2 * kGroups * Keys::kBytes);
             for (int g = 0; g < kGroups; ++g) {
-                device::tma_load(keys(g).data, &a.k, &b.keys_full, 0, w.row(g), 0, w.key_head);
-                device::tma_load(values(g).data, &a.v, &b.keys_full, 0, w.row(g), 0, w.key_head);
+                device::tma_load(keys(g).data, &a.k, own, 0, w.row(g), 0, w.key_head);
+                device::tma_load(values(g).data, &a.v, own, 0, w.row(g), 0, w.key_head);
             }
             for (int head = w.key_head * a.group; head < (w.key_head + 1) * a.group; ++head)
                 for (int m0 = w.n0; m0 < w.end; m0 += kQueries, ++n) {
-                    device::Mbarrier* const full = &b.queries_full[n % kStages];
-                    device::mbarrier_wait(&b.queries_empty[n % kStages], parity(n) ^ 1);
-                    device::mbarrier_arrive_expect(full, 2 * Queries::kBytes + (has_rows() ? kTile.row_bytes() : 0));
+                    device::Mbarrier* const full =
+                        queries_ring().begin_load(n, 2 * Queries::kBytes + (has_rows() ? kTile.row_bytes() : 0));
                     device::tma_load(queries(n).data, &a.q, full, 0, m0, 0, head);
                     device::tma_load(grads(n).data, &a.dout, full, 0, m0, 0, head);
                     if (has_rows()) device::bulk_load(rows(n), a.rows + row_at(head, m0, a.N), kTile.row_bytes(), full);
                 }
-        }
+        });
     }
 
     // ---- the warpgroups that compute
@@ -142,13 +126,12 @@ struct KeyGradient90 {
 
     PLIMSOLL_DEVICE void compute(int group) const {
         const int lane = threadIdx.x % kWarp;
-        Barriers& b = barriers();
-        int n = 0, item = 0;
-        for (int index = blockIdx.x; index < a.schedule.count(); index += gridDim.x, ++item) {
-            const Work w = work(index);
+        int n = 0;
+        this->for_each_piece([&](const TileWork& piece, int item) {
+            const Work w = keys_of(piece);
             const KeyRows keys_of_lane = key_rows(w, group);
             float dk[HS / 2] = {}, dv[HS / 2] = {};
-            device::mbarrier_wait(&b.keys_full, item & 1);
+            barriers().own.wait(item);
             for (int head = w.key_head * a.group; head < (w.key_head + 1) * a.group; ++head)
                 n = add_queries(w, group, head, n, keys_of_lane, dk, dv, lane);
 #pragma unroll
@@ -162,9 +145,9 @@ struct KeyGradient90 {
                 device::tma_store(&a.dv, values(group).data, 0, w.row(group), 0, w.key_head);
                 device::bulk_commit();
                 device::bulk_wait_read<0>();
-                device::mbarrier_arrive(&b.keys_empty);
+                device::mbarrier_arrive(&barriers().own.empty[0]);
             }
-        }
+        });
     }
 
     // What is known of the two queries of columns 8 c + 2 t and + 1: from shared memory, or alike for all.
@@ -249,22 +232,21 @@ struct KeyGradient90 {
     template <bool kRows>
     PLIMSOLL_DEVICE int add_queries(const Work& w, int group, int head, int n, const KeyRows& of, const QueryRow& same,
                                     float (&dk)[HS / 2], float (&dv)[HS / 2], int lane) const {
-        Barriers& b = barriers();
         const float raw_slope = a.mask.slope(head) / a.mask.scale;
         float scores[kQueries / 2], dp[kQueries / 2];
         RoundedRows<kQueries> p, ds;
-        int added = -1;  // the stage that is being added to dK and dV
+        int added = -1;  // the load that is being added to dK and dV
         const auto finish = [&](auto groups_behind) {
             device::wgmma_wait<groups_behind>();
             device::hold_registers(dv);
             device::hold_registers(dk);
-            if (added >= 0) release(b.queries_empty[added], lane);
+            if (added >= 0) queries_ring().release(added, lane);
             added = -1;
         };
         for (int m0 = w.n0; m0 < w.end; m0 += kQueries, ++n) {
-            device::mbarrier_wait(&b.queries_full[n % kStages], parity(n));
+            queries_ring().wait(n);
             if (m0 + kQueries <= w.row(group)) {  // no query of the tile sees a key of this warpgroup
-                release(b.queries_empty[n % kStages], lane);
+                queries_ring().release(n, lane);
                 continue;
             }
             device::wgmma_fence();
@@ -289,7 +271,7 @@ struct KeyGradient90 {
             device::wgmma_fence();
             start_product(dv, p, grads(n));
             start_product(dk, ds, queries(n));
-            added = n % kStages;
+            added = n;
             if constexpr (!kOverlaps) finish(std::integral_constant<int, 0>{});
         }
         if constexpr (kOverlaps) finish(std::integral_constant<int, 0>{});
@@ -303,7 +285,7 @@ __global__ void __launch_bounds__(KeyGradient90<V, HS>::kThreads, 1)
 #if PLIMSOLL_HAS_SM90A
     PLIMSOLL_DYNAMIC_SHARED(shared);
     using Gradient = KeyGradient90<V, HS>;
-    run_warpgroups(Gradient{a, shared});
+    run_warpgroups(Gradient{{a, shared}});
 #endif
 }
 

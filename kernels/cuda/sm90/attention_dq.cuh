@@ -17,8 +17,15 @@ struct QueryGradientArguments : BackwardCall {
     const int32_t *first, *end;  // (N): where each row's document begins and ends
 };
 
+// Its own tiles are of queries and their output gradients; keys and values pass together.
+template <int HS>
+using QueryGradientBlock =
+    Block90<QueryGradientArguments,
+            BlockBarriers<query_gradient_tile(HS).queries / kGroupRows, query_gradient_tile(HS).stages, 1>,
+            query_gradient_tile(HS).tensor_bytes(HS)>;
+
 template <class V, int HS>
-struct QueryGradient90 {
+struct QueryGradient90 : QueryGradientBlock<HS> {
     static constexpr QueryGradientTile kTile = query_gradient_tile(HS);
     static constexpr int kKeys = kTile.keys, kStages = kTile.stages, kGroups = kTile.queries / kGroupRows;
     static constexpr int kThreads = (1 + kGroups) * kGroupThreads;
@@ -30,14 +37,8 @@ struct QueryGradient90 {
     using Queries = SwizzledTile<kGroupRows, HS>;
     using Keys = SwizzledTile<kKeys, HS>;
 
-    struct Barriers {
-        device::Mbarrier queries_full, queries_empty, keys_full[kStages], keys_empty[kStages];
-    };
-    static constexpr int kSharedBytes = kTile.tensor_bytes(HS) + static_cast<int>(sizeof(Barriers));
-    static_assert(kSharedBytes <= kSharedBytes90);
-
-    const QueryGradientArguments& a;
-    uint8_t* shared;
+    using Block = QueryGradientBlock<HS>;
+    using Block::a, Block::shared, Block::barriers;
 
     PLIMSOLL_DEVICE Queries queries(int group) const { return {shared + group * Queries::kBytes}; }
     PLIMSOLL_DEVICE Queries grads(int group) const { return {shared + (kGroups + group) * Queries::kBytes}; }
@@ -47,50 +48,30 @@ struct QueryGradient90 {
     PLIMSOLL_DEVICE Keys values(int n) const {
         return {shared + 2 * kGroups * Queries::kBytes + (kStages + n % kStages) * Keys::kBytes};
     }
-    PLIMSOLL_DEVICE Barriers& barriers() const { return *reinterpret_cast<Barriers*>(shared + kTile.tensor_bytes(HS)); }
-    // Parity of a stage when it is used for the (n / kStages)-th time.
-    PLIMSOLL_DEVICE static unsigned parity(int n) { return static_cast<unsigned>(n / kStages) & 1; }
-
-    PLIMSOLL_DEVICE QueriesOfBlock work(int index) const {
-        const TileWork piece = a.schedule.work(index);
-        return {piece.head, piece.tile * kTile.queries, kTile.queries, a.N, a.first};
-    }
-
-    // By one thread, before anybody uses them.
-    PLIMSOLL_DEVICE void make_barriers() const {
-        Barriers& b = barriers();
-        device::mbarrier_init(&b.queries_full, 1);
-        device::mbarrier_init(&b.queries_empty, kGroups);
-        for (int s = 0; s < kStages; ++s) {
-            device::mbarrier_init(&b.keys_full[s], 1);
-            device::mbarrier_init(&b.keys_empty[s], kGroups * kGroupWarps);
-        }
-        device::mbarrier_init_fence();
+    PLIMSOLL_DEVICE Ring<kStages>& keys_ring() const { return barriers().passing[0]; }
+    PLIMSOLL_DEVICE QueriesOfBlock queries_of(const TileWork& piece) const {
+        return {piece, kTile.queries, a.N, a.first};
     }
 
     // ---- the thread that loads
     PLIMSOLL_DEVICE void load() const {
-        Barriers& b = barriers();
         for (const device::TensorMap* map : {&a.q, &a.dout, &a.k, &a.v, &a.dq}) device::tma_prefetch(map);
-        int n = 0, item = 0;
-        for (int index = blockIdx.x; index < a.schedule.count(); index += gridDim.x, ++item) {
-            const QueriesOfBlock w = work(index);
+        int n = 0;
+        this->for_each_piece([&](const TileWork& piece, int item) {
+            const QueriesOfBlock w = queries_of(piece);
             const int key_head = w.head / a.group;
-            device::mbarrier_wait(&b.queries_empty, (item & 1) ^ 1);
-            device::mbarrier_arrive_expect(&b.queries_full, 2 * kGroups * Queries::kBytes);
+            device::Mbarrier* const own = barriers().own.begin_load(item, 2 * kGroups * Queries::kBytes);
             for (int g = 0; g < kGroups; ++g) {
-                device::tma_load(queries(g).data, &a.q, &b.queries_full, 0, w.row(g), 0, w.head);
-                device::tma_load(grads(g).data, &a.dout, &b.queries_full, 0, w.row(g), 0, w.head);
+                device::tma_load(queries(g).data, &a.q, own, 0, w.row(g), 0, w.head);
+                device::tma_load(grads(g).data, &a.dout, own, 0, w.row(g), 0, w.head);
             }
             const KeyTiles<kKeys> tiles = w.keys<kKeys>(a.mask);
             for (int n0 = tiles.begin(); n0 >= 0; n0 = tiles.after(n0), ++n) {
-                const int s = n % kStages;
-                device::mbarrier_wait(&b.keys_empty[s], parity(n) ^ 1);
-                device::mbarrier_arrive_expect(&b.keys_full[s], 2 * Keys::kBytes);
-                device::tma_load(keys(n).data, &a.k, &b.keys_full[s], 0, n0, 0, key_head);
-                device::tma_load(values(n).data, &a.v, &b.keys_full[s], 0, n0, 0, key_head);
+                device::Mbarrier* const full = keys_ring().begin_load(n, 2 * Keys::kBytes);
+                device::tma_load(keys(n).data, &a.k, full, 0, n0, 0, key_head);
+                device::tma_load(values(n).data, &a.v, full, 0, n0, 0, key_head);
             }
-        }
+        });
     }
 
     // ---- the warpgroups that compute
@@ -102,19 +83,19 @@ struct QueryGradient90 {
 
     PLIMSOLL_DEVICE void compute(int group) const {
         const int lane = threadIdx.x % kWarp;
-        int n = 0, item = 0;
-        for (int index = blockIdx.x; index < a.schedule.count(); index += gridDim.x, ++item) {
-            const QueriesOfBlock w = work(index);
+        int n = 0;
+        this->for_each_piece([&](const TileWork& piece, int item) {
+            const QueriesOfBlock w = queries_of(piece);
             Rows rows = begin_rows(w, group);
             float dq[HS / 2] = {};
-            device::mbarrier_wait(&barriers().queries_full, item & 1);
+            barriers().own.wait(item);
             n = add_keys(w, group, n, rows, dq, lane);
             if constexpr (kLearnsBias) store_bias(w, rows, lane);
 #pragma unroll
             for (int i = 0; i < HS / 2; ++i) dq[i] *= a.mask.scale;
             store_group_rows(a.dq, w.row(group), w.head, queries(group), dq, lane, kOwnBarrier + group,
-                             barriers().queries_empty);
-        }
+                             barriers().own.empty[0]);
+        });
     }
 
     PLIMSOLL_DEVICE Rows begin_rows(const QueriesOfBlock& w, int group) const {
@@ -170,20 +151,19 @@ struct QueryGradient90 {
     // All tiles of keys of one tile of queries, the n-th of this block's and those after it. Returns the next.
     PLIMSOLL_DEVICE int add_keys(const QueriesOfBlock& w, int group, int n, Rows& rows, float (&dq)[HS / 2],
                                  int lane) const {
-        Barriers& b = barriers();
         const KeyTiles<kKeys> tiles = w.keys<kKeys>(a.mask);
         const QueriesOfBlock::SeenByAll seen = w.seen_by_all(a.mask, group);
         float scores[kKeys / 2], dp[kKeys / 2];
         RoundedRows<kKeys> ds;
         bool adds = false;  // whether dQ is being added to
         for (int n0 = tiles.begin(); n0 >= 0; n0 = tiles.after(n0), ++n) {
-            device::mbarrier_wait(&b.keys_full[n % kStages], parity(n));
+            keys_ring().wait(n);
             device::wgmma_fence();
             start_transposed_product(scores, queries(group), 0, keys(n));
             start_transposed_product(dp, grads(group), 0, values(n));
             device::wgmma_wait<2>();
             device::hold_registers(dq);
-            if (adds) release(b.keys_empty[(n - 1) % kStages], lane);
+            if (adds) keys_ring().release(n - 1, lane);
             adds = true;
             device::wgmma_wait<1>();
             device::hold_registers(scores);
@@ -202,7 +182,7 @@ struct QueryGradient90 {
         }
         device::wgmma_wait<0>();
         device::hold_registers(dq);
-        release(b.keys_empty[(n - 1) % kStages], lane);
+        keys_ring().release(n - 1, lane);
         return n;
     }
 
@@ -223,7 +203,7 @@ __global__ void __launch_bounds__(QueryGradient90<V, HS>::kThreads, 1)
 #if PLIMSOLL_HAS_SM90A
     PLIMSOLL_DYNAMIC_SHARED(shared);
     using Gradient = QueryGradient90<V, HS>;
-    run_warpgroups(Gradient{a, shared});
+    run_warpgroups(Gradient{{a, shared}});
 #endif
 }
 

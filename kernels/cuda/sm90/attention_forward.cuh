@@ -10,7 +10,6 @@
 #include "kernels/cuda/sm90/forward_tile.h"
 #include "kernels/cuda/sm90/query_tile.cuh"
 #include "kernels/cuda/sm90/row_weights.cuh"
-#include "kernels/cuda/sm90/warpgroup.cuh"
 
 namespace plimsoll::cuda {
 
@@ -20,8 +19,14 @@ struct ForwardArguments90 : ForwardCall {  // its mask not patterned, with a sca
     const int32_t *first, *end;  // (N): where each row's document begins and ends
 };
 
+// Its own tiles are of queries; keys and values pass, each in a ring.
+template <int HS>
+using ForwardBlock =
+    Block90<ForwardArguments90, BlockBarriers<forward_tile(HS).queries / kGroupRows, forward_tile(HS).stages, 2>,
+            forward_tile(HS).tensor_bytes(HS)>;
+
 template <class V, int HS>
-struct Forward90 {
+struct Forward90 : ForwardBlock<HS> {
     static constexpr ForwardTile kTile = forward_tile(HS);
     static constexpr int kKeys = kTile.keys, kStages = kTile.stages, kGroups = kTile.queries / kGroupRows;
     static constexpr int kThreads = (1 + kGroups) * kGroupThreads;
@@ -31,84 +36,54 @@ struct Forward90 {
     using Queries = SwizzledTile<kGroupRows, HS>;
     using Keys = SwizzledTile<kKeys, HS>;
 
-    struct Barriers {
-        device::Mbarrier queries_full, queries_empty, keys_full[kStages], keys_empty[kStages], values_full[kStages],
-            values_empty[kStages];
-    };
-    static constexpr int kSharedBytes = kTile.tensor_bytes(HS) + static_cast<int>(sizeof(Barriers));
-    static_assert(kSharedBytes <= kSharedBytes90);
-
-    const ForwardArguments90& a;
-    uint8_t* shared;
+    using Block = ForwardBlock<HS>;
+    using Block::a, Block::shared, Block::barriers;
+    using Passing = Ring<kStages>;
 
     PLIMSOLL_DEVICE Queries queries(int group) const { return {shared + group * Queries::kBytes}; }
     PLIMSOLL_DEVICE Keys keys(int n) const { return {shared + kGroups * Queries::kBytes + n % kStages * Keys::kBytes}; }
     PLIMSOLL_DEVICE Keys values(int n) const {
         return {shared + kGroups * Queries::kBytes + (kStages + n % kStages) * Keys::kBytes};
     }
-    PLIMSOLL_DEVICE Barriers& barriers() const { return *reinterpret_cast<Barriers*>(shared + kTile.tensor_bytes(HS)); }
-    // Parity of a stage when it is used for the (n / kStages)-th time.
-    PLIMSOLL_DEVICE static unsigned parity(int n) { return static_cast<unsigned>(n / kStages) & 1; }
-
-    PLIMSOLL_DEVICE QueriesOfBlock work(int index) const {
-        const TileWork piece = a.schedule.work(index);
-        return {piece.head, piece.tile * kTile.queries, kTile.queries, a.N, a.first};
-    }
-
-    // By one thread, before anybody uses them.
-    PLIMSOLL_DEVICE void make_barriers() const {
-        Barriers& b = barriers();
-        device::mbarrier_init(&b.queries_full, 1);
-        device::mbarrier_init(&b.queries_empty, kGroups);
-        for (int s = 0; s < kStages; ++s) {
-            device::mbarrier_init(&b.keys_full[s], 1);
-            device::mbarrier_init(&b.values_full[s], 1);
-            device::mbarrier_init(&b.keys_empty[s], kGroups * kGroupWarps);
-            device::mbarrier_init(&b.values_empty[s], kGroups * kGroupWarps);
-        }
-        device::mbarrier_init_fence();
+    PLIMSOLL_DEVICE Passing& keys_ring() const { return barriers().passing[0]; }
+    PLIMSOLL_DEVICE Passing& values_ring() const { return barriers().passing[1]; }
+    PLIMSOLL_DEVICE QueriesOfBlock queries_of(const TileWork& piece) const {
+        return {piece, kTile.queries, a.N, a.first};
     }
 
     // ---- the thread that loads
     PLIMSOLL_DEVICE void load() const {
-        Barriers& b = barriers();
         for (const device::TensorMap* map : {&a.q, &a.k, &a.v, &a.out}) device::tma_prefetch(map);
-        int n = 0, item = 0;
-        for (int index = blockIdx.x; index < a.schedule.count(); index += gridDim.x, ++item) {
-            const QueriesOfBlock w = work(index);
+        int n = 0;
+        this->for_each_piece([&](const TileWork& piece, int item) {
+            const QueriesOfBlock w = queries_of(piece);
             const int key_head = w.head / a.group;
-            device::mbarrier_wait(&b.queries_empty, (item & 1) ^ 1);
-            device::mbarrier_arrive_expect(&b.queries_full, kGroups * Queries::kBytes);
+            device::Mbarrier* const full = barriers().own.begin_load(item, kGroups * Queries::kBytes);
             for (int g = 0; g < kGroups; ++g)
-                device::tma_load(queries(g).data, &a.q, &b.queries_full, 0, w.m0 + g * kGroupRows, 0, w.head);
+                device::tma_load(queries(g).data, &a.q, full, 0, w.m0 + g * kGroupRows, 0, w.head);
             const KeyTiles<kKeys> tiles = w.keys<kKeys>(a.mask);
             for (int n0 = tiles.last; n0 >= 0; n0 = tiles.before(n0), ++n) {
-                const int s = n % kStages;
-                device::mbarrier_wait(&b.keys_empty[s], parity(n) ^ 1);
-                device::mbarrier_arrive_expect(&b.keys_full[s], Keys::kBytes);
-                device::tma_load(keys(n).data, &a.k, &b.keys_full[s], 0, n0, 0, key_head);
-                device::mbarrier_wait(&b.values_empty[s], parity(n) ^ 1);
-                device::mbarrier_arrive_expect(&b.values_full[s], Keys::kBytes);
-                device::tma_load(values(n).data, &a.v, &b.values_full[s], 0, n0, 0, key_head);
+                device::tma_load(keys(n).data, &a.k, keys_ring().begin_load(n, Keys::kBytes), 0, n0, 0, key_head);
+                device::tma_load(values(n).data, &a.v, values_ring().begin_load(n, Keys::kBytes), 0, n0, 0, key_head);
             }
-        }
+        });
     }
 
     // ---- the warpgroups that compute
     PLIMSOLL_DEVICE void compute(int group) const {
         const int lane = threadIdx.x % kWarp;
         if (kTile.takes_turns && group == 1) device::named_barrier_arrive(kTurnBarrier, 2 * kGroupThreads);
-        int n = 0, item = 0;
-        for (int index = blockIdx.x; index < a.schedule.count(); index += gridDim.x, ++item) {
-            const QueriesOfBlock w = work(index);
+        int n = 0;
+        this->for_each_piece([&](const TileWork& piece, int item) {
+            const QueriesOfBlock w = queries_of(piece);
             Rows rows = begin_rows(w, group, lane);
             float out[HS / 2] = {};
-            device::mbarrier_wait(&barriers().queries_full, item & 1);
+            barriers().own.wait(item);
             n = attend(w, group, n, rows, out, lane);
             finish_rows(w, rows, out, lane);
             store_group_rows(a.out, w.row(group), w.head, queries(group), out, lane, kOwnBarrier + group,
-                             barriers().queries_empty);
-        }
+                             barriers().own.empty[0]);
+        });
     }
 
     PLIMSOLL_DEVICE Rows begin_rows(const QueriesOfBlock& w, int group, int lane) const {
@@ -129,12 +104,12 @@ struct Forward90 {
     }
 
     PLIMSOLL_DEVICE void start_scores(float (&scores)[kKeys / 2], int group, int n) const {
-        device::mbarrier_wait(&barriers().keys_full[n % kStages], parity(n));
+        keys_ring().wait(n);
         device::wgmma_fence();
         start_transposed_product(scores, queries(group), 0, keys(n));
     }
     PLIMSOLL_DEVICE void start_output(float (&out)[HS / 2], const RoundedRows<kKeys>& weights, int n) const {
-        device::mbarrier_wait(&barriers().values_full[n % kStages], parity(n));
+        values_ring().wait(n);
         device::wgmma_fence();
         start_product(out, weights, values(n));
     }
@@ -142,7 +117,6 @@ struct Forward90 {
     // All tiles of keys of one tile of queries, the n-th of this block's and those after it. Returns the next.
     PLIMSOLL_DEVICE int attend(const QueriesOfBlock& w, int group, int n, Rows& rows, float (&out)[HS / 2],
                                int lane) const {
-        Barriers& b = barriers();
         float scores[kKeys / 2];
         RoundedRows<kKeys> weights;
         const KeyTiles<kKeys> tiles = w.keys<kKeys>(a.mask);
@@ -152,7 +126,7 @@ struct Forward90 {
         start_scores(scores, group, n);
         device::wgmma_wait<0>();
         device::hold_registers(scores);
-        release(b.keys_empty[n % kStages], lane);
+        keys_ring().release(n, lane);
         weigh();
         weights.assign(scores);
         while ((n0 = tiles.before(n0)) >= 0) {
@@ -163,11 +137,11 @@ struct Forward90 {
             if constexpr (kTile.takes_turns) device::named_barrier_arrive(kTurnBarrier + 1 - group, 2 * kGroupThreads);
             device::wgmma_wait<1>();
             device::hold_registers(scores);
-            release(b.keys_empty[n % kStages], lane);
+            keys_ring().release(n, lane);
             weigh();
             device::wgmma_wait<0>();
             device::hold_registers(out);
-            release(b.values_empty[(n - 1) % kStages], lane);
+            values_ring().release(n - 1, lane);
             weights.assign(scores);
             if constexpr (Rows::kExp) {
 #pragma unroll
@@ -177,7 +151,7 @@ struct Forward90 {
         start_output(out, weights, n);
         device::wgmma_wait<0>();
         device::hold_registers(out);
-        release(b.values_empty[n % kStages], lane);
+        values_ring().release(n, lane);
         return n + 1;
     }
 
@@ -211,7 +185,7 @@ __global__ void __launch_bounds__(Forward90<V, HS>::kThreads, 1)
 #if PLIMSOLL_HAS_SM90A
     PLIMSOLL_DYNAMIC_SHARED(shared);
     using Forward = Forward90<V, HS>;
-    run_warpgroups(Forward{a, shared});
+    run_warpgroups(Forward{{a, shared}});
 #endif
 }
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "kernels/cuda/attention_tile.cuh"
-#include "kernels/cuda/sm90/warpgroup.cuh"
+#include "kernels/cuda/sm90/block.cuh"
 
 namespace plimsoll::cuda {
 
@@ -33,9 +33,10 @@ struct QueriesOfBlock {
     int head, m0, last;        // the last row
     int first_of, first_last;  // where the documents of the first and the last query begin
 
-    PLIMSOLL_DEVICE QueriesOfBlock(int head, int m0, int count, int32_t N, const int32_t* first)
-        : head(head),
-          m0(m0),
+    // A piece of work, of tiles of `count` queries.
+    PLIMSOLL_DEVICE QueriesOfBlock(const TileWork& piece, int count, int32_t N, const int32_t* first)
+        : head(piece.head),
+          m0(piece.tile * count),
           last(m0 + count < N ? m0 + count - 1 : N - 1),
           first_of(first[m0]),
           first_last(first[last]) {}

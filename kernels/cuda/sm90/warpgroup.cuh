@@ -59,12 +59,6 @@ PLIMSOLL_DEVICE int first_row_of_lane() {
     return static_cast<int>(threadIdx.x) / 32 % kGroupWarps * 16 + static_cast<int>(threadIdx.x) % 32 / 4;
 }
 
-// This warp is done with a stage. A warp's wait for wgmma is its own: an mbarrier for stages counts kGroupWarps
-// arrivals of each warpgroup.
-PLIMSOLL_DEVICE void release(device::Mbarrier& empty, int lane) {
-    if (lane == 0) device::mbarrier_arrive(&empty);
-}
-
 // Has each warp write its 16 rows of tiles in shared memory, by write(its first row), once all warps of the group have
 // read what was there; then bulk stores may read them. barrier: a named barrier of the group's own.
 template <class F>
@@ -90,22 +84,6 @@ PLIMSOLL_DEVICE void store_group_rows(const device::TensorMap& map, int row, int
     device::bulk_commit();
     device::bulk_wait_read<0>();
     device::mbarrier_arrive(&reusable);
-}
-
-// A block's life: one thread of the first warpgroup loads, the other warpgroups compute.
-template <class Kernel>
-PLIMSOLL_DEVICE void run_warpgroups(const Kernel& kernel) {
-    if (threadIdx.x == 0) kernel.make_barriers();
-    __syncthreads();
-    const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / kGroupThreads, 0);  // known to be uniform
-    // 3 x 128 threads begin with 168 registers each: 24 + 2 x 240 = 3 x 168.
-    if (group == 0) {
-        device::decrease_registers<24>();
-        if (threadIdx.x < 32 && device::elect_one()) kernel.load();
-    } else {
-        device::increase_registers<240>();
-        kernel.compute(group - 1);
-    }
 }
 
 }  // namespace plimsoll::cuda

@@ -117,6 +117,7 @@ struct HostState {
     int devices = 1, driver_version = 13000, runtime_version = 13000;
     int major = 9, minor = 0, multiprocessors = 132;
     int open_ranges = 0;  // NVTX
+    int launches = 0;     // of kernels, one by one or to be recorded
     int graph_launches = 0;
     bool late = false;   // streams do nothing until somebody waits for them, or asks: who forgets to wait reads NaN
     bool stuck = false;  // and asking does not help either

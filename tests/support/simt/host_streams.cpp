@@ -56,6 +56,7 @@ void submit(cudaStream_t stream, std::function<void()> work) {
 // A launch that cannot run is an error of the runtime; one that goes wrong while it runs is the emulator's to report.
 void submit_launch(cudaStream_t stream, const Launch& request) {
     if (with_device("launch") != cudaSuccess) return;
+    ++host_state().launches;
     struct alignas(64) Chunk {  // as tensor maps want to be aligned
         std::byte at[64];
     };
