@@ -1,5 +1,6 @@
 // For processors and compilers without AMX: nothing here is called, as available() says no.
 #include "kernels/cpu/amx/activations.h"
+#include "kernels/cpu/amx/norm_rows.h"
 #include "kernels/cpu/amx/tiles.h"
 
 #include <cstdlib>
@@ -23,17 +24,13 @@ void pack_left(bf16*, int64_t, const bf16*, int64_t, int64_t, int64_t) {
 void pack_left_turned(bf16*, int64_t, const bf16*, int64_t, int64_t, int64_t) {
     std::abort();
 }
-<<<<<<< HEAD
-void multiply(float*, int64_t, const Left&, const Right&, int64_t, bool) {
-=======
 void pack_left(bf16*, int64_t, const float*, int64_t, int64_t, int64_t) {
     std::abort();
 }
 void pack_left_turned(bf16*, int64_t, const float*, int64_t, int64_t, int64_t) {
     std::abort();
 }
-void multiply(float*, int64_t, Left, Right, int64_t, bool) {
->>>>>>> amxattn
+void multiply(float*, int64_t, const Left&, const Right&, int64_t, bool) {
     std::abort();
 }
 template <>
@@ -56,5 +53,16 @@ void swiglu_forward(bf16*, const bf16*, const bf16*, int64_t) {
 void swiglu_backward(bf16*, bf16*, const bf16*, const bf16*, const bf16*, int64_t) {
     std::abort();
 }
+template <class Out, class Branch>
+void norm_forward(Out*, float*, float*, float*, const float*, const Branch*, const float*, const float*, int64_t,
+                  int64_t, float) {
+    std::abort();
+}
+template <class Out>
+void norm_backward(float*, Out*, float*, float*, const Out*, const float*, const float*, const float*, const float*,
+                   int64_t, int64_t) {
+    std::abort();
+}
+PLIMSOLL_INSTANTIATE_NORM_ROWS
 
 }  // namespace plimsoll::cpu::amx
