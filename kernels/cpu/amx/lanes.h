@@ -47,5 +47,35 @@ inline void for_lanes(int64_t n, F&& f) {
     if (i < n) f(i, lanes(n - i));
 }
 
+// The same with f(i, mask, half), half 0 and 1 in turns: sums in two chains of additions.
+template <class F>
+inline void for_halves(int64_t n, F&& f) {
+    int64_t i = 0;
+    for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+        f(i, __mmask16{0xffff}, 0);
+        f(i + kLanes, __mmask16{0xffff}, 1);
+    }
+    if (i < n) f(i, lanes(n - i), 0);
+    if (i + kLanes < n) f(i + kLanes, lanes(n - i - kLanes), 1);
+}
+
+// Asks for the array's elements kAhead on to come near, as for_blocks_ahead (kernels/cpu/vector_math.h) does: rows lie
+// one after the other.
+constexpr int64_t kAhead = 512;
+inline void fetch_ahead(int64_t i, const float* data) {
+    __builtin_prefetch(data + i + kAhead);
+}
+inline void fetch_ahead(int64_t i, const bf16* data) {
+    __builtin_prefetch(reinterpret_cast<const uint16_t*>(data) + i + kAhead);
+}
+
+// The sum of 16 lanes, by halves.
+inline float total(__m512 all) {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
 }  // namespace
 }  // namespace plimsoll::cpu::amx

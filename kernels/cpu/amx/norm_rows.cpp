@@ -1,47 +1,18 @@
 // Compiled for AVX-512, as tiles.cpp is. Products that are added are fused by hand, so that no compiler chooses.
 #include "kernels/cpu/amx/norm_rows.h"
 
-#include <cmath>
+#include <math.h>  // no inline functions, as <cmath> has
 
 #include "kernels/cpu/amx/lanes.h"
 
 namespace plimsoll::cpu::amx {
 namespace {
 
-// A sum of elements, even and odd sixteens apart: two chains of additions.
+// A sum of elements, even and odd sixteens apart.
 struct Sum {
     __m512 half[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-
-    float total() const {
-        const __m512 all = _mm512_add_ps(half[0], half[1]);
-        const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
-        const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-        const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-        return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-    }
+    float total() const { return amx::total(_mm512_add_ps(half[0], half[1])); }
 };
-
-// Calls f(i, mask, half) for 16 lanes at a time.
-template <class F>
-void for_halves(int64_t n, F&& f) {
-    int64_t i = 0;
-    for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-        f(i, __mmask16{0xffff}, 0);
-        f(i + kLanes, __mmask16{0xffff}, 1);
-    }
-    if (i < n) f(i, lanes(n - i), 0);
-    if (i + kLanes < n) f(i + kLanes, lanes(n - i - kLanes), 1);
-}
-
-// Asks for the arrays' elements kAhead on to come near, as for_blocks_ahead (kernels/cpu/vector_math.h): rows lie one
-// after the other. The hardware alone takes 5 to 20% longer.
-constexpr int64_t kAhead = 512;
-void fetch_ahead(int64_t i, const float* data) {
-    __builtin_prefetch(data + i + kAhead);
-}
-void fetch_ahead(int64_t i, const bf16* data) {
-    __builtin_prefetch(reinterpret_cast<const uint16_t*>(data) + i + kAhead);
-}
 
 // As store(), and keeps subnormals, which its instruction makes zero.
 void store_all(float* to, int64_t i, __mmask16 mask, __m512 value) {
@@ -86,7 +57,7 @@ void forward(Out* out, float* mean, float* rstd, float* sum, const float* x, con
         const __m512 v = _mm512_maskz_sub_ps(mask, load(x, first + i, mask), centre);
         squares.half[half] = _mm512_fmadd_ps(v, v, squares.half[half]);
     });
-    *rstd = 1 / std::sqrt(squares.total() / count + eps);
+    *rstd = 1 / sqrtf(squares.total() / count + eps);
     const __m512 scale = _mm512_set1_ps(*rstd);
     for_lanes(C, [&](int64_t i, __mmask16 mask) {
         const __m512 xhat = _mm512_mul_ps(_mm512_sub_ps(load(x, first + i, mask), centre), scale);
