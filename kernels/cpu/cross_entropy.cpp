@@ -2,6 +2,8 @@
 #include <array>
 #include <cmath>
 
+#include "kernels/cpu/amx/cross_entropy_rows.h"
+#include "kernels/cpu/amx/tiles.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vector_math.h"
 
@@ -11,11 +13,43 @@ namespace {
 // Columns whose maximum is taken before their exponentials are summed: few enough to stay in the first-level cache.
 constexpr int64_t kBlock = 1024;
 
+// The largest logit of a row and the sum of exponentials, after n more logits.
+template <class T, class R>
+void add_logits(R* max, R* sum, const T* logits, int64_t n) {
+    constexpr R kInfinity = std::numeric_limits<R>::infinity();
+    if constexpr (!std::is_same_v<T, double>) {
+        if (amx::available()) return amx::add_logits(max, sum, logits, n);
+    }
+    for (int64_t begin = 0; begin < n; begin += kBlock) {
+        const T* block = logits + begin;
+        const int64_t count = std::min(kBlock, n - begin);
+        const R above = lane_max<R>(count, *max, [&](int64_t c) { return static_cast<R>(block[c]); });
+        const R shift = above == -kInfinity ? R(0) : above;  // a row of -inf so far: exp(-inf - 0) = 0, a NaN shows
+        const R added = lane_sum<R>(count, [&](int64_t c) { return exp_fast(static_cast<R>(block[c]) - shift); });
+        *sum = (*max == above ? *sum : *sum * exp_fast(*max - shift)) + added;
+        *max = above;
+    }
+}
+
+// Every logit of a row becomes exp(logit - lse) factor.
+template <class T, class R>
+void softmax_gradient(T* logits, int64_t n, R lse, R factor) {
+    if constexpr (!std::is_same_v<T, double>) {
+        if (amx::available()) return amx::softmax_gradient(logits, n, lse, factor);
+    }
+    for_blocks_ahead(
+        n,
+        [&](int64_t begin, int64_t end) {
+#pragma omp simd
+            for (int64_t c = begin; c < end; ++c) store(logits[c], exp_fast(static_cast<R>(logits[c]) - lse) * factor);
+        },
+        logits);
+}
+
 template <class T>
 void accumulate(const CrossEntropyState& state, Tensor logits, int64_t v0, std::span<const int32_t> targets,
                 int threads) {
     using R = Accumulator<T>;
-    constexpr R kInfinity = std::numeric_limits<R>::infinity();
     const int64_t N = logits.shape[0], Vc = logits.shape[1];
     const T* data = logits.ptr<T>();
     R *maxima = state.max.ptr<R>(), *sums = state.sum.ptr<R>(), *target_logits = state.target_logit.ptr<R>();
@@ -23,15 +57,7 @@ void accumulate(const CrossEntropyState& state, Tensor logits, int64_t v0, std::
     for (int64_t n = 0; n < N; ++n) {
         const T* row = data + n * logits.row_stride;
         R max = maxima[n], sum = sums[n];
-        for (int64_t begin = 0; begin < Vc; begin += kBlock) {
-            const T* block = row + begin;
-            const int64_t count = std::min(kBlock, Vc - begin);
-            const R above = lane_max<R>(count, max, [&](int64_t c) { return static_cast<R>(block[c]); });
-            const R shift = above == -kInfinity ? R(0) : above;  // a row of -inf so far: exp(-inf - 0) = 0, a NaN shows
-            const R added = lane_sum<R>(count, [&](int64_t c) { return exp_fast(static_cast<R>(block[c]) - shift); });
-            sum = (max == above ? sum : sum * exp_fast(max - shift)) + added;
-            max = above;
-        }
+        add_logits(&max, &sum, row, Vc);
         maxima[n] = max, sums[n] = sum;
         const int64_t target = targets[static_cast<size_t>(n)] - v0;
         if (target >= 0 && target < Vc) target_logits[n] = static_cast<R>(row[target]);
@@ -59,14 +85,7 @@ void gradient(Tensor logits, int64_t v0, Tensor lse, std::span<const int32_t> ta
         // Taken before the row is overwritten, and rounded once.
         const R at_target =
             here ? exp_fast(static_cast<R>(row[target]) - row_lse) * factor - static_cast<R>(scale) : R(0);
-        for_blocks_ahead(
-            Vc,
-            [&](int64_t begin, int64_t end) {
-#pragma omp simd
-                for (int64_t c = begin; c < end; ++c)
-                    store(row[c], exp_fast(static_cast<R>(row[c]) - row_lse) * factor);
-            },
-            row);
+        softmax_gradient(row, Vc, row_lse, factor);
         if (here) store(row[target], at_target);
     }
 }

@@ -1,11 +1,32 @@
 #include <algorithm>
 
+#include "kernels/cpu/amx/norm_rows.h"
+#include "kernels/cpu/amx/tiles.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/norm_row.h"
 #include "kernels/cpu/workspace.h"
 
 namespace plimsoll::cpu {
 namespace {
+
+// Where branch is not null, of x + branch, which goes to `sum`.
+template <class R, class Branch, class Out>
+void forward(Out* out, R* mean, R* rstd, R* sum, const R* x, const Branch* branch, const R* gain, const R* bias,
+             int64_t N, int64_t C, R eps, int threads) {
+    for_row_blocks(N, C, threads, [&](int64_t begin, int64_t rows) {
+        if constexpr (std::is_same_v<R, float>) {
+            const int64_t at = begin * C;
+            if (amx::available())
+                return amx::norm_forward(out + at, after(mean, begin), rstd + begin, after(sum, at), x + at,
+                                         after(branch, at), gain, bias, rows, C, eps);
+        }
+        for (int64_t n = begin; n < begin + rows; ++n) {
+            const R* row = x + n * C;
+            if (branch) add(sum + n * C, row, branch + n * C, C), row = sum + n * C;
+            norm_row<R, Out>(out + n * C, after(mean, n), rstd + n, row, gain, bias, C, eps);
+        }
+    });
+}
 
 template <class R, class Out>
 void backward(R* dx, Out* dbranch, R* dgain, R* dbias, const Out* dout, const R* x, const R* gain, const R* mean,
@@ -18,8 +39,16 @@ void backward(R* dx, Out* dbranch, R* dgain, R* dbias, const Out* dout, const R*
         R* slot_gain = partial + 2 * slot * C;
         R* slot_bias = slot_gain + C;
         std::fill_n(slot_gain, 2 * C, R(0));
-        const int64_t end = std::min(N, (slot + 1) * slot_rows);
-        for (int64_t n = slot * slot_rows; n < end; ++n) {
+        const int64_t begin = slot * slot_rows, end = std::min(N, begin + slot_rows);
+        if constexpr (std::is_same_v<R, float>) {
+            const int64_t at = begin * C;
+            if (amx::available()) {
+                amx::norm_backward(dx + at, after(dbranch, at), slot_gain, dbias ? slot_bias : nullptr, dout + at,
+                                   x + at, gain, after(mean, begin), rstd + begin, end - begin, C);
+                continue;
+            }
+        }
+        for (int64_t n = begin; n < end; ++n) {
             const R* row = x + n * C;
             const Out* grad = dout + n * C;
             const R centre = mean ? mean[n] : R(0);
@@ -56,14 +85,21 @@ void backward(R* dx, Out* dbranch, R* dgain, R* dbias, const Out* dout, const R*
 void norm_forward(Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor gain, Tensor bias, NormSpec spec,
                   const Exec& exec) {
     dispatch_stream(x.dtype, out.dtype, [&]<class R, class Out>() {
-        const int64_t N = x.shape[0], C = x.shape[1];
-        Out* to = out.ptr<Out>();
-        R *means = optional_ptr<R>(mean), *rstds = rstd.ptr<R>();
-        const R *from = x.ptr<R>(), *gains = gain.ptr<R>(), *biases = optional_ptr<R>(bias);
-#pragma omp parallel for num_threads(exec.threads) schedule(static) if (worth_threads(N * C))
-        for (int64_t n = 0; n < N; ++n)
-            norm_row<R, Out>(to + n * C, means ? means + n : nullptr, rstds + n, from + n * C, gains, biases, C,
-                             static_cast<R>(spec.eps));
+        forward<R, Out, Out>(out.ptr<Out>(), optional_ptr<R>(mean), rstd.ptr<R>(), nullptr, x.ptr<R>(), nullptr,
+                             gain.ptr<R>(), optional_ptr<R>(bias), x.shape[0], x.shape[1], static_cast<R>(spec.eps),
+                             exec.threads);
+    });
+}
+
+void residual_norm_forward(Tensor sum, Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor branch, Tensor gain,
+                           Tensor bias, NormSpec spec, const Exec& exec) {
+    dispatch_stream(x.dtype, branch.dtype, [&]<class R, class Branch>() {
+        dispatch_stream(x.dtype, out.dtype, [&]<class Same, class Out>() {
+            if constexpr (std::is_same_v<R, Same>)
+                forward<R, Branch, Out>(out.ptr<Out>(), optional_ptr<R>(mean), rstd.ptr<R>(), sum.ptr<R>(), x.ptr<R>(),
+                                        branch.ptr<Branch>(), gain.ptr<R>(), optional_ptr<R>(bias), x.shape[0],
+                                        x.shape[1], static_cast<R>(spec.eps), exec.threads);
+        });
     });
 }
 

@@ -1,6 +1,7 @@
-// The row of a norm, shared by norm_forward and residual_norm_forward, and the end of a sum over rows.
+// Rows of a residual stream: additions, the row of a norm, and the end of a sum over rows.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/cpu/vector_math.h"
@@ -20,6 +21,26 @@ void dispatch_stream(DType stream, DType other, F&& f) {
 template <class R>
 R* optional_ptr(Tensor tensor) {
     return tensor ? tensor.ptr<R>() : nullptr;
+}
+
+template <class R, class Branch>
+void add(R* out, const R* x, const Branch* branch, int64_t count) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) out[i] = x[i] + static_cast<R>(branch[i]);
+}
+
+// data + n, or null.
+template <class T>
+T* after(T* data, int64_t n) {
+    return data ? data + n : nullptr;
+}
+
+// Calls run(n, rows) for blocks of N rows.
+template <class Run>
+void for_row_blocks(int64_t N, int64_t C, int threads, Run&& run) {
+    constexpr int64_t kRows = 16;
+#pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(N * C))
+    for (int64_t n = 0; n < N; n += kRows) run(n, std::min(kRows, N - n));
 }
 
 // One row of norm_forward. mean (LayerNorm only) and bias may be null. Not inlined: one body gives every caller the

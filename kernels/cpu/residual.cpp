@@ -10,12 +10,6 @@ namespace {
 // Rows are of no consequence to elementwise ops: they run over blocks of this many elements, 32 KiB of fp32.
 constexpr int64_t kBlock = 8192;
 
-template <class R, class Branch>
-void add(R* out, const R* x, const Branch* branch, int64_t count) {
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) out[i] = x[i] + static_cast<R>(branch[i]);
-}
-
 }  // namespace
 
 void residual_forward(Tensor out, Tensor x, Tensor branch, const Exec& exec) {
@@ -26,28 +20,6 @@ void residual_forward(Tensor out, Tensor x, Tensor branch, const Exec& exec) {
         const int64_t count = x.elements();
 #pragma omp parallel for num_threads(exec.threads) schedule(static) if (worth_threads(count))
         for (int64_t i = 0; i < count; i += kBlock) add(to + i, from + i, added + i, std::min(kBlock, count - i));
-    });
-}
-
-void residual_norm_forward(Tensor sum, Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor branch, Tensor gain,
-                           Tensor bias, NormSpec spec, const Exec& exec) {
-    const auto run = [&]<class R, class Branch, class Out>() {
-        const int64_t N = x.shape[0], C = x.shape[1];
-        R *sums = sum.ptr<R>(), *means = optional_ptr<R>(mean), *rstds = rstd.ptr<R>();
-        Out* to = out.ptr<Out>();
-        const Branch* added = branch.ptr<Branch>();
-        const R *from = x.ptr<R>(), *gains = gain.ptr<R>(), *biases = optional_ptr<R>(bias);
-#pragma omp parallel for num_threads(exec.threads) schedule(static) if (worth_threads(N * C))
-        for (int64_t n = 0; n < N; ++n) {
-            add(sums + n * C, from + n * C, added + n * C, C);
-            norm_row<R, Out>(to + n * C, means ? means + n : nullptr, rstds + n, sums + n * C, gains, biases, C,
-                             static_cast<R>(spec.eps));
-        }
-    };
-    dispatch_stream(x.dtype, branch.dtype, [&]<class R, class Branch>() {
-        dispatch_stream(x.dtype, out.dtype, [&]<class Same, class Out>() {
-            if constexpr (std::is_same_v<R, Same>) run.template operator()<R, Branch, Out>();
-        });
     });
 }
 

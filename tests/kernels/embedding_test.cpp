@@ -91,6 +91,23 @@ TYPED_TEST(EmbeddingTest, BitsDoNotDependOnThreads) {
     }
 }
 
+TYPED_TEST(EmbeddingTest, GradientsAreSummedInAscendingOrder) {
+    for (const int64_t C : {1, 17, 256}) {
+        const int64_t N = 301;
+        Lookup<TypeParam> run{.N = N, .C = C, .V = 1000, .P = 7};
+        std::fill_n(run.tokens.begin() + 40, 150, 3);  // more than a thread's share, and most ids never
+        std::vector<TypeParam> dtoken = run.dtoken_table, dposition = run.dposition_table;
+        for (int64_t n = 0; n < N; ++n)
+            for (int64_t c = 0; c < C; ++c) {
+                const TypeParam grad = run.dout[static_cast<size_t>(n * C + c)];
+                dtoken[static_cast<size_t>(run.tokens[static_cast<size_t>(n)] * C + c)] += grad;
+                dposition[static_cast<size_t>(run.positions[static_cast<size_t>(n)] * C + c)] += grad;
+            }
+        run.backward(3);
+        EXPECT_TRUE(same_bits(run.dtoken_table, dtoken) && same_bits(run.dposition_table, dposition)) << C;
+    }
+}
+
 TEST(Embedding, BackwardMatchesCentralDifferences) {
     Lookup<double> run{.N = 9, .C = 3, .V = 5, .P = 4};
     std::ranges::fill(run.dtoken_table, 0), std::ranges::fill(run.dposition_table, 0);

@@ -1,29 +1,10 @@
 // Compiled for AVX-512, as tiles.cpp is.
 #include "kernels/cpu/amx/activations.h"
 
-#include <immintrin.h>
-
-#include <cstring>
+#include "kernels/cpu/amx/lanes.h"
 
 namespace plimsoll::cpu::amx {
 namespace {
-
-constexpr int64_t kLanes = 16;
-
-__mmask16 lanes(int64_t left) {
-    return static_cast<__mmask16>(left >= kLanes ? 0xffff : (1u << left) - 1);
-}
-
-__m512 load(const bf16* from, int64_t i, __mmask16 mask) {
-    const __m256i upper = _mm256_maskz_loadu_epi16(mask, reinterpret_cast<const uint16_t*>(from) + i);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(upper), 16));
-}
-void store(bf16* to, int64_t i, __mmask16 mask, __m512 value) {
-    const __m256bh rounded = _mm512_cvtneps_pbh(value);
-    __m256i upper;
-    std::memcpy(&upper, &rounded, sizeof upper);
-    _mm256_mask_storeu_epi16(reinterpret_cast<uint16_t*>(to) + i, mask, upper);
-}
 
 __m512 constant(double value) {
     return _mm512_set1_ps(static_cast<float>(value));
@@ -52,12 +33,6 @@ __m512 gelu_weight(__m512 x, __m512 square) {
 }
 __m512 sigmoid(__m512 x) {
     return sigmoid_of_log2(_mm512_mul_ps(x, constant(-kLog2E)));
-}
-
-// Calls f(i, mask) for 16 lanes at a time.
-template <class F>
-void for_lanes(int64_t n, F&& f) {
-    for (int64_t i = 0; i < n; i += kLanes) f(i, lanes(n - i));
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 // For processors and compilers without AMX: nothing here is called, as available() says no.
 #include "kernels/cpu/amx/activations.h"
+#include "kernels/cpu/amx/cross_entropy_rows.h"
+#include "kernels/cpu/amx/norm_rows.h"
 #include "kernels/cpu/amx/tiles.h"
 
 #include <cstdlib>
@@ -52,5 +54,28 @@ void swiglu_forward(bf16*, const bf16*, const bf16*, int64_t) {
 void swiglu_backward(bf16*, bf16*, const bf16*, const bf16*, const bf16*, int64_t) {
     std::abort();
 }
+template <class T>
+void add_logits(float*, float*, const T*, int64_t) {
+    std::abort();
+}
+template <class T>
+void softmax_gradient(T*, int64_t, float, float) {
+    std::abort();
+}
+template void add_logits(float*, float*, const float*, int64_t);
+template void add_logits(float*, float*, const bf16*, int64_t);
+template void softmax_gradient(float*, int64_t, float, float);
+template void softmax_gradient(bf16*, int64_t, float, float);
+template <class Out, class Branch>
+void norm_forward(Out*, float*, float*, float*, const float*, const Branch*, const float*, const float*, int64_t,
+                  int64_t, float) {
+    std::abort();
+}
+template <class Out>
+void norm_backward(float*, Out*, float*, float*, const Out*, const float*, const float*, const float*, const float*,
+                   int64_t, int64_t) {
+    std::abort();
+}
+PLIMSOLL_INSTANTIATE_NORM_ROWS
 
 }  // namespace plimsoll::cpu::amx

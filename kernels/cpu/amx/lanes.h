@@ -1,0 +1,81 @@
+// Rows in 16 lanes of fp32. Included only by files compiled for AVX-512; what is here has internal linkage, so that
+// nothing of it leaks into code for any CPU.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace plimsoll {
+struct bf16;
+}
+
+namespace plimsoll::cpu::amx {
+namespace {
+
+constexpr int64_t kLanes = 16;
+
+inline __mmask16 lanes(int64_t left) {
+    return static_cast<__mmask16>(left >= kLanes ? 0xffff : (1u << left) - 1);
+}
+
+inline __m512 load(const float* from, int64_t i, __mmask16 mask) {
+    return _mm512_maskz_loadu_ps(mask, from + i);
+}
+inline __m512 load(const bf16* from, int64_t i, __mmask16 mask) {
+    const __m256i upper = _mm256_maskz_loadu_epi16(mask, reinterpret_cast<const uint16_t*>(from) + i);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(upper), 16));
+}
+
+inline void store(float* to, int64_t i, __mmask16 mask, __m512 value) {
+    _mm512_mask_storeu_ps(to + i, mask, value);
+}
+// Rounded to nearest; subnormals become zero.
+inline void store(bf16* to, int64_t i, __mmask16 mask, __m512 value) {
+    const __m256bh rounded = _mm512_cvtneps_pbh(value);
+    __m256i upper;
+    std::memcpy(&upper, &rounded, sizeof upper);
+    _mm256_mask_storeu_epi16(reinterpret_cast<uint16_t*>(to) + i, mask, upper);
+}
+
+// Calls f(i, mask) for 16 lanes at a time.
+template <class F>
+inline void for_lanes(int64_t n, F&& f) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) f(i, __mmask16{0xffff});
+    if (i < n) f(i, lanes(n - i));
+}
+
+// The same with f(i, mask, half), half 0 and 1 in turns: sums in two chains of additions.
+template <class F>
+inline void for_halves(int64_t n, F&& f) {
+    int64_t i = 0;
+    for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+        f(i, __mmask16{0xffff}, 0);
+        f(i + kLanes, __mmask16{0xffff}, 1);
+    }
+    if (i < n) f(i, lanes(n - i), 0);
+    if (i + kLanes < n) f(i + kLanes, lanes(n - i - kLanes), 1);
+}
+
+// Asks for the array's elements kAhead on to come near, as for_blocks_ahead (kernels/cpu/vector_math.h) does: rows lie
+// one after the other.
+constexpr int64_t kAhead = 512;
+inline void fetch_ahead(int64_t i, const float* data) {
+    __builtin_prefetch(data + i + kAhead);
+}
+inline void fetch_ahead(int64_t i, const bf16* data) {
+    __builtin_prefetch(reinterpret_cast<const uint16_t*>(data) + i + kAhead);
+}
+
+// The sum of 16 lanes, by halves.
+inline float total(__m512 all) {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+}  // namespace
+}  // namespace plimsoll::cpu::amx
