@@ -1,6 +1,7 @@
 #include "model/parameters.h"
 
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 #include "kernels/memory.h"
@@ -126,6 +127,8 @@ void initialize(Tensor buffer, const ParameterTable& table, uint64_t seed, const
         copy_tensor(buffer, host, exec);
         return;
     }
+    // Between parameters too: that buffers are equal is asked of all their bytes.
+    std::memset(buffer.data, 0, static_cast<size_t>(buffer.bytes()));
     for (size_t i = 0; i < table.entries().size(); ++i) {
         const Parameter& p = table.entries()[i];
         const Tensor values = table.view(buffer, static_cast<int>(i));

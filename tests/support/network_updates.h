@@ -2,7 +2,6 @@
 #pragma once
 
 #include "kernels/replay.h"
-#include "kernels/residual.h"
 #include "support/kernel_test.h"
 #include "support/tiny_network.h"
 #include "train/optimizer.h"
@@ -22,8 +21,6 @@ class NetworkUpdates {
           model_(tiny_llama(), StageRange::whole(tiny_llama().model), tiny_llama().model.context, {DType::kBF16}),
           optimizer_(section, model_.table(), model_.precision(), {{0, model_.table().buffer_elements()}}, 5) {
         model_.allocate(exec.device), optimizer_.allocate(exec.device);
-        // What lies between parameters is compared too.
-        fill_zero(model_.parameters(), exec), fill_zero(model_.working(), exec);
         initialize(model_.parameters(), model_.table(), 3, exec);
         start_ = parameters();
     }
