@@ -21,10 +21,11 @@ T* workspace(int64_t count) {
     thread_local int64_t capacity = 0;
     const int64_t wanted = count * static_cast<int64_t>(sizeof(T));
     if (wanted > capacity) {
-        const int64_t lines = (wanted + 63) / 64 * 64;
-        const bool large = wanted >= kHugePage / 2;
-        memory.reset(large ? allocate_huge_pages(wanted) : std::aligned_alloc(64, static_cast<size_t>(lines)));
-        capacity = memory ? lines : 0;
+        constexpr int64_t kLine = 64;
+        const int64_t unit = wanted >= kHugePage / 2 ? kHugePage : kLine, bytes = (wanted + unit - 1) / unit * unit;
+        memory.reset(unit == kHugePage ? allocate_huge_pages(bytes)
+                                       : std::aligned_alloc(kLine, static_cast<size_t>(bytes)));
+        capacity = memory ? bytes : 0;
         check(memory != nullptr, "cannot allocate {} bytes of workspace", wanted);
     }
     return static_cast<T*>(memory.get());

@@ -13,26 +13,16 @@ Exit status: 0 it is; 1 it is not; 2 wrong usage; 77 there is no torch or no tra
 """
 
 import argparse
-import importlib.util
-import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+from hf_python import in_python_with_transformers  # noqa: E402
+
 SAME_MODEL = 1e-5  # relative L2 of fp32 gradients: sums in another order (measured: 3e-7)
-
-
-def in_python_with_transformers():
-    """Whether this Python has the libraries; else this script in one that has."""
-    if all(importlib.util.find_spec(name) for name in ("torch", "transformers", "safetensors")):
-        return True
-    for python in (os.environ.get("PLIMSOLL_HF_PYTHON"), ROOT / ".deps/hf_venv/bin/python"):
-        if python and Path(python).exists() and not os.environ.get("PLIMSOLL_HF_TRIED"):
-            os.environ["PLIMSOLL_HF_TRIED"] = "1"
-            os.execv(python, [str(python), *sys.argv])
-    return False
 
 
 def parse(words):

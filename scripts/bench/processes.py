@@ -1,5 +1,6 @@
 """Measurements that are processes of their own: what they print, and the most memory they had."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -57,3 +58,18 @@ def _last_object(text):
             if isinstance(value, dict):
                 return value
     raise Failure("printed no JSON object")
+
+
+def attempt(call):
+    """What call() gives, or {"error": why} for a Failure."""
+    try:
+        return call()
+    except Failure as failure:
+        return {"error": str(failure)}
+
+
+def positive(text):
+    """A whole number above 0 of a command line."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return int(text)

@@ -36,20 +36,13 @@ import peer_tables  # noqa: E402
 import torch_step  # noqa: E402
 from peer_rows import ALLOCATORS, MODES, PRECISIONS, SHAPES, Row  # noqa: E402
 from peer_runner import Results, Runner, machine, program_version, torch_version  # noqa: E402
-from processes import Failure  # noqa: E402
+from processes import attempt, positive  # noqa: E402
 
 _ROOT = Path(__file__).resolve().parents[2]
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384)
 ATTENTION_HEADS, ATTENTION_HEAD_SIZE = 12, 64  # GPT-2's
 QUICK = dict(shapes=("gpt2-t64", "bb3"), modes=("eager",), allocators=("default", "hugetlb"), steps=2, rounds=1,
              finalists=1, lengths=(256, 1024))
-
-
-def _attempt(call):
-    try:
-        return call()
-    except Failure as failure:
-        return {"error": str(failure)}
 
 
 def _words(run):
@@ -60,7 +53,7 @@ def measure_shape(shape, precision, rows, runner, result, rounds, count, say, sa
     """Fills `result` ({"screening": {row: run}, "rounds": [{row: run}]}) with what is not in it yet: see above."""
     for row in rows:
         if row.name not in result["screening"]:
-            result["screening"][row.name] = _attempt(lambda: runner.torch(shape, row, peer_rows.SCREENING_STEPS))
+            result["screening"][row.name] = attempt(lambda: runner.torch(shape, row, peer_rows.SCREENING_STEPS))
             say(f"{shape} | screening | {row.name}: {_words(result['screening'][row.name])}")
             save()
     names = (["plimsoll"] if with_plimsoll else []) + peer_rows.finalists(result["screening"], count)
@@ -72,7 +65,7 @@ def measure_shape(shape, precision, rows, runner, result, rounds, count, say, sa
     while names and len(result["rounds"]) < rounds:
         one = {}
         for name in peer_rows.turns(names, len(result["rounds"])):
-            one[name] = _attempt(lambda: runner.plimsoll(shape, precision) if name == "plimsoll"
+            one[name] = attempt(lambda: runner.plimsoll(shape, precision) if name == "plimsoll"
                                  else runner.torch(shape, Row.parse(name)))
             say(f"{shape} | round {len(result['rounds']) + 1} of {rounds} | {name}: {_words(one[name])}")
         result["rounds"].append(one)
@@ -85,7 +78,7 @@ def measure_scaling(shapes, threads, runner, rounds, say):
     for shape in shapes:
         found[shape] = []
         for index in range(rounds):
-            one = {str(count): _attempt(lambda: runner.plimsoll(shape, "auto", count))
+            one = {str(count): attempt(lambda: runner.plimsoll(shape, "auto", count))
                    for count in peer_rows.turns(list(threads), index)}
             say(f"{shape} | round {index + 1} of {rounds} | " +
                 "; ".join(f"{count} threads {_words(run)}" for count, run in sorted(one.items())))
@@ -97,7 +90,7 @@ def measure_lengths(lengths, runner, rounds, say):
     """[{T: {weighting: {"forward": ms, "backward": ms}}} per round]; the lengths take turns."""
     found = []
     for index in range(rounds):
-        one = {str(T): _attempt(lambda: runner.attention(T, ATTENTION_HEADS, ATTENTION_HEAD_SIZE))
+        one = {str(T): attempt(lambda: runner.attention(T, ATTENTION_HEADS, ATTENTION_HEAD_SIZE))
                for T in peer_rows.turns(list(lengths), index)}
         say(f"attention | round {index + 1} of {rounds}")
         found.append(one)
@@ -123,12 +116,6 @@ def _name_list(legal):
     return parse
 
 
-def _positive(text):
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
-    return int(text)
-
-
 def _parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     aimed = ",".join(peer_rows.AIMS["auto"])
@@ -137,10 +124,10 @@ def _parser():
     parser.add_argument("--allocators", type=_name_list(ALLOCATORS), help=f"of PyTorch; default: {','.join(ALLOCATORS)}")
     parser.add_argument("--precision", choices=tuple(peer_rows.AIMS), default="auto",
                         help="auto: plimsoll's best against PyTorch's best; fp32: without AMX, PyTorch's fp32 rows only")
-    parser.add_argument("--steps", type=_positive, help="timed steps of a run, after those that warm up; default 5")
-    parser.add_argument("--rounds", type=_positive, help=f"default {peer_rows.ROUNDS}, the fewest for a verdict")
-    parser.add_argument("--finalists", type=_positive, help="PyTorch rows that go on after the screening; default 3")
-    parser.add_argument("--threads", type=_positive, default=len(os.sched_getaffinity(0)), help="default: all cores")
+    parser.add_argument("--steps", type=positive, help="timed steps of a run, after those that warm up; default 5")
+    parser.add_argument("--rounds", type=positive, help=f"default {peer_rows.ROUNDS}, the fewest for a verdict")
+    parser.add_argument("--finalists", type=positive, help="PyTorch rows that go on after the screening; default 3")
+    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="default: all cores")
     parser.add_argument("--plimsoll", default=str(_ROOT / "build/plimsoll"), metavar="PATH", help="default: build/plimsoll")
     parser.add_argument("--torch-only", action="store_true", help="leave plimsoll out")
     parser.add_argument("--no-steps", action="store_true", help="leave the steps out")

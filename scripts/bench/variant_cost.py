@@ -34,7 +34,7 @@ from time import monotonic
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import processes  # noqa: E402
 from peer_runner import machine, program_version  # noqa: E402
-from processes import Failure  # noqa: E402
+from processes import attempt, positive  # noqa: E402
 
 _ROOT = Path(__file__).resolve().parents[2]
 _VARIANTS = _ROOT / "configs/variants"
@@ -152,19 +152,6 @@ def _costs(entry):
     return f"{entry['ratio']:.3f} | {entry['low']:.3f} to {entry['high']:.3f} | {entry['limit']:.2f}"
 
 
-def _attempt(call):
-    try:
-        return call()
-    except Failure as failure:
-        return {"error": str(failure)}
-
-
-def _positive(text):
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
-    return int(text)
-
-
 def main(argv=None):
     legal = variant_names()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -172,9 +159,9 @@ def main(argv=None):
     parser.add_argument("--config", help="default: configs/experiments/bb3.toml with 64 rows a step and four heads")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of both sides; may be repeated")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
-    parser.add_argument("--pairs", type=_positive, default=PAIRS, help=f"default {PAIRS}, the fewest for a verdict")
-    parser.add_argument("--processes", type=_positive, default=2, help="that share the pairs of a variant (default 2)")
-    parser.add_argument("--threads", type=_positive, default=len(os.sched_getaffinity(0)), help="default: all cores")
+    parser.add_argument("--pairs", type=positive, default=PAIRS, help=f"default {PAIRS}, the fewest for a verdict")
+    parser.add_argument("--processes", type=positive, default=2, help="that share the pairs of a variant (default 2)")
+    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="default: all cores")
     parser.add_argument("--no-variants", action="store_true", help="measure probes only")
     parser.add_argument("--no-probes", action="store_true", help="measure variants only")
     parser.add_argument("--probe-config", default=str(_ROOT / "configs/quickstart.toml"), metavar="FILE",
@@ -212,13 +199,13 @@ def main(argv=None):
             Path(a.json).write_text(json.dumps(data, indent=1) + "\n")
 
     for name in () if a.no_variants else names:
-        data["variants"][name] = _attempt(lambda: measure_variant(name, a.plimsoll, options, a.pairs, a.processes))
+        data["variants"][name] = attempt(lambda: measure_variant(name, a.plimsoll, options, a.pairs, a.processes))
         entry = data["variants"][name]
         say(f"{name}: {words(entry)}" + ("" if "error" in entry else f", {entry['ratio']:.3f} of softmax"))
         save()
     if not a.no_probes:
         probe_options = [*settings_of(a.probe_set), "--set", f"run.threads={a.threads}"]
-        data["probes"] = _attempt(lambda: measure_probes(a.plimsoll, a.probe_config, probe_options, a.pairs, say))
+        data["probes"] = attempt(lambda: measure_probes(a.plimsoll, a.probe_config, probe_options, a.pairs, say))
         save()
     print(f"{data['machine']['processor']}, {a.threads} threads; {a.pairs} pairs\n")
     print(table(data["variants"], data["probes"]))

@@ -19,6 +19,9 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+from hf_python import in_python_with_transformers  # noqa: E402
+
 TOLERANCE = 1e-4
 IDS = 60
 TEXT = "To be, or not to be: that is the question\n"
@@ -36,18 +39,6 @@ BASE = ["model.layers=2", "model.channels=64", "model.heads=4", "model.ffn=128",
         "model.init_std=0.2", "run.precision=fp32", "run.threads=2", "data.source=text", "data.tokenizer=byte",
         "train.micro_batch=2", "train.max_steps=12", "train.max_tokens=0", "train.batch_tokens=0",
         "train.eval_samples=1", "optimizer.lr=0.02", "probes.enabled=false"]
-
-
-def in_python_with_transformers():
-    """Whether this Python has the library; else this script in one that has."""
-    import importlib.util
-    if all(importlib.util.find_spec(name) for name in ("torch", "transformers", "safetensors")):
-        return True
-    for python in (os.environ.get("PLIMSOLL_HF_PYTHON"), ROOT / ".deps/hf_venv/bin/python"):
-        if python and Path(python).exists() and not os.environ.get("PLIMSOLL_HF_TRIED"):
-            os.environ["PLIMSOLL_HF_TRIED"] = "1"
-            os.execv(python, [str(python), *sys.argv])
-    return False
 
 
 class Checks:

@@ -6,10 +6,6 @@
 namespace plimsoll::cpu::amx {
 namespace {
 
-__m512 constant(double value) {
-    return _mm512_set1_ps(static_cast<float>(value));
-}
-
 // 1 / (1 + 2^t). 2^t = 2^n 2^f, |f| <= 1/2, by the series of degree 4 (4e-5); where t is above 126 the result is
 // 2^-126. A NaN stays one.
 __m512 sigmoid_of_log2(__m512 t) {

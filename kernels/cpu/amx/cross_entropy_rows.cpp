@@ -10,10 +10,6 @@
 namespace plimsoll::cpu::amx {
 namespace {
 
-__m512 constant(float value) {
-    return _mm512_set1_ps(value);
-}
-
 // e^x as exp_fast (kernels/cpu/vector_math.h): 0 below -87.33, where floats become subnormal, and for -inf; a NaN stays
 // one. x is not +inf.
 __m512 exponential(__m512 x) {

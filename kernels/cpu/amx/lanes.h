@@ -20,6 +20,11 @@ inline __mmask16 lanes(int64_t left) {
     return static_cast<__mmask16>(left >= kLanes ? 0xffff : (1u << left) - 1);
 }
 
+// In every lane; a float is what it was.
+inline __m512 constant(double value) {
+    return _mm512_set1_ps(static_cast<float>(value));
+}
+
 inline __m512 load(const float* from, int64_t i, __mmask16 mask) {
     return _mm512_maskz_loadu_ps(mask, from + i);
 }
