@@ -25,9 +25,10 @@ inline std::unique_ptr<Transport> over_fake_nccl(std::shared_ptr<Transport> host
     return nccl_transport_with(fake_nccl(), std::move(host), exec, timeout);
 }
 
-// Runs `body` as every rank, its communicator bound to the device, where everything is done as late as it may be.
+// Runs `body` as every rank, its communicator bound to the device, where everything is done as late as it may be. Ranks
+// wait for one that computes on the emulator, beside other programs for minutes; ctest ends the tests after six.
 inline void as_device_ranks(int size, const DeviceTransport& make, const std::function<void(Communicator&)>& body,
-                            std::chrono::nanoseconds timeout = std::chrono::seconds(30)) {
+                            std::chrono::nanoseconds timeout = std::chrono::minutes(5)) {
     set_late_streams(true);
     as_ranks(size, [&](Communicator& world) {
         world.set_timeout(timeout);
