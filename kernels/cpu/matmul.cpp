@@ -120,7 +120,10 @@ void matmul_backward_input(Tensor dx, Tensor dout, Tensor weight, Write write, c
 }
 
 void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x, Write write, const Exec& exec) {
-    product(matrix(dweight), transposed(matrix(dout)), matrix(x), write, {}, exec);
+    const Matrix c = matrix(dweight), a = transposed(matrix(dout));
+    if (dbias && dout.dtype == DType::kBF16 && a.columns > 0 && a.column != 1 && amx::available())
+        return amx::gemm_with_row_sums(c, dbias.ptr<float>(), a, matrix(x), write == Write::kAccumulate, exec);
+    product(c, a, matrix(x), write, {}, exec);
     if (!dbias) return;
     dispatch_float(dout.dtype, [&]<class T>() {
         using R = Accumulator<T>;

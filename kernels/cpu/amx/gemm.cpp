@@ -72,8 +72,16 @@ struct PackedRight {
 
 class Product {
   public:
-    Product(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, const Exec& exec, Epilogue epilogue)
-        : c_(c), a_(a), b_(b), accumulate_(accumulate), bias_(bias), threads_(exec.threads), epilogue_(epilogue) {
+    Product(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, float* row_sums, const Exec& exec,
+            Epilogue epilogue)
+        : c_(c),
+          a_(a),
+          b_(b),
+          accumulate_(accumulate),
+          bias_(bias),
+          row_sums_(row_sums),
+          threads_(exec.threads),
+          epilogue_(epilogue) {
         const int64_t M = c.rows, N = c.columns, K = a.columns;
         choose_parts();
         streams_ = c.dtype == DType::kF32 && M * N >= kStreamed;
@@ -146,6 +154,7 @@ class Product {
         const int64_t across = parts(columns.count, kBlock);
         // Sums of one pass go straight to c: two blocks in turns, as the next is made while the last one is stored.
         const bool once = depth.count <= kPass;
+        float* const of_rows = row_sums_ && columns.begin == 0 ? zeros(padded(rows.count)) : nullptr;
         float* const sums =
             workspace<struct BlockSums, float>((once ? 2 : parts(rows.count, kBlock) * across) * kBlockElements);
         for (int64_t k = 0; k < depth.count; k += kPass) {
@@ -155,7 +164,7 @@ class Product {
                 here = {workspace<struct OwnRight, bf16>(width_ * kPass), columns, pass};
                 for (int64_t i = 0; i < here.units(b_); ++i) here.pack(i, b_);
             }
-            if (a_.column != 1) pack_turned(rows, pass);
+            if (a_.column != 1) pack_turned(rows, pass, of_rows);
             for (int64_t r = 0; r < rows.count; r += kBlock) {
                 const Range lines{rows.begin + r, std::min(kBlock, rows.count - r)};
                 const Left left = left_of(rows, r, pass);
@@ -173,6 +182,10 @@ class Product {
                 if (last) epilogue_(done);
             }
         }
+        for (int64_t r = 0; of_rows && r < rows.count; ++r) {
+            float& to = row_sums_[rows.begin + r];
+            to = (accumulate_ || depth.begin > 0 ? to : 0.0f) + of_rows[r];
+        }
     }
 
     // Where the tiles of a turned a are: those of 32 rows follow each other along K, as two rows of tiles.
@@ -180,14 +193,21 @@ class Product {
         return workspace<struct PackedLeft, bf16>(height_ * kPass);
     }
 
-    // All rows of a part of c, in the order of memory.
-    void pack_turned(Range rows, Range pass) const {
+    static float* zeros(int64_t count) {
+        float* const sums = workspace<struct RowSums, float>(count);
+        std::fill_n(sums, count, 0.0f);
+        return sums;
+    }
+
+    // All rows of a part of c, in the order of memory. Their sums are added to `sums`, if it is not null.
+    void pack_turned(Range rows, Range pass, float* sums) const {
         const int64_t apart = parts(pass.count, kTileDepth) * kTileElements;
         for (int64_t k = 0; k < pass.count; k += kTileDepth)
             for (int64_t r = 0; r < rows.count; r += kBlock)
                 pack_left_turned(packed_left() + r / kBlock * 2 * apart + k / kTileDepth * kTileElements, apart,
                                  element(a_, rows.begin + r, pass.begin + k), a_.column,
-                                 std::min(kTileDepth, pass.count - k), std::min(kBlock, rows.count - r));
+                                 std::min(kTileDepth, pass.count - k), std::min(kBlock, rows.count - r),
+                                 sums ? sums + r : nullptr);
     }
 
     // 32 rows of a, from row r of a part on: where they lie, or packed, if K is not contiguous or a tile would read
@@ -227,6 +247,7 @@ class Product {
     Matrix c_, a_, b_;
     bool accumulate_;
     const float* bias_;
+    float* row_sums_;
     int threads_;
     Epilogue epilogue_;
     bool streams_;  // whether c, if it is written once, goes past the caches: gradients of large weights
@@ -251,7 +272,11 @@ void Epilogue::fetch(Part part) const {
 }
 
 void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, const Exec& exec, Epilogue epilogue) {
-    Product(c, a, b, accumulate, bias, exec, epilogue).run();
+    Product(c, a, b, accumulate, bias, nullptr, exec, epilogue).run();
+}
+
+void gemm_with_row_sums(Matrix c, float* row_sums, Matrix a, Matrix b, bool accumulate, const Exec& exec) {
+    Product(c, a, b, accumulate, nullptr, row_sums, exec, {}).run();
 }
 
 }  // namespace plimsoll::cpu::amx

@@ -37,4 +37,8 @@ class Epilogue {
 // is made by one thread: bits depend on K and the strides alone, not on threads, M or N. Wants available().
 void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, const Exec& exec, Epilogue epilogue = {});
 
+// The same without bias, and row_sums (M, fp32) = the sums of a's rows, + beta * row_sums: gradients of a weight and its
+// bias, of one walk over a. Wants a's columns contiguous (a.column != 1). Bits of the sums depend on K alone.
+void gemm_with_row_sums(Matrix c, float* row_sums, Matrix a, Matrix b, bool accumulate, const Exec& exec);
+
 }  // namespace plimsoll::cpu::amx

@@ -64,6 +64,12 @@ __mmask16 first16(int64_t count) {
     return static_cast<__mmask16>(count >= 16 ? 0xffff : count <= 0 ? 0 : (1u << count) - 1);
 }
 
+__m512bh as_pairs(__m512i dwords) {
+    __m512bh pairs;
+    std::memcpy(&pairs, &dwords, sizeof pairs);
+    return pairs;
+}
+
 // Rows of 16 dwords become columns.
 void transpose(__m512i (&r)[16]) {
     __m512i t[16];
@@ -92,8 +98,6 @@ void transpose(__m512i (&r)[16]) {
     }
 }
 
-using Tile = __m512i[16];
-
 // 32 elements of a row, rounded to bf16 if they are fp32.
 __m512i load_row(const uint16_t* data, __mmask32 mask) {
     return _mm512_maskz_loadu_epi16(mask, data);
@@ -107,50 +111,73 @@ __m512i load_row(const float* data, __mmask32 mask) {
     return row;
 }
 
-// The tiles of columns 0-15 and 16-31 from rows of K: a dword has an element of each of two rows.
-template <class Element>
-void load_pairs(Tile& low, Tile& high, const Element* data, int64_t stride, int64_t rows, int64_t columns) {
-    const __mmask32 mask = first(columns);
-    // Quarters of the even and odd interleavings of two rows: 0-3 and 4-7 of each 8 columns.
+// A pair of rows of K as rows of two right tiles, of columns 0-15 and 16-31: a dword has an element of each.
+struct Pair {
+    __m512i low, high;
+};
+Pair interleave(__m512i a, __m512i b) {
+    // Quarters of the even and odd interleavings: 0-3 and 4-7 of each 8 columns.
     const __m512i low_order = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0);
     const __m512i high_order = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
-    for (int64_t i = 0; i < 16; ++i, data += 2 * stride) {
-        const __m512i a = 2 * i < rows ? load_row(data, mask) : _mm512_setzero_si512();
-        const __m512i b = 2 * i + 1 < rows ? load_row(data + stride, mask) : _mm512_setzero_si512();
-        const __m512i even = _mm512_unpacklo_epi16(a, b), odd = _mm512_unpackhi_epi16(a, b);
-        low[i] = _mm512_permutex2var_epi64(even, low_order, odd);
-        high[i] = _mm512_permutex2var_epi64(even, high_order, odd);
+    const __m512i even = _mm512_unpacklo_epi16(a, b), odd = _mm512_unpackhi_epi16(a, b);
+    return {_mm512_permutex2var_epi64(even, low_order, odd), _mm512_permutex2var_epi64(even, high_order, odd)};
+}
+
+// Calls f(i, row) for 32 rows of 32 elements: straight-line code where the block is whole.
+template <class Element, class F>
+void for_rows(const Element* data, int64_t stride, int64_t rows, int64_t columns, F&& f) {
+    if (rows >= kBlock && columns >= kBlock) {
+#pragma GCC unroll 32
+        for (int64_t i = 0; i < kBlock; ++i) f(i, load_row(data + i * stride, ~__mmask32{0}));
+        return;
     }
-}
-
-// 16 rows of 32 elements.
-template <class Element>
-void load_rows(Tile& to, const Element* data, int64_t stride, int64_t rows, int64_t columns) {
     const __mmask32 mask = first(columns);
-    for (int64_t i = 0; i < 16; ++i, data += stride) to[i] = i < rows ? load_row(data, mask) : _mm512_setzero_si512();
+#pragma GCC unroll 1
+    for (int64_t i = 0; i < kBlock; ++i)
+        f(i, i < rows ? load_row(data + i * stride, mask) : _mm512_setzero_si512());
 }
 
-void store_tile(uint16_t* to, const Tile& rows) {
-    for (int64_t i = 0; i < 16; ++i) _mm512_store_si512(to + 32 * i, rows[i]);
+// sums (16) += those of a right tile's columns.
+void add_pairs(float* sums, const uint16_t* tile) {
+    const __m512i ones = _mm512_set1_epi16(0x3f80);
+    __m512 halves[2] = {_mm512_loadu_ps(sums), _mm512_setzero_ps()};
+    for (int64_t i = 0; i < 16; ++i)
+        halves[i % 2] = _mm512_dpbf16_ps(halves[i % 2], as_pairs(_mm512_load_si512(tile + 32 * i)), as_pairs(ones));
+    _mm512_storeu_ps(sums, _mm512_add_ps(halves[0], halves[1]));
+}
+
+// A packed tile, turned in place.
+void turn_tile(uint16_t* tile) {
+    __m512i rows[16];
+    for (int64_t i = 0; i < 16; ++i) rows[i] = _mm512_load_si512(tile + 32 * i);
+    transpose(rows);
+    for (int64_t i = 0; i < 16; ++i) _mm512_store_si512(tile + 32 * i, rows[i]);
 }
 
 // Two tiles of 16 rows each, turned or not.
 template <bool kTurned, class Element>
 void pack_rows(bf16* to, int64_t apart, const Element* from, int64_t stride, int64_t rows, int64_t columns) {
-    for (int64_t half = 0; half < 2; ++half) {
-        Tile tile;
-        load_rows(tile, bits(from) + half * 16 * stride, stride, rows - half * 16, columns);
-        if (kTurned) transpose(tile);
-        store_tile(bits(to) + half * apart, tile);
-    }
+    for_rows(bits(from), stride, rows, columns, [&](int64_t i, __m512i row) {
+        _mm512_store_si512(bits(to) + i / 16 * apart + i % 16 * 32, row);
+    });
+    if (kTurned) turn_tile(bits(to)), turn_tile(bits(to) + apart);
 }
+// The tiles of columns 0-15 and 16-31 of 16 pairs of rows, turned or not; `sums`, if not null, get each column's sum.
 template <bool kTurned, class Element>
-void pack_pairs(bf16* to, int64_t apart, const Element* from, int64_t stride, int64_t rows, int64_t columns) {
-    Tile low, high;
-    load_pairs(low, high, bits(from), stride, rows, columns);
-    if (kTurned) transpose(low), transpose(high);
-    store_tile(bits(to), low);
-    store_tile(bits(to) + apart, high);
+void pack_pairs(bf16* to, int64_t apart, const Element* from, int64_t stride, int64_t rows, int64_t columns,
+                float* sums = nullptr) {
+    __m512i even = _mm512_setzero_si512();
+    for_rows(bits(from), stride, rows, columns, [&](int64_t i, __m512i row) {
+        if (i % 2 == 0) {
+            even = row;
+            return;
+        }
+        const Pair pair = interleave(even, row);
+        _mm512_store_si512(bits(to) + i / 2 * 32, pair.low);
+        _mm512_store_si512(bits(to) + apart + i / 2 * 32, pair.high);
+    });
+    if (sums) add_pairs(sums, bits(to)), add_pairs(sums + 16, bits(to) + apart);
+    if (kTurned) turn_tile(bits(to)), turn_tile(bits(to) + apart);
 }
 
 __m512 widened(__m256i upper_halves) {
@@ -218,8 +245,9 @@ void pack_right_turned(bf16* to, int64_t apart, const bf16* from, int64_t stride
 void pack_left(bf16* to, int64_t apart, const bf16* from, int64_t stride, int64_t rows, int64_t columns) {
     pack_rows<false>(to, apart, from, stride, rows, columns);
 }
-void pack_left_turned(bf16* to, int64_t apart, const bf16* from, int64_t stride, int64_t rows, int64_t columns) {
-    pack_pairs<true>(to, apart, from, stride, rows, columns);
+void pack_left_turned(bf16* to, int64_t apart, const bf16* from, int64_t stride, int64_t rows, int64_t columns,
+                      float* sums) {
+    pack_pairs<true>(to, apart, from, stride, rows, columns, sums);
 }
 void pack_left(bf16* to, int64_t apart, const float* from, int64_t stride, int64_t rows, int64_t columns) {
     pack_rows<false>(to, apart, from, stride, rows, columns);

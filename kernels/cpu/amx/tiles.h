@@ -42,8 +42,9 @@ void pack_right(bf16* to, int64_t apart, const bf16* from, int64_t stride, int64
 void pack_right_turned(bf16* to, int64_t apart, const bf16* from, int64_t stride, int64_t rows, int64_t columns);
 // Left tiles of rows 0-15 and 16-31, from rows of M.
 void pack_left(bf16* to, int64_t apart, const bf16* from, int64_t stride, int64_t rows, int64_t columns);
-// The same, from rows of K.
-void pack_left_turned(bf16* to, int64_t apart, const bf16* from, int64_t stride, int64_t rows, int64_t columns);
+// The same, from rows of K. `sums` (32), if not null, get the sums of the columns of `from` added, in fp32.
+void pack_left_turned(bf16* to, int64_t apart, const bf16* from, int64_t stride, int64_t rows, int64_t columns,
+                      float* sums = nullptr);
 
 // The same from fp32, rounded to nearest.
 void pack_left(bf16* to, int64_t apart, const float* from, int64_t stride, int64_t rows, int64_t columns);

@@ -22,7 +22,7 @@ void pack_right_turned(bf16*, int64_t, const bf16*, int64_t, int64_t, int64_t) {
 void pack_left(bf16*, int64_t, const bf16*, int64_t, int64_t, int64_t) {
     std::abort();
 }
-void pack_left_turned(bf16*, int64_t, const bf16*, int64_t, int64_t, int64_t) {
+void pack_left_turned(bf16*, int64_t, const bf16*, int64_t, int64_t, int64_t, float*) {
     std::abort();
 }
 void pack_left(bf16*, int64_t, const float*, int64_t, int64_t, int64_t) {
