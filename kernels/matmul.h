@@ -32,7 +32,8 @@ void matmul_activation_backward(Tensor dup, Tensor dact, Tensor dout, Tensor wei
 void matmul_backward_input(Tensor dx, Tensor dout, Tensor weight, Write write, const Exec& exec);
 
 // dweight (O, I) = dout (N, O)^T x (N, I), in the dtype sums are kept in, written or added.
-// dbias (O) = sum over rows of dout, likewise, if not absent: summed in kBiasSlots fixed ranges of rows.
+// dbias (O) = sum over rows of dout, likewise, if not absent: summed in kBiasSlots fixed ranges of rows, or with AMX in
+// ranges of 32.
 void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x, Write write, const Exec& exec);
 
 // The number of row ranges of dbias's sum: part of the numerics, so a constant.

@@ -21,6 +21,7 @@
 #include "kernels/cross_entropy.h"
 #include "kernels/differential.h"
 #include "kernels/extra_key.h"
+#include "kernels/feed_forward.h"
 #include "kernels/gate.h"
 #include "kernels/memory.h"
 #include "kernels/mlp.h"
@@ -150,6 +151,25 @@ inline OpWork residual_norm_backward(Tensor dx, Tensor dbranch, Tensor dgain, Te
                                      const Exec& exec) {
     OpWork work = op_work::norm_backward(dx, dgain, dbias, dout, sum, gain, mean, rstd, spec, write, exec);
     work.bytes += bytes_of({dbranch});
+    return work;
+}
+
+// The ops they are made of; the products' operands between them are not results.
+inline OpWork feed_forward_forward(const FeedForwardTensors& t, Activation kind, NormSpec spec, const Exec& exec) {
+    OpWork work =
+        op_work::residual_norm_forward(t.sum, t.normed, t.mean, t.rstd, t.x, t.branch, t.gain, t.gain_bias, spec, exec);
+    work += op_work::matmul_activation_forward(t.act, t.up, t.normed, t.up_weight, t.up_bias, kind, exec);
+    work += op_work::matmul_forward(t.product, t.act, t.down_weight, t.down_bias, exec);
+    work += op_work::residual_forward(t.out, t.sum, t.product, exec);
+    work.bytes -= bytes_of({t.normed, t.act, t.sum}) + 2 * bytes_of({t.product});
+    return work;
+}
+inline OpWork feed_forward_backward(const FeedForwardGradients& d, const FeedForwardTensors& t, Activation kind,
+                                    NormSpec spec, Write write, const Exec& exec) {
+    OpWork work = op_work::matmul_activation_backward(d.dup, d.dact, d.dout, t.down_weight, t.up, kind, exec);
+    work += op_work::matmul_backward_input(d.dnormed, d.dup, t.up_weight, Write::kOverwrite, exec);
+    work += op_work::norm_backward(d.dx, d.dgain, d.dbias, d.dnormed, t.sum, t.gain, t.mean, t.rstd, spec, write, exec);
+    work.bytes += bytes_of({d.dbranch}) - bytes_of({d.dup}) - 2 * bytes_of({d.dnormed});
     return work;
 }
 inline OpWork convert(Tensor out, Tensor x, const Exec& /*exec*/) {

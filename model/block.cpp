@@ -139,9 +139,28 @@ void Block::forward_post(Tensor x_out, const Exec& exec) {
         forward_outputs(exec);
         return residual_forward(x_out, a_.x, attention_branch(exec), exec);
     }
-    forward_hidden(exec);
-    matmul_forward(s_.branch, a_.act, p_.down, p_.down_bias, exec);
-    residual_forward(x_out, a_.x_mid, s_.branch, exec);
+    forward_outputs(exec);
+    feed_forward_forward(feed_forward(attention_branch(exec), x_out), model_.activation_kind(), model_.norm_spec(),
+                         exec);
+}
+
+FeedForwardTensors Block::feed_forward(Tensor branch, Tensor x_out) const {
+    return {.x = a_.x,
+            .branch = branch,
+            .sum = a_.x_mid,
+            .normed = a_.norm2,
+            .mean = a_.mean2,
+            .rstd = a_.rstd2,
+            .gain = p_.norm2_gain,
+            .gain_bias = p_.norm2_bias,
+            .up = a_.up,
+            .up_weight = p_.up,
+            .up_bias = p_.up_bias,
+            .act = a_.act,
+            .down_weight = p_.down,
+            .down_bias = p_.down_bias,
+            .product = s_.branch,
+            .out = x_out};
 }
 
 void Block::norm1(const Exec& exec) {
@@ -180,13 +199,17 @@ void Block::backward_post(Tensor dx, Write write, BackwardPart part, const Exec&
         const Activation kind = model_.activation_kind();
         const Tensor dup = inputs_per_output(kind) == 1 ? s_.dact : a_.up;
         if (weights) matmul_backward_weight(d_.down, d_.down_bias, dbranch, a_.act, write, exec);
-        if (inputs) matmul_activation_backward(dup, s_.dact, dbranch, p_.down, a_.up, kind, exec);
+        if (inputs)
+            feed_forward_backward({.dx = dx,
+                                   .dout = dbranch,
+                                   .dact = s_.dact,
+                                   .dup = dup,
+                                   .dnormed = s_.dnorm,
+                                   .dbranch = second,
+                                   .dgain = d_.norm2_gain,
+                                   .dbias = d_.norm2_bias},
+                                  feed_forward({}, {}), kind, model_.norm_spec(), write, exec);
         if (weights) matmul_backward_weight(d_.up, d_.up_bias, dup, a_.norm2, write, exec);
-        if (inputs) {
-            matmul_backward_input(s_.dnorm, dup, p_.up, Write::kOverwrite, exec);
-            stream_backward(dx, second, d_.norm2_gain, d_.norm2_bias, a_.x_mid, p_.norm2_gain, a_.mean2, a_.rstd2,
-                            write, exec);
-        }
     }
     Tensor dbranch = second ? second : dx;
     for (size_t i = parts_.size(); i-- > 0;)

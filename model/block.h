@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/core_attention.h"
+#include "kernels/feed_forward.h"
 #include "model/activations.h"
 #include "model/parameters.h"
 #include "model/qkv_map.h"
@@ -91,6 +92,8 @@ class Block {
         view.positions = positions;
         return view;
     }
+    // The block's second half: `branch` is attention's; both empty in backward.
+    FeedForwardTensors feed_forward(Tensor branch, Tensor x_out) const;
     // What RoPE rotates, as the first `parts` of the parts leave it.
     Tensor unrotated(size_t parts) const;
     // What core attention reads, as the first `parts` of the parts leave it.

@@ -7,6 +7,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/gemm/fallback.h"
 #include "kernels/cpu/norm_row.h"
+#include "kernels/cpu/row_slots.h"
 #include "kernels/cpu/workspace.h"
 
 namespace plimsoll::cpu {
@@ -35,20 +36,19 @@ void product(Matrix c, Matrix a, Matrix b, Write write, Tensor bias, const Exec&
 // dbias = sum over the rows of dout: kBiasSlots fixed ranges, each summed in order, then range by range.
 template <class R, class T>
 void column_sums(R* dbias, const T* dout, int64_t N, int64_t O, int64_t row_stride, Write write, int threads) {
-    const int64_t slot_rows = std::max<int64_t>(1, (N + kBiasSlots - 1) / kBiasSlots);
-    const int64_t slots = std::max<int64_t>(1, (N + slot_rows - 1) / slot_rows);  // the others would stay empty
-    R* partial = workspace<struct BiasSlots, R>(slots * O);
+    const Slots slots(N, kBiasSlots);
+    R* partial = workspace<struct BiasSlots, R>(slots.count * O);
 #pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(N * O))
-    for (int64_t slot = 0; slot < slots; ++slot) {
+    for (int64_t slot = 0; slot < slots.count; ++slot) {
         R* sums = partial + slot * O;
         std::fill_n(sums, O, R(0));
-        for (int64_t n = slot * slot_rows; n < std::min(N, (slot + 1) * slot_rows); ++n) {
+        for (int64_t n = slots.begin(slot); n < slots.end(slot); ++n) {
             const T* row = dout + n * row_stride;
 #pragma omp simd
             for (int64_t o = 0; o < O; ++o) sums[o] += static_cast<R>(row[o]);
         }
     }
-    fold_slots(dbias, partial, slots, O, O, write);
+    fold_slots(dbias, partial, slots.count, O, O, write);
 }
 
 // One row of x: every weight is read once, so time is that of memory. In bf16 twice as fast as oneDNN 2.6 on matrices

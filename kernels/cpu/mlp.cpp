@@ -109,6 +109,10 @@ struct Rows {
 // row(n) for every row, of F outputs each.
 template <class Row>
 void for_rows(int64_t N, int64_t F, int threads, Row&& row) {
+    if (threads == 1) {  // inside others' regions, where a region of its own would cost as much as a few rows
+        for (int64_t n = 0; n < N; ++n) row(n);
+        return;
+    }
 #pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(N * F))
     for (int64_t n = 0; n < N; ++n) row(n);
 }

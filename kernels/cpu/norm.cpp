@@ -4,6 +4,7 @@
 #include "kernels/cpu/amx/tiles.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/norm_row.h"
+#include "kernels/cpu/row_slots.h"
 #include "kernels/cpu/workspace.h"
 
 namespace plimsoll::cpu {
@@ -31,15 +32,14 @@ void forward(Out* out, R* mean, R* rstd, R* sum, const R* x, const Branch* branc
 template <class R, class Out>
 void backward(R* dx, Out* dbranch, R* dgain, R* dbias, const Out* dout, const R* x, const R* gain, const R* mean,
               const R* rstd, int64_t N, int64_t C, Write write, int threads) {
-    const int64_t slot_rows = std::max<int64_t>(1, (N + kNormSlots - 1) / kNormSlots);
-    const int64_t slots = std::max<int64_t>(1, (N + slot_rows - 1) / slot_rows);  // the others would stay empty
-    R* partial = workspace<struct NormSlots, R>(2 * slots * C);
+    const Slots slots(N, kNormSlots);
+    R* partial = workspace<struct NormSlots, R>(2 * slots.count * C);
 #pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(N * C))
-    for (int64_t slot = 0; slot < slots; ++slot) {
+    for (int64_t slot = 0; slot < slots.count; ++slot) {
         R* slot_gain = partial + 2 * slot * C;
         R* slot_bias = slot_gain + C;
         std::fill_n(slot_gain, 2 * C, R(0));
-        const int64_t begin = slot * slot_rows, end = std::min(N, begin + slot_rows);
+        const int64_t begin = slots.begin(slot), end = slots.end(slot);
         if constexpr (std::is_same_v<R, float>) {
             const int64_t at = begin * C;
             if (amx::available()) {
@@ -76,8 +76,8 @@ void backward(R* dx, Out* dbranch, R* dgain, R* dbias, const Out* dout, const R*
             for (int64_t c = 0; c < C; ++c) slot_bias[c] += static_cast<R>(grad[c]);
         }
     }
-    fold_slots(dgain, partial, slots, 2 * C, C, write);
-    if (dbias) fold_slots(dbias, partial + C, slots, 2 * C, C, write);
+    fold_slots(dgain, partial, slots.count, 2 * C, C, write);
+    if (dbias) fold_slots(dbias, partial + C, slots.count, 2 * C, C, write);
 }
 
 }  // namespace

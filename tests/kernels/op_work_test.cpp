@@ -56,6 +56,33 @@ TEST(OpWork, ProductsWithAnActivation) {
                 4 * (10 + 6 + 15 + 15));
 }
 
+// x (5, 2), up (5, 6), act (5, 3) in fp32, RMSNorm: the work of the ops apart, less what they hand each other.
+TEST(OpWork, AFeedForwardHalf) {
+    const Tensor rows = of({5, 2}), gain = of({2}), up = of({5, 6}), act = of({5, 3}), U = of({6, 2}), D = of({2, 3});
+    const FeedForwardTensors t{.x = rows,
+                               .branch = rows,
+                               .sum = rows,
+                               .normed = rows,
+                               .mean = {},
+                               .rstd = of({5}),
+                               .gain = gain,
+                               .gain_bias = {},
+                               .up = up,
+                               .up_weight = U,
+                               .up_bias = {},
+                               .act = act,
+                               .down_weight = D,
+                               .down_bias = {},
+                               .product = rows,
+                               .out = rows};
+    expect_work(op_work::feed_forward_forward(t, Activation::kSwiglu, {}, kExec), 120 + 60, 10 * 5 + 75 + 10,
+                4 * (4 * 10 + 5 + 2) + 4 * (15 + 30 + 12) + 4 * 6 + 4 * 10);
+    const FeedForwardGradients d{
+        .dx = rows, .dout = rows, .dact = act, .dup = up, .dnormed = rows, .dbranch = rows, .dgain = gain, .dbias = {}};
+    expect_work(op_work::feed_forward_backward(d, t, Activation::kSwiglu, {}, Write::kOverwrite, kExec), 60 + 120,
+                165 + 10 * 10, 4 * (10 + 6 + 30 + 30) + 4 * 12 + 4 * (2 * 10 + 10 + 2 + 5 + 2) + 4 * 10);
+}
+
 // Documents of 3 and 2 tokens: 6 + 3 pairs; 4 query heads on 2 key heads of 8 channels.
 TEST(OpWork, CoreAttentionCountsWhatTheMaskShows) {
     const int32_t starts[] = {0, 3, 5};

@@ -14,6 +14,7 @@ namespace plimsoll::cpu::amx {
 namespace {
 
 constexpr int64_t kPass = 256;            // of K before the next columns: 32 rows and 32 columns of that are in L1
+constexpr int64_t kWidth = 512;           // columns of c at a time, of rows of one thread
 constexpr int64_t kLongest = 4096;        // of K in one part
 constexpr int64_t kShort = 2048;          // of K in a part where there are several
 constexpr int64_t kShared = 4 << 20;      // elements of b packed at once for all threads
@@ -21,54 +22,6 @@ constexpr int64_t kMostSums = 256 << 10;  // elements of a part of c whose sums 
 constexpr int64_t kResident = 512 << 10;  // elements of b that stay in the second-level cache beside parts of a and c
 constexpr int64_t kStreamed = 512 << 10;  // elements of an fp32 c from which on it is written past the caches
 constexpr int64_t kBlockElements = kBlock * kBlock;
-
-constexpr int64_t parts(int64_t n, int64_t size) {
-    return (n + size - 1) / size;
-}
-constexpr int64_t padded(int64_t n, int64_t to = kBlock) {
-    return parts(n, to) * to;
-}
-
-const bf16* element(const Matrix& m, int64_t i, int64_t j) {
-    return static_cast<const bf16*>(m.data) + i * m.row + j * m.column;
-}
-
-// A range of rows, columns or K.
-struct Range {
-    int64_t begin, count;
-};
-Range range(int64_t index, int64_t size, int64_t n) {
-    return {index * size, std::min(size, n - index * size)};
-}
-
-// A part of b in packed tiles: those of 32 columns follow each other along K, as two rows of tiles.
-struct PackedRight {
-    bf16* data;
-    Range columns, depth;
-
-    int64_t row() const { return parts(depth.count, kTileDepth) * kTileElements; }
-    int64_t elements() const { return padded(columns.count) * padded(depth.count); }
-    // Packing is done in units, in the order of memory: rows of K, or columns.
-    int64_t units(const Matrix& b) const { return parts(b.column == 1 ? depth.count : columns.count, kBlock); }
-    void pack(int64_t unit, const Matrix& b) const {
-        if (b.column == 1)
-            for (int64_t block = 0; block < parts(columns.count, kBlock); ++block) pack(block, unit, b);
-        else
-            for (int64_t tile = 0; tile < parts(depth.count, kTileDepth); ++tile) pack(unit, tile, b);
-    }
-    void pack(int64_t block, int64_t tile, const Matrix& b) const {
-        const Range n = range(block, kBlock, columns.count), k = range(tile, kTileDepth, depth.count);
-        bf16* const to = data + 2 * block * row() + tile * kTileElements;
-        const bf16* const from = element(b, depth.begin + k.begin, columns.begin + n.begin);
-        b.column == 1 ? pack_right(to, row(), from, b.row, k.count, n.count)
-                      : pack_right_turned(to, row(), from, b.column, n.count, k.count);
-    }
-    // The 32 columns from `column` of b on, from `k` of K on.
-    Right at(int64_t column, int64_t k) const {
-        const int64_t block = (column - columns.begin) / kBlock, tile = (k - depth.begin) / kTileDepth;
-        return {data + 2 * block * row() + tile * kTileElements, row(), kTileElements};
-    }
-};
 
 class Product {
   public:
@@ -89,8 +42,29 @@ class Product {
         shares_ = parts(M, height_) > 1;
         columns_ = shares_ ? std::min(padded(N, width_), std::max(width_, kShared / padded(depth_) / width_ * width_))
                            : padded(N, width_);
-        if (shares_) shared_ = workspace<struct Shared, bf16>(columns_ * padded(depth_));
+        if (shares_) shared_ = workspace<struct Shared, bf16>(PackedRight::elements(columns_, depth_));
         if (c.dtype != DType::kF32 && depth_ < K) sums_ = workspace<struct Sums, float>(M * N);
+    }
+
+    // Rows of c of the calling thread, b packed before.
+    Product(Matrix c, Matrix a, const float* bias, Epilogue epilogue)
+        : c_(c),
+          a_(a),
+          b_{},
+          accumulate_(false),
+          bias_(bias),
+          row_sums_(nullptr),
+          threads_(1),
+          epilogue_(epilogue),
+          streams_(false),
+          height_(c.rows),
+          width_(std::min(kWidth, padded(c.columns))),
+          columns_(c.columns),
+          depth_(a.columns),
+          shares_(true) {}
+    void run(const PackedRight& right) const {
+        for (int64_t n = 0; n < c_.columns; n += width_)
+            make({0, c_.rows}, {n, std::min(width_, c_.columns - n)}, right);
     }
 
     void run() const {
@@ -101,10 +75,10 @@ class Product {
             for (int64_t k = 0; k < parts(K, depth_); ++k)
                 for (int64_t n = 0; n < parts(N, columns_); ++n) {
                     const Range columns = range(n, columns_, N);
-                    const PackedRight right{shared_, columns, range(k, depth_, K)};
+                    const PackedRight right(b_, shared_, columns, range(k, depth_, K));
                     if (shares_) {
 #pragma omp for schedule(static)
-                        for (int64_t i = 0; i < right.units(b_); ++i) right.pack(i, b_);
+                        for (int64_t i = 0; i < right.units(); ++i) right.pack(i);
                     }
                     const int64_t down = parts(M, height_), across = parts(columns.count, width_);
                     const auto make_part = [&](int64_t row, int64_t column) {
@@ -150,7 +124,7 @@ class Product {
     // A part of c over the part of K that `right` has. Sums lie in blocks of 32 x 32, so that no two rows of one share
     // a set of the first-level cache.
     void make(Range rows, Range columns, const PackedRight& right) const {
-        const Range depth = right.depth;
+        const Range depth = right.depth();
         const int64_t across = parts(columns.count, kBlock);
         // Sums of one pass go straight to c: two blocks in turns, as the next is made while the last one is stored.
         const bool once = depth.count <= kPass;
@@ -161,8 +135,8 @@ class Product {
             const Range pass{depth.begin + k, std::min(kPass, depth.count - k)};
             PackedRight here = right;
             if (!shares_) {
-                here = {workspace<struct OwnRight, bf16>(width_ * kPass), columns, pass};
-                for (int64_t i = 0; i < here.units(b_); ++i) here.pack(i, b_);
+                here = PackedRight(b_, workspace<struct OwnRight, bf16>(width_ * kPass), columns, pass);
+                for (int64_t i = 0; i < here.units(); ++i) here.pack(i);
             }
             if (a_.column != 1) pack_turned(rows, pass, of_rows);
             for (int64_t r = 0; r < rows.count; r += kBlock) {
@@ -273,6 +247,10 @@ void Epilogue::fetch(Part part) const {
 
 void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, const Exec& exec, Epilogue epilogue) {
     Product(c, a, b, accumulate, bias, nullptr, exec, epilogue).run();
+}
+
+void gemm_rows(Matrix c, Matrix a, const PackedRight& b, const float* bias, Epilogue epilogue) {
+    Product(c, a, bias, epilogue).run(b);
 }
 
 void gemm_with_row_sums(Matrix c, float* row_sums, Matrix a, Matrix b, bool accumulate, const Exec& exec) {

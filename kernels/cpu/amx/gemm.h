@@ -1,7 +1,8 @@
 // bf16 matrix products on AMX.
 #pragma once
 
-#include "kernels/matrix.h"
+#include "kernels/cpu/amx/packed_right.h"
+#include "kernels/exec.h"
 
 namespace plimsoll::cpu::amx {
 
@@ -37,8 +38,14 @@ class Epilogue {
 // is made by one thread: bits depend on K and the strides alone, not on threads, M or N. Wants available().
 void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, const Exec& exec, Epilogue epilogue = {});
 
-// The same without bias, and row_sums (M, fp32) = the sums of a's rows, + beta * row_sums: gradients of a weight and its
-// bias, of one walk over a. Wants a's columns contiguous (a.column != 1). Bits of the sums depend on K alone.
+// c (M, N) = a (M, K) b + bias for some rows, by the calling thread alone, which has a TileScope: all of b is packed.
+// The bits are gemm's. M fits a second-level cache with what the caller keeps there (about 128 rows); K is at most
+// 4096.
+void gemm_rows(Matrix c, Matrix a, const PackedRight& b, const float* bias, Epilogue epilogue = {});
+
+// The same as gemm without bias, and row_sums (M, fp32) = the sums of a's rows, + beta * row_sums: gradients of a
+// weight and its bias, of one walk over a. Wants a's columns contiguous (a.column != 1). Bits of the sums depend on K
+// alone.
 void gemm_with_row_sums(Matrix c, float* row_sums, Matrix a, Matrix b, bool accumulate, const Exec& exec);
 
 }  // namespace plimsoll::cpu::amx
