@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Which lines of kernels/cuda the emulated tests run, by gcov: every kernel, and every launcher through the emulated
-runtime. Builds these tests a second time, with counters. Fails below --wanted percent.
+runtime. Builds these tests with counters in a folder of its own and runs them. Fails below --wanted percent.
 
     scripts/cuda_coverage.py            the table
     scripts/cuda_coverage.py --lines    also the lines that no test ran
+
+In a build with -DPLIMSOLL_COVERAGE=ON ctest counts while the label emulated runs: --forget before, --read after.
 """
 import argparse
 import glob
@@ -23,14 +25,22 @@ RUNS = [("-*CudaAttention*:*CudaModel*:*CudaTrainer*", {}), ("*CudaAttention*", 
 
 
 def build(folder):
-    """Builds the instrumented tests, and forgets what earlier runs counted."""
+    """Builds the instrumented tests."""
     for command in (["cmake", "-S", ROOT, "-B", folder, "-DCMAKE_BUILD_TYPE=Release", "-DPLIMSOLL_CUDA=off",
                      "-DPLIMSOLL_COVERAGE=ON"],
                     ["cmake", "--build", folder, "--parallel", str(os.cpu_count()), "--target", PROGRAM]):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"cuda_coverage: {' '.join(map(str, command))}\n{(done.stdout + done.stderr)[-4000:]}")
-    for counts in folder.rglob("*.gcda"):
+
+
+def counts_of(folder):
+    """The files of counts of a build folder; not of a build below it, as build/coverage is."""
+    return sorted((folder / "CMakeFiles").rglob("*.gcda"))
+
+
+def forget(folder):
+    for counts in counts_of(folder):
         counts.unlink()
 
 
@@ -46,7 +56,7 @@ def counted_lines(folder):
     """{source: {line: how often it ran}}, over all objects and all instances of a template."""
     lines = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for counts in folder.rglob("*.gcda"):
+        for counts in counts_of(folder):
             subprocess.run(["gcov", "--json-format", counts], cwd=scratch, capture_output=True, check=True)
             for report in glob.glob(f"{scratch}/*.gcov.json.gz"):
                 for source in json.load(gzip.open(report))["files"]:
@@ -65,13 +75,22 @@ def main():
     parser.add_argument("--build-dir", type=pathlib.Path, default=ROOT / "build" / "coverage")
     parser.add_argument("--wanted", type=float, default=95.0, help="percent")
     parser.add_argument("--lines", action="store_true", help="print the lines that no test ran")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--forget", action="store_true", help="only forget what earlier runs counted")
+    only.add_argument("--read", action="store_true", help="only read what the tests of --build-dir have counted")
     arguments = parser.parse_args()
     folder = arguments.build_dir.resolve()
-    build(folder)
-    run_tests(folder)
+    if not arguments.read:
+        forget(folder)
+    if arguments.forget:
+        return 0
+    if not arguments.read:
+        build(folder)
+        run_tests(folder)
     lines = counted_lines(folder)
     if not lines:
-        sys.exit("cuda_coverage: gcov counted nothing; is gcov the one of the compiler that built the tests?")
+        sys.exit(f"cuda_coverage: {len(counts_of(folder))} files of counts in {folder}, and none names a line of "
+                 "kernels/cuda; --read wants tests built with -DPLIMSOLL_COVERAGE=ON that ran, and the compiler's gcov")
     total = run = 0
     print(f"{'file':<42} {'lines':>6} {'run':>6} {'%':>6}")
     for path in sorted(lines):

@@ -12,15 +12,20 @@ usage() {
 usage: scripts/test.sh [--all | -L LABEL]...
 
 Builds plimsoll in build/ (Release) and runs its tests with ctest.
-  --all      every test this machine can run; by default all but the labels ${slow//|/, }
+  --all      every test this machine can run; by default all but the labels ${slow//|/, }.
+             The emulated CUDA tests are then built with line counters (PLIMSOLL_COVERAGE), which build/ keeps
   -L LABEL   only tests with this label; may be given several times
 TEXT
 }
 
 labels=""
+options=()
 while [ $# -gt 0 ]; do
     case $1 in
-        --all) selection=() ;;
+        --all)
+            selection=()
+            options=(-DPLIMSOLL_COVERAGE=ON) # the test cuda_coverage then needs no build of its own
+            ;;
         -L)
             [ -n "${2:-}" ] || { echo "test: -L wants a label" >&2; exit 2; }
             labels="${labels:+$labels|}$2"
@@ -39,7 +44,7 @@ tests=()
 scripts/install_dependencies.sh "${tests[@]}"
 
 step "Configure"
-configure_build build
+configure_build build "${options[@]}"
 
 step "Build"
 build_all build

@@ -36,10 +36,20 @@ function(plimsoll_add_cuda_checks python)
     add_test(NAME cuda_checks COMMAND ${python} scripts/cuda_checks.py)
     set_tests_properties(cuda_checks PROPERTIES LABELS cuda TIMEOUT 420 SKIP_RETURN_CODE 77 RUN_SERIAL ON
         WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
-    # Which of their lines the emulated tests run.
-    add_test(NAME cuda_coverage COMMAND ${python} scripts/cuda_coverage.py --build-dir ${PROJECT_BINARY_DIR}/coverage)
-    set_tests_properties(cuda_coverage PROPERTIES LABELS cuda TIMEOUT 1200 RUN_SERIAL ON
-        WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+    # Which of their lines the emulated tests run: those of this build where it counts, else of a build of its own.
+    set(coverage ${python} scripts/cuda_coverage.py --build-dir)
+    if(PLIMSOLL_COVERAGE AND TARGET cuda_emulated_test)
+        add_test(NAME cuda_coverage_forget COMMAND ${coverage} ${PROJECT_BINARY_DIR} --forget)
+        set_tests_properties(cuda_coverage_forget PROPERTIES LABELS emulated FIXTURES_SETUP cuda_counters
+            WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+        add_test(NAME cuda_coverage COMMAND ${coverage} ${PROJECT_BINARY_DIR} --read)
+        set_tests_properties(cuda_coverage PROPERTIES LABELS cuda TIMEOUT 240 FIXTURES_REQUIRED cuda_counts
+            WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+    else()
+        add_test(NAME cuda_coverage COMMAND ${coverage} ${PROJECT_BINARY_DIR}/coverage)
+        set_tests_properties(cuda_coverage PROPERTIES LABELS cuda TIMEOUT 1200 RUN_SERIAL ON
+            WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+    endif()
 endfunction()
 
 # The tests of the backend on the GPU itself; without the backend they run on the emulated device instead.

@@ -8,6 +8,7 @@
 using namespace plimsoll;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+    const TimedInput timed;
     const std::string_view input(reinterpret_cast<const char*>(data), size);
     const size_t end = std::min(input.find('\0'), size);
     write_input(fuzz_folder() + "/MANIFEST", with_checksum(body_of(input.substr(0, end))));

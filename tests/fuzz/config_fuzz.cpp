@@ -19,6 +19,7 @@ void check_round_trip(const RunConfig& config) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+    const TimedInput timed;
     const std::string_view input(reinterpret_cast<const char*>(data), size);
     static const std::string file = fuzz_folder() + "/run.toml", empty = fuzz_folder() + "/empty.toml";
     static const bool once = (write_input(empty, ""), true);

@@ -7,6 +7,7 @@
 using namespace plimsoll;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+    const TimedInput timed;
     static const std::string shard = fuzz_folder() + "/shard.bin";
     write_input(document_index_path(shard), {reinterpret_cast<const char*>(data), size});
     // The shard of the seeds, and the one the input claims to belong to.

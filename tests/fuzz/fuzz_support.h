@@ -2,7 +2,8 @@
 //
 // A parser either takes its input or throws an Error with exit code 78. Any other exception leaves the target and ends
 // the fuzzer, as does a single allocation beyond a few times the size of the input: a count in a header is not
-// believed.
+// believed. An input may take a second of the processor; beside other programs that lasts longer, so libFuzzer's own
+// limit, on elapsed time, is only for those that hang.
 #pragma once
 
 #include <sanitizer/allocator_interface.h>
@@ -11,6 +12,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -46,6 +48,23 @@ inline void write_input(const std::string& path, std::string_view bytes) {
     file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
     require(file.flush().good(), "the input cannot be written");
 }
+
+// Stands for one input, from its first line on: ends the fuzzer if the process spent more than a second of the
+// processor on it.
+class TimedInput {
+  public:
+    TimedInput() : start_(std::clock()) {}
+    ~TimedInput() {
+        const double seconds = static_cast<double>(std::clock() - start_) / CLOCKS_PER_SEC;
+        if (seconds > 1)
+            report(fmt::format("an input that takes {:.1f} s of the processor, wanted at most 1", seconds));
+    }
+    TimedInput(const TimedInput&) = delete;
+    TimedInput& operator=(const TimedInput&) = delete;
+
+  private:
+    std::clock_t start_;
+};
 
 inline size_t allocation_limit = SIZE_MAX;  // bytes, of one allocation
 inline void refuse_large_allocation(const volatile void*, size_t bytes) {

@@ -7,6 +7,7 @@
 using namespace plimsoll;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+    const TimedInput timed;
     const std::string input(reinterpret_cast<const char*>(data), size);
     accepted(size, [&] {
         const HfModel model = parse_hf_config(input, "config.json");

@@ -28,6 +28,7 @@ void check_manifest(const Manifest& manifest) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+    const TimedInput timed;
     const std::string_view input(reinterpret_cast<const char*>(data), size);
     for (const std::string& text : {std::string(input), with_checksum(body_of(input))})
         accepted(text.size(), [&] { check_manifest(parse_manifest(text, "MANIFEST")); });

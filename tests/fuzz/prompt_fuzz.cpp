@@ -42,6 +42,7 @@ void check_pieces(SplitRule rule, std::string_view text) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+    const TimedInput timed;
     const std::string_view input(reinterpret_cast<const char*>(data), size);
     for (const SplitRule rule : {SplitRule::kWhole, SplitRule::kGpt2, SplitRule::kLlama3, SplitRule::kQwen2}) {
         static const auto tokenizers = [] {

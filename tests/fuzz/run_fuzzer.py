@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs one fuzz target for PLIMSOLL_FUZZ_SECONDS (60 by default) on a copy of its seeds.
+"""Runs one fuzz target for PLIMSOLL_FUZZ_SECONDS (45 by default) on a copy of its seeds.
 
     run_fuzzer.py PROGRAM FINDINGS SEEDS... [-libFuzzer-option...]
 
@@ -14,8 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Inputs stay small, so that a rule about time or memory tells a mistake from a large file.
-LIMITS = ["-rss_limit_mb=512", "-malloc_limit_mb=64", "-timeout=1", "-max_len=16384", "-print_final_stats=1", "-verbosity=0"]
+# Inputs stay small, so that a rule about time or memory tells a mistake from a large file. The timeout is for inputs that
+# hang; TimedInput (fuzz_support.h) holds the others to a second of the processor, whatever else runs.
+LIMITS = ["-rss_limit_mb=512", "-malloc_limit_mb=64", "-timeout=20", "-max_len=16384", "-print_final_stats=1", "-verbosity=0"]
 
 
 def main():
@@ -23,7 +24,7 @@ def main():
     program, findings = Path(program).resolve(), Path(findings).resolve()  # it runs in another folder
     options = [argument for argument in rest if argument.startswith("-")]
     seeds = [Path(argument) for argument in rest if not argument.startswith("-")]
-    seconds = int(os.environ.get("PLIMSOLL_FUZZ_SECONDS", "60"))
+    seconds = int(os.environ.get("PLIMSOLL_FUZZ_SECONDS", "45"))
     name = program.name
     findings.mkdir(parents=True, exist_ok=True)
     # In memory where there is a file system for that: a target writes a file thousands of times a second.

@@ -5,6 +5,7 @@
 using namespace plimsoll;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+    const TimedInput timed;
     static const std::string path = fuzz_folder() + "/x.safetensors";
     write_input(path, {reinterpret_cast<const char*>(data), size});
     accepted(size, [&] {

@@ -7,6 +7,7 @@
 using namespace plimsoll;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+    const TimedInput timed;
     static const std::string path = fuzz_folder() + "/shard.bin";
     write_input(path, {reinterpret_cast<const char*>(data), size});
     constexpr int64_t kVocab = 50257;

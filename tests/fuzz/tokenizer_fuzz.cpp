@@ -6,6 +6,7 @@
 using namespace plimsoll;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+    const TimedInput timed;
     const std::string_view input(reinterpret_cast<const char*>(data), size);
     static const std::string path = fuzz_folder() + "/tokenizer.json", again = fuzz_folder() + "/again.json";
     write_input(path, input);

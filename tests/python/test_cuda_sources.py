@@ -1,7 +1,10 @@
 """The seam between CUDA kernels and the machine: PTX in one file, its twin, and a conformance case for everything."""
 
 import re
+import shutil
+import subprocess
 import sys
+import tempfile
 import unittest
 from pathlib import Path
 
@@ -16,6 +19,7 @@ HELPERS = {"shared_pointer", "hold_registers"}
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import cuda_checks  # noqa: E402
+import cuda_coverage  # noqa: E402
 
 
 def functions(text):
@@ -85,6 +89,50 @@ Function : _Z1bv
         self.assertEqual(cuda_checks.blocks_per_multiprocessor(kernel, 128, "90a"), 2)
         self.assertEqual(cuda_checks.blocks_per_multiprocessor({"registers": 32, "shared": 0}, 256, "80"), 8)
         self.assertEqual(cuda_checks.blocks_per_multiprocessor({"registers": 32, "shared": 100 << 10}, 256, "80"), 1)
+
+
+@unittest.skipUnless(shutil.which("g++") and shutil.which("gcov"), "no g++ or no gcov")
+class Coverage(unittest.TestCase):
+    # Lines 2 and 3 run for every argument, line 4 for none.
+    SOURCE = """int called(int more) {
+    if (more)
+        return 1;
+    return 0;
+}
+int main(int count, char**) { return called(count) - 1; }
+"""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.root = Path(folder.name).resolve()
+        self.build = self.root / "build"
+        self.objects = self.build / "CMakeFiles" / "tests.dir"
+        self.objects.mkdir(parents=True)
+        (self.root / "kernels/cuda").mkdir(parents=True)
+        source = self.root / "kernels/cuda/called.cpp"
+        source.write_text(self.SOURCE)
+        root, cuda_coverage.ROOT = cuda_coverage.ROOT, self.root
+        self.addCleanup(setattr, cuda_coverage, "ROOT", root)
+        subprocess.run(["g++", "--coverage", "-fprofile-update=single", "-c", source, "-o", "called.o"],
+                       cwd=self.objects, check=True)
+        subprocess.run(["g++", "--coverage", "called.o", "-o", "called"], cwd=self.objects, check=True)
+
+    def test_counts_of_processes_at_once_add_up_until_they_are_forgotten(self):
+        processes = [subprocess.Popen([self.objects / "called"]) for _ in range(40)]
+        self.assertEqual([process.wait() for process in processes], [0] * 40)
+        counted = cuda_coverage.counted_lines(self.build)
+        self.assertEqual(counted, {"kernels/cuda/called.cpp": {1: 40, 2: 40, 3: 40, 4: 0, 6: 40}})
+        cuda_coverage.forget(self.build)
+        self.assertEqual(cuda_coverage.counted_lines(self.build), {})
+
+    def test_a_build_below_keeps_its_own(self):
+        below = self.build / "coverage" / "CMakeFiles" / "x.gcda"
+        below.parent.mkdir(parents=True)
+        below.write_bytes(b"")
+        self.assertEqual(cuda_coverage.counts_of(self.build), [])
+        cuda_coverage.forget(self.build)
+        self.assertTrue(below.exists())
 
 
 if __name__ == "__main__":

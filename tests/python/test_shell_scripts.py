@@ -351,6 +351,9 @@ class Test(WithStandIns):
             call = self.called()[-1]
             self.assertTrue(call.startswith("ctest --test-dir build --output-on-failure"), call)
             self.assertIn(wanted, call) if wanted else self.assertNotIn("-L", call)
+            # Who runs everything counts lines meanwhile; the others keep what build/ is configured with.
+            configured = next(call for call in self.called() if call.startswith("cmake -S"))
+            self.assertEqual("-DPLIMSOLL_COVERAGE=ON" in configured, wanted is None, configured)
 
     def test_a_failure_is_the_exit_status(self):
         done = self.run_script("scripts/test.sh", CTEST_STATUS="8", CTEST_PERCENT="50")
