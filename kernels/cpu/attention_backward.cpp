@@ -5,7 +5,7 @@ namespace plimsoll::cpu {
 namespace {
 
 // What backward needs of a block of queries before it looks at any key: where the rows live.
-template <class T>
+template <class T, class Products>
 class GradientRows {
     using R = Accumulator<T>;
 
@@ -19,7 +19,7 @@ class GradientRows {
         const HeadRows<T> outs(out, head, row);
         for (int64_t i = 0; i < count; ++i) {
             const T *y = outs.row(i), *d = dout.row(i);
-            delta[i] = lane_sum<R>(HS, [&](int64_t c) { return static_cast<R>(d[c]) * static_cast<R>(y[c]); });
+            delta[i] = Products::dot(d, y, HS);
             if (!gate) continue;
             const R g = gate_of<T>(gate, row + i, head);
             dgate.ptr<T>()[(row + i) * gate.shape[1] + head] = static_cast<T>(delta[i] * (R(1) - g));
@@ -87,30 +87,38 @@ void for_each_gathered(std::span<const AttentionTask> tasks, F&& f) {
 template <class V, class T, class Products>
 class Backward {
     using R = Accumulator<T>;
+    static constexpr int64_t kTogether = Products::kTogether;
 
   public:
     const AttentionTensors &d, &t;
     Tensor delta;
-    const GradientRows<T>* local;  // makes what is in `delta` otherwise, and has a gate or not
-    R* dsink;                      // (ranges, NH), for a learned extra column, if local
-    R* dbias;                      // (NH, N), each query's part of a learned bias' gradient, or null
+    const GradientRows<T, Products>* local;  // makes what is in `delta` otherwise, and has a gate or not
+    R* dsink;                                // (ranges, NH), for a learned extra column, if local
+    R* dbias;                                // (NH, N), each query's part of a learned bias' gradient, or null
     const AttentionSpec& spec;
 
     // One key head of one range: its query heads and the tasks' blocks of queries in ascending order.
     void unit(const KeyRange& range, std::span<const AttentionTask> tasks, R* dsink_of_range, int64_t kv_head) const {
-        const int64_t NH = t.q.shape[1], group = NH / t.k.shape[1], HS = t.q.shape[2], n = range.rows();
-        Products products(HS, n, static_cast<R>(spec.scale), true);
+        const int64_t NH = t.q.shape[1], group = NH / t.k.shape[1], n = range.rows();
+        Products products(t.q.shape[2], n, static_cast<R>(spec.scale), true);
         products.load_keys({t.k, kv_head, range.row}, {t.v, kv_head, range.row}, n);
         for (int64_t h = kv_head * group; d.key_bias && h < (kv_head + 1) * group; ++h)
             for (int64_t j = 0; j < n; ++j) KeyBias<R>(d.key_bias, h, range.row).of(j) = 0;
+        GatheredBlock blocks[kTogether];
         for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+            const bool last = head + 1 == (kv_head + 1) * group;
+            size_t count = 0;
             R dsink_sum = 0;
-            for_each_gathered(
-                tasks, [&](const GatheredBlock& queries) { dsink_sum += block(products, range, queries, head); });
+            for_each_gathered(tasks, [&](const GatheredBlock& queries) {
+                if (count == kTogether) {
+                    add(products, range, blocks, head, false, dsink_sum);
+                    count = 0;
+                }
+                blocks[count++] = queries;
+            });
+            add(products, range, {blocks, count}, head, last, dsink_sum);
             if (dsink_of_range) dsink_of_range[head] = dsink_sum;
         }
-        unpack_gradient(d.k, kv_head, range.row, n, products.key_scale(), [&](int64_t j) { return products.dkey(j); });
-        unpack_gradient(d.v, kv_head, range.row, n, R(1), [&](int64_t j) { return products.dvalue(j); });
     }
 
   private:
@@ -118,17 +126,53 @@ class Backward {
         alignas(64) R lse[kQueries] = {}, bias[kQueries], delta[kQueries] = {}, dbias[kQueries] = {};
     };
 
-    // Adds one block of queries to the gradients of keys and values, writes its dq. Returns its part of the extra
-    // column's gradient.
-    R block(Products& products, const KeyRange& range, const GatheredBlock& queries, int64_t head) const {
-        const int64_t NH = t.q.shape[1], N = t.q.shape[0], HS = t.q.shape[2];
-        const ScoreRule<R> rule{Mask(spec), static_cast<R>(alibi_slope(spec, head, NH))};
-        products.load_queries(rows_of<struct Queries>(t.q, head, queries), queries.count);
+    // Adds some blocks of queries to the gradients of keys and values, which are written if these are the last, and
+    // writes their dq. Adds to the extra column's gradient, block by block.
+    void add(Products& products, const KeyRange& range, std::span<const GatheredBlock> blocks, int64_t head, bool last,
+             R& dsink) const {
+        const int64_t kv_head = head / (t.q.shape[1] / t.k.shape[1]);
+        const ScoreRule<R> rule{Mask(spec), static_cast<R>(alibi_slope(spec, head, t.q.shape[1]))};
+        Rows rows[kTogether];
+        for (size_t b = 0; b < blocks.size(); ++b)
+            dsink += load(products, range, blocks[b], static_cast<int64_t>(b), head, rule.mask, rows[b]);
+        for_each_strip<kTogether>(range, range.end, [&](int64_t first, int64_t end) {
+            products.use_strip(first);
+            for (size_t b = 0; b < blocks.size(); ++b) {
+                const GatheredBlock& queries = blocks[b];
+                const TilesOfStrip<kTogether> tiles(range, first, end,
+                                                    {queries.row[0], queries.position, queries.count}, rule.mask);
+                for (const KeyTile& tile : tiles)
+                    add(products, range, queries, static_cast<int64_t>(b), head, tile, rule, rows[b]);
+                products.finish_queries(static_cast<int64_t>(b), end == range.rows());
+                if (end == range.rows()) write(products, queries, static_cast<int64_t>(b), head, rows[b]);
+            }
+            products.finish_keys(first, end, last, [&](int64_t j, const R* dkey, const R* dvalue) {
+                unpack_gradient(d.k, kv_head, range.row + j, dkey, products.key_scale());
+                unpack_gradient(d.v, kv_head, range.row + j, dvalue, R(1));
+            });
+        });
+        for (size_t b = 0; range.rows() == 0 && b < blocks.size(); ++b)
+            write(products, blocks[b], static_cast<int64_t>(b), head, rows[b]);
+    }
 
-        Rows rows;
+    // Writes the dq of a block.
+    void write(const Products& products, const GatheredBlock& queries, int64_t block, int64_t head,
+               const Rows& rows) const {
+        for (int64_t i = 0; i < queries.count; ++i) {
+            Products::unpack(HeadRows<T>(d.q, head, queries.row[i]).data, products.dquery(block, i), t.q.shape[2],
+                             static_cast<R>(spec.scale));
+            if (dbias) dbias[head * t.q.shape[0] + queries.row[i]] = rows.dbias[i];
+        }
+    }
+
+    // Brings the rows of a block. Returns its part of the extra column's gradient.
+    R load(Products& products, const KeyRange& range, const GatheredBlock& queries, int64_t block, int64_t head,
+           const Mask& mask, Rows& rows) const {
+        const int64_t N = t.q.shape[0];
+        products.load_queries(block, rows_of<struct Queries>(t.q, head, queries), queries.count);
         for (int64_t i = 0; i < kQueries; ++i)
             rows.bias[i] = static_cast<R>(
-                row_bias<V>(spec, rule.mask, queries.position + i, range.end, of_head<R>(t.score_bias, head)));
+                row_bias<V>(spec, mask, queries.position + i, range.end, of_head<R>(t.score_bias, head)));
         R dsink_part = 0;
         if (local && (kIsNormalized<V> || local->gate))  // whose queries are all of one task
             dsink_part = local->block(rows.delta, {d.out, head, queries.row[0]}, head, queries.row[0], queries.count);
@@ -136,30 +180,35 @@ class Backward {
             for (int64_t i = 0; i < queries.count; ++i) rows.delta[i] = delta.ptr<R>()[head * N + queries.row[i]];
         RowFactors<R> factors;
         const bool any = take_factors(rows, factors, head, queries);
-        products.load_gradients(rows_of<struct Gradients>(d.out, head, queries), queries.count,
+        products.load_gradients(block, rows_of<struct Gradients>(d.out, head, queries), queries.count,
                                 any ? &factors : nullptr);
+        return dsink_part;
+    }
+
+    // Adds one block of queries and one tile of keys.
+    void add(Products& products, const KeyRange& range, const GatheredBlock& queries, int64_t block, int64_t head,
+             const KeyTile& tile, const ScoreRule<R>& rule, Rows& rows) const {
         R* const weights = workspace<Backward, R>(2 * kKeys * kQueries);
         R* const dscores = weights + kKeys * kQueries;
         const KeyBias<R> key_bias(t.key_bias, head, range.row), dkey_bias(d.key_bias, head, range.row);
-        for_each_tile(range, {queries.row[0], queries.position, queries.count}, rule.mask,
-                      [&](int64_t j0, int64_t here) {
-                          const int64_t first = range.row_of(j0) - range.row, padded = Products::padded(here);
-                          const SeenHalves halves(rule.mask, queries.position, queries.count, j0, here);
-                          products.use_keys(first, here);
-                          products.scores(weights, first, here, halves);
-                          key_bias.add_to(weights, first, here, queries.count);
-                          rule.apply(weights, queries.position, j0, padded);
-                          products.weight_gradients(dscores, first, here, halves);
-                          for (int64_t j = 0; j < padded; ++j)
-                              weigh(weights + j * kQueries, dscores + j * kQueries, rows, dbias && j < here);
-                          dkey_bias.add_sums(dscores, first, here, queries.count);
-                          products.add_gradients(weights, dscores, first, here, halves);
-                      });
-        for (int64_t i = 0; i < queries.count; ++i)
-            unpack_row(HeadRows<T>(d.q, head, queries.row[i]).data, products.dquery(i), HS, static_cast<R>(spec.scale));
-        if (dbias)
-            for (int64_t i = 0; i < queries.count; ++i) dbias[head * N + queries.row[i]] = rows.dbias[i];
-        return dsink_part;
+        const int64_t padded = Products::padded(tile.count);
+        products.use_keys(tile);
+        products.scores(weights, block, tile);
+        const bool fused = Products::kWeighsGradients && !dbias;
+        const bool late =
+            fused && !key_bias.data && rule.slope == 0 && products.score_scale() > 0;  // scaled as weighed
+        if (!late) scale_scores(weights, products.score_scale(), tile.count);
+        key_bias.add_to(weights, tile.first, tile.count, queries.count);
+        rule.apply(weights, queries.position, tile.position, padded);
+        products.weight_gradients(dscores, block, tile);
+        if constexpr (Products::kWeighsGradients)
+            if (fused)
+                products.template weigh_gradients<V>(weights, dscores, late ? products.score_scale() : R(1), rows.lse,
+                                                     rows.bias, rows.delta, block, tile);
+        for (int64_t j = 0; !fused && j < padded; ++j)
+            weigh(weights + j * kQueries, dscores + j * kQueries, rows, dbias && j < tile.count);
+        dkey_bias.add_sums(dscores, tile.first, tile.count, queries.count);
+        products.add_gradients(fused ? nullptr : weights, dscores, block, tile);
     }
 
     // A head of the rows of a block: where they lie, or copied, if others lie between them.
@@ -213,13 +262,13 @@ class Backward {
         }
     }
 
-    // Rows of keys' gradients times scale, in the dtype of the tensor: T, or that of sums.
-    template <class Row>
-    static void unpack_gradient(Tensor to, int64_t head, int64_t row, int64_t n, R scale, Row&& from) {
-        const auto unpack = [&]<class G>(const HeadRows<G>& rows) {
-            for (int64_t j = 0; j < n; ++j) unpack_row(rows.row(j), from(j), to.shape[2], scale);
-        };
-        to.dtype == kDTypeOf<T> ? unpack(HeadRows<T>(to, head, row)) : unpack(HeadRows<R>(to, head, row));
+    // A row of keys' gradients times scale, in the dtype of the tensor: T, or that of sums.
+    static void unpack_gradient(Tensor to, int64_t head, int64_t row, const R* from, R scale) {
+        const int64_t HS = to.shape[2];
+        if (to.dtype == kDTypeOf<T>)
+            Products::unpack(HeadRows<T>(to, head, row).data, from, HS, scale);
+        else
+            unpack_row(HeadRows<R>(to, head, row).data, from, HS, scale);
     }
 };
 
@@ -257,7 +306,7 @@ void attention_backward(const AttentionTensors& d, const AttentionTensors& t, st
         dispatch_products(t.q.dtype, [&]<class T, class Products>() {
             using R = Accumulator<T>;
             R* dsink = d.sink_logit ? workspace<struct SinkParts, R>(documents * t.q.shape[1]) : nullptr;
-            const GradientRows<T> local{d.gate, t.out, t.lse, t.sink_logit, t.gate};
+            const GradientRows<T, Products> local{d.gate, t.out, t.lse, t.sink_logit, t.gate};
             const int64_t N = t.q.shape[0];
             R* const dbias = d.score_bias ? workspace<struct BiasRows, R>(t.q.shape[1] * N) : nullptr;
             run_backward(Backward<V, T, Products>{d, t, {}, &local, dsink, dbias, spec}, tasks_of(cu_seqlens), exec);
@@ -273,10 +322,10 @@ void attention_backward_rows(const AttentionTensors& d, Tensor delta, const Atte
     const AttentionTasks documents = tasks_of(cu_seqlens);
     const int64_t N = t.out.shape[0], NH = t.out.shape[1], HS = t.out.shape[2];
     const auto count = static_cast<int64_t>(documents.tasks.size());
-    dispatch_float(t.out.dtype, [&]<class T>() {
+    dispatch_products(t.out.dtype, [&]<class T, class Products>() {
         using R = Accumulator<T>;
         R* dsink = d.sink_logit ? workspace<struct SinkParts, R>(count * NH) : nullptr;
-        const GradientRows<T> rows{d.gate, t.out, t.lse, t.sink_logit, t.gate};
+        const GradientRows<T, Products> rows{d.gate, t.out, t.lse, t.sink_logit, t.gate};
 #pragma omp parallel for num_threads(exec.threads) schedule(dynamic)
         for (int64_t unit = 0; unit < count * NH; ++unit) {
             const int64_t head = unit % NH;

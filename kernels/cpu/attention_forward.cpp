@@ -14,6 +14,7 @@ constexpr int64_t kUnitsTogether = 4;  // whose keys a thread packs once, at mos
 template <class V, class T, class Products>
 class Forward {
     using R = Accumulator<T>;
+    static constexpr int64_t kTogether = Products::kTogether;
 
   public:
     const AttentionTensors& t;
@@ -36,10 +37,10 @@ class Forward {
     void block(Products& products, const QueryBlock& queries, const KeyRange& range, int64_t head) const {
         constexpr R kInfinity = std::numeric_limits<R>::infinity();
         const int64_t NH = t.q.shape[1], HS = t.q.shape[2];
-        R* const scores = workspace<Forward, R>(kKeys * kQueries);
+        R* const scores = workspace<Forward, R>(kTogether * kKeys * kQueries);
         const ScoreRule<R> rule{Mask(spec), static_cast<R>(alibi_slope(spec, head, NH))};
         const KeyBias<R> key_bias(t.key_bias, head, range.row);
-        products.load_queries({t.q, head, queries.row}, queries.count);
+        products.load_queries(0, {t.q, head, queries.row}, queries.count);
 
         alignas(64) R top[kQueries], sum[kQueries], bias[kQueries], shift[kQueries];
         const R extra = static_cast<R>(extra_logit(spec, of_head<R>(t.sink_logit, head)));
@@ -48,24 +49,26 @@ class Forward {
             bias[i] = static_cast<R>(
                 row_bias<V>(spec, rule.mask, queries.position + i, range.end, of_head<R>(t.score_bias, head)));
         }
-        for_each_tile(range, queries, rule.mask, [&](int64_t j0, int64_t here) {
-            const int64_t first = range.row_of(j0) - range.row;
-            const SeenHalves halves(rule.mask, queries.position, queries.count, j0, here);
-            products.use_keys(first, here);
-            products.scores(scores, first, here, halves);
-            key_bias.add_to(scores, first, here, kQueries);
-            rule.apply(scores, queries.position, j0, here);
-            if constexpr (V::kInfo.normalization == Normalization::kExp)
-                rescale(products, scores, top, sum, shift, here);
-            for (int64_t j = 0; j < here; ++j) {
-                R* row_scores = scores + j * kQueries;
-                weigh_row<V>(row_scores, row_scores, shift, bias);
-                if constexpr (kIsNormalized<V>) {
-#pragma omp simd
-                    for (int64_t i = 0; i < kQueries; ++i) sum[i] += row_scores[i];
-                }
+        // Scores are scaled as they are weighed, if nothing is added to them and -infinity stays what it is.
+        const bool late = !key_bias.data && rule.slope == 0 && products.score_scale() > 0;
+        const R factor = late ? products.score_scale() : R(1);
+        const int64_t limit = rule.mask.keys_end(queries.position, queries.position + queries.count);
+        for_each_strip<kTogether>(range, limit, [&](int64_t first, int64_t end) {
+            const TilesOfStrip<kTogether> tiles(range, first, end, queries, rule.mask);
+            products.use_strip(first);
+            const auto rows_of = [&](const KeyTile& tile) { return scores + (tile.first - first) * kQueries; };
+            for (const KeyTile& tile : tiles) {
+                products.use_keys(tile);
+                products.scores(rows_of(tile), 0, tile);
+                if (!late) scale_scores(rows_of(tile), products.score_scale(), tile.count);
+                key_bias.add_to(rows_of(tile), tile.first, tile.count, kQueries);
+                rule.apply(rows_of(tile), queries.position, tile.position, tile.count);
             }
-            products.add_values(scores, first, here, halves);
+            if constexpr (V::kInfo.normalization == Normalization::kExp)
+                rescale(products, tiles, rows_of, factor, top, sum, shift);
+            for (const KeyTile& tile : tiles)
+                products.template weigh<V>(rows_of(tile), tile, factor, shift, bias, kIsNormalized<V> ? sum : nullptr);
+            products.add_values(scores, tiles);
         });
         const HeadRows<T> to(t.out, head, queries.row);
         for (int64_t i = 0; i < queries.count; ++i) {
@@ -75,7 +78,7 @@ class Forward {
                             : empty ? R(0)
                                     : R(1) / sum[i];
             // First the scale, then the gate: what head_gate_forward makes of an output without a gate.
-            unpack_row(to.row(i), products.out(i), HS, scale, gate_of<T>(t.gate, queries.row + i, head));
+            products.unpack(to.row(i), products.out(i), HS, scale, gate_of<T>(t.gate, queries.row + i, head));
             if constexpr (kIsNormalized<V>)
                 t.lse.ptr<R>()[head * t.q.shape[0] + queries.row + i] = !kExp   ? sum[i]
                                                                         : empty ? -kInfinity
@@ -83,17 +86,23 @@ class Forward {
         }
     }
 
-    // Online softmax: raises the running maximum by the tile's scores, and scales what was summed under the old one.
-    // `shift` is what scores are compared with: the maximum, 0 where a row has seen no key.
-    static void rescale(Products& products, const R* scores, R* top, R* sum, R* shift, int64_t here) {
+    // Online softmax: raises the running maximum by a strip's scores times `scale`, and scales what was summed under
+    // the old one. `shift` is what scores are compared with: the maximum, 0 where a row has seen no key.
+    template <class RowsOf>
+    static void rescale(Products& products, const TilesOfStrip<kTogether>& tiles, RowsOf&& rows_of, R scale, R* top,
+                        R* sum, R* shift) {
         constexpr R kInfinity = std::numeric_limits<R>::infinity();
         alignas(64) R before[kQueries], factor[kQueries];
         std::copy_n(top, kQueries, before);
-        for (int64_t j = 0; j < here; ++j) {
-            const R* row = scores + j * kQueries;
+        for (const KeyTile& tile : tiles)
+            for (int64_t j = 0; j < tile.count; ++j) {
+                const R* row = rows_of(tile) + j * kQueries;
 #pragma omp simd
-            for (int64_t i = 0; i < kQueries; ++i) top[i] = row[i] > top[i] ? row[i] : top[i];
-        }
+                for (int64_t i = 0; i < kQueries; ++i) {
+                    const R s = row[i] * scale;
+                    top[i] = s > top[i] ? s : top[i];
+                }
+            }
 #pragma omp simd
         for (int64_t i = 0; i < kQueries; ++i) {
             // 0 of a row that had seen no key: e^-infinity. A maximum that stays has a factor of 1, also -infinity.

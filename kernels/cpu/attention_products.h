@@ -11,8 +11,9 @@ namespace plimsoll::cpu {
 // What they leave of those is unspecified where they make scores, and is not read where they take weights.
 struct SeenHalves {
     static constexpr int64_t kHalf = 32;
-    bool seen[2][2];
+    bool seen[2][2] = {};
 
+    SeenHalves() = default;
     SeenHalves(const Mask& mask, int64_t i0, int64_t queries, int64_t j0, int64_t keys) {
         const bool all = mask.passes(i0, i0 + kQueries, j0, j0 + kKeys);
         for (int64_t r = 0; r < 2; ++r)
@@ -22,6 +23,32 @@ struct SeenHalves {
                     kHalf * r < keys && kHalf * c < queries && (all || !mask.skips(i, i + kHalf, j, j + kHalf));
             }
     }
+};
+
+// Keys at consecutive positions from `position` on: `count` rows of a range from `first` on, a multiple of kKeys.
+struct KeyTile {
+    int64_t first = 0, position = 0, count = 0;
+    SeenHalves halves;
+};
+
+// The tiles of a strip that a block of queries sees something of, in ascending order.
+template <int64_t kTogether>
+class TilesOfStrip {
+  public:
+    TilesOfStrip(const KeyRange& keys, int64_t first, int64_t end, const QueryBlock& block, const Mask& mask) {
+        const int64_t i0 = block.position, i1 = i0 + block.count, limit = mask.keys_end(i0, i1);
+        for (int64_t row = first; row < end; row += kKeys) {
+            const int64_t j0 = position_of(keys, row), count = std::min(kKeys, end - row);
+            if (j0 >= limit || mask.skips(i0, i1, j0, j0 + count)) continue;
+            tiles_[count_++] = {row, j0, count, SeenHalves(mask, i0, block.count, j0, count)};
+        }
+    }
+    const KeyTile* begin() const { return tiles_; }
+    const KeyTile* end() const { return tiles_ + count_; }
+
+  private:
+    KeyTile tiles_[kTogether];
+    int64_t count_ = 0;
 };
 
 // A factor of each query's row of dout.
@@ -35,6 +62,10 @@ class FloatProducts {
   public:
     using R = Accumulator<T>;
     struct Scope {};  // lives while a thread multiplies
+    // Tiles of keys, and in backward blocks of queries, that products have together: they sum over all of these at
+    // once.
+    static constexpr int64_t kTogether = 1;
+    static constexpr bool kWeighsGradients = false;  // whether there is weigh_gradients, which packs what it makes
 
     // `keys`: how many load_keys will bring at most. Backward wants gradients.
     FloatProducts(int64_t HS, int64_t keys, R scale, bool gradients)
@@ -54,14 +85,14 @@ class FloatProducts {
     // Rows of a tile of keys that products read and write beyond those that are there: up to this many.
     static constexpr int64_t padded(int64_t keys) { return round_up(keys, kRows); }
 
-    // The first `count` rows become queries 0 .. count - 1; out, or dq, becomes 0.
-    void load_queries(const HeadRows<const T>& from, int64_t count) {
+    // The first `count` rows become the queries of a block, one of kTogether; its out, or dq, becomes 0.
+    void load_queries(int64_t /*block*/, const HeadRows<const T>& from, int64_t count) {
         pack_rows(query_rows_, from, 0, count, kQueries, HS_, W_, scale_);
         transpose_rows(queries_, query_rows_, HS_, W_);
         std::fill_n(out_, kQueries * W_, R(0));
     }
     // Likewise dout, times its factors; null: 1.
-    void load_gradients(const HeadRows<const T>& from, int64_t count, const RowFactors<R>* factors) {
+    void load_gradients(int64_t /*block*/, const HeadRows<const T>& from, int64_t count, const RowFactors<R>* factors) {
         pack_rows(dout_rows_, from, 0, count, kQueries, HS_, W_, R(1));
         for (int64_t i = 0; factors && i < count; ++i) {
             R* const row = dout_rows_ + i * W_;
@@ -79,24 +110,41 @@ class FloatProducts {
         std::fill_n(dkeys_, padded(count) * W_, R(0));
         std::fill_n(dvalues_, padded(count) * W_, R(0));
     }
-    // Before products with a tile of `count` keys from `first` on, a multiple of kKeys.
-    void use_keys(int64_t first, int64_t count) {
-        if (std::exchange(loaded_[first / kKeys], true)) return;
-        pack_rows(keys_ + first * W_, from_keys_, first, count, padded(count), HS_, W_, R(1));
-        pack_rows(values_ + first * W_, from_values_, first, count, padded(count), HS_, W_, R(1));
+    // Before products with tiles of the strip from `first` on.
+    void use_strip(int64_t /*first*/) {}
+    // Before products with a tile.
+    void use_keys(const KeyTile& tile) {
+        if (std::exchange(loaded_[tile.first / kKeys], true)) return;
+        const int64_t at = tile.first * W_;
+        pack_rows(keys_ + at, from_keys_, tile.first, tile.count, padded(tile.count), HS_, W_, R(1));
+        pack_rows(values_ + at, from_values_, tile.first, tile.count, padded(tile.count), HS_, W_, R(1));
     }
 
-    // to = scale k q^T, for the keys of a tile.
-    void scores(R* to, int64_t first, int64_t count, const SeenHalves& /*halves*/) const {
-        multiply_keys(to, keys_ + first * W_, queries_, count);
+    // to = k q^T, to be multiplied by score_scale(), for the keys of a tile and the queries of a block.
+    void scores(R* to, int64_t /*block*/, const KeyTile& tile) const {
+        multiply_keys(to, keys_ + tile.first * W_, queries_, tile.count);
     }
+    static constexpr R score_scale() {
+        return R(1);
+    }  // queries were packed with it
     // to = v dout^T.
-    void weight_gradients(R* to, int64_t first, int64_t count, const SeenHalves& /*halves*/) const {
-        multiply_keys(to, values_ + first * W_, douts_, count);
+    void weight_gradients(R* to, int64_t /*block*/, const KeyTile& tile) const {
+        multiply_keys(to, values_ + tile.first * W_, douts_, tile.count);
     }
-    // out += p v.
-    void add_values(const R* weights, int64_t first, int64_t count, const SeenHalves& /*halves*/) {
-        tile_gemm(out_, W_, weights, 1, kQueries, values_ + first * W_, W_, kQueries, W_, count);
+    // Scores of a tile, times `factor`, become weights; `sum` of each query's grows by them, if it is not null.
+    template <class V>
+    static void weigh(R* scores, const KeyTile& tile, R /*factor*/, const R* shift, const R* bias, R* sum) {
+        for (R* row = scores; row < scores + tile.count * kQueries; row += kQueries) {
+            weigh_row<V>(row, row, shift, bias);
+            if (!sum) continue;
+#pragma omp simd
+            for (int64_t i = 0; i < kQueries; ++i) sum[i] += row[i];
+        }
+    }
+    // out += p v, for tiles of the strip: weights (keys of the strip, kQueries).
+    void add_values(const R* weights, const TilesOfStrip<kTogether>& tiles) {
+        for (const KeyTile& tile : tiles)
+            tile_gemm(out_, W_, weights, 1, kQueries, values_ + tile.first * W_, W_, kQueries, W_, tile.count);
     }
     // out's rows times their factors.
     void scale_out(const R* factors) {
@@ -106,26 +154,38 @@ class FloatProducts {
             for (int64_t c = 0; c < W_; ++c) row[c] *= factors[i];
         }
     }
-    // dv += p^T dout, dk += ds^T q, dq += ds k.
-    void add_gradients(const R* weights, const R* dscores, int64_t first, int64_t count, const SeenHalves& /*halves*/) {
-        const int64_t rows = padded(count), at = first * W_;
+    // dv += p^T dout, dk += ds^T q, dq += ds k, of a block and a tile. dq has it after finish_queries, the others after
+    // finish_keys.
+    void add_gradients(const R* weights, const R* dscores, int64_t /*block*/, const KeyTile& tile) {
+        const int64_t rows = padded(tile.count), at = tile.first * W_;
         tile_gemm(dvalues_ + at, W_, weights, kQueries, 1, dout_rows_, W_, rows, W_, kQueries);
         tile_gemm(dkeys_ + at, W_, dscores, kQueries, 1, query_rows_, W_, rows, W_, kQueries);
-        tile_gemm(out_, W_, dscores, 1, kQueries, keys_ + at, W_, kQueries, W_, count);
+        tile_gemm(out_, W_, dscores, 1, kQueries, keys_ + at, W_, kQueries, W_, tile.count);
+    }
+    // After the tiles of a strip with a block; `last`: of the range.
+    void finish_queries(int64_t /*block*/, bool /*last*/) {}
+    // After the blocks with the strip first .. end - 1. If they are the last, calls f(j, dkey, dvalue) for its rows: HS
+    // elements each, those of dkey to be multiplied by key_scale().
+    template <class F>
+    void finish_keys(int64_t first, int64_t end, bool last, F&& f) {
+        for (int64_t j = first; last && j < end; ++j) f(j, dkeys_ + j * W_, dvalues_ + j * W_);
     }
 
-    // Rows of HS elements; those of dk and dq are to be multiplied by key_scale() and scale.
+    // A row of what was summed, times one factor and then the other, rounded.
+    static void unpack(T* to, const R* from, int64_t HS, R scale, R gate = R(1)) {
+        unpack_row(to, from, HS, scale, gate);
+    }
+    // The sum of a[c] b[c].
+    static R dot(const T* a, const T* b, int64_t HS) {
+        return lane_sum<R>(HS, [&](int64_t c) { return static_cast<R>(a[c]) * static_cast<R>(b[c]); });
+    }
+
+    // Rows of HS elements; those of dq are to be multiplied by scale.
     const R* out(int64_t i) const {
         return out_ + i * W_;
     }
-    const R* dquery(int64_t i) const {
+    const R* dquery(int64_t /*block*/, int64_t i) const {
         return out_ + i * W_;
-    }
-    const R* dkey(int64_t j) const {
-        return dkeys_ + j * W_;
-    }
-    const R* dvalue(int64_t j) const {
-        return dvalues_ + j * W_;
     }
     R key_scale() const {
         return R(1);

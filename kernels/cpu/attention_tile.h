@@ -84,18 +84,23 @@ inline void for_each_block(const AttentionTask& task, F&& f) {
     }
 }
 
-// Calls f(j0, count) for the tiles of a range's keys that a block of queries sees something of: keys at positions j0 ..
-// j0 + count - 1, in ascending order. None contains the gap between the range's prefix and begin, multiples of
-// kKeyBlock.
-template <class F>
-inline void for_each_tile(const KeyRange& keys, const QueryBlock& block, const Mask& mask, F&& f) {
+// The position of a row of a range, counted from its first.
+inline int64_t position_of(const KeyRange& keys, int64_t row) {
+    return row < keys.prefix ? row : row - keys.prefix + keys.begin;
+}
+
+// Calls f(first, end) for the strips of a range's keys before position `limit`, in ascending order: rows of the range,
+// kTogether tiles at most, at positions with one multiple of that many before them. So a strip's tiles do not depend on
+// which other keys the range has.
+template <int64_t kTogether, class F>
+inline void for_each_strip(const KeyRange& keys, int64_t limit, F&& f) {
     static_assert(kKeyBlock % kKeys == 0);
-    const int64_t i0 = block.position, i1 = i0 + block.count;
-    const int64_t end = std::min(keys.end, mask.keys_end(i0, i1));
-    for (int64_t j0 = keys.prefix > 0 ? 0 : keys.begin; j0 < end; j0 += kKeys) {
-        if (j0 == keys.prefix) j0 = keys.begin;  // all masked: this saves the walk
-        const int64_t count = std::min(kKeys, keys.end - j0);
-        if (count > 0 && !mask.skips(i0, i1, j0, j0 + count)) f(j0, count);
+    const int64_t rows = keys.rows();
+    const auto strip_of = [&](int64_t row) { return position_of(keys, row) / (kTogether * kKeys); };
+    for (int64_t first = 0, end = 0; first < rows && position_of(keys, first) < limit; first = end) {
+        do end += kKeys;
+        while (end < rows && strip_of(end) == strip_of(first));
+        f(first, std::min(end, rows));
     }
 }
 
@@ -220,6 +225,13 @@ struct ScoreRule {
         }
     }
 };
+
+// A tile's scores, `count` rows of S^T, times a factor.
+template <class R>
+inline void scale_scores(R* scores, R factor, int64_t count) {
+#pragma omp simd
+    for (int64_t x = 0; x < count * kQueries; ++x) scores[x] *= factor;
+}
 
 // p = weight(s) for one row of S^T, with `lse` and `bias` per query; 0 where the score is -infinity.
 template <class V, class R>

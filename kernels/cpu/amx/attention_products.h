@@ -1,10 +1,15 @@
 // The products of FloatProducts (kernels/cpu/attention_products.h) for bf16, by AMX tiles, with sums in fp32.
 //
 // Rounded to bf16 before they are multiplied: weights, gradients of scores, and dout where it has factors. Scores are
-// scaled in fp32. Left operands of scores are keys and values where they lie; everything else is packed: queries and
-// dout once per block of queries, keys and values once per tile or, in backward, per range.
+// scaled in fp32, as they are weighed where they can. Sums run over kTogether tiles of keys, or blocks of queries,
+// before they go to memory, and where nothing was there before and nothing comes after, to memory that is used again.
+// Left operands of scores are keys and values where they lie; everything else is packed: queries and dout once per
+// block of queries, keys and values once per tile or, in backward, per range.
 #pragma once
 
+#include <bit>
+
+#include "kernels/cpu/amx/attention_rows.h"
 #include "kernels/cpu/amx/tiles.h"
 #include "kernels/cpu/attention_products.h"
 
@@ -14,33 +19,46 @@ class AttentionProducts {
   public:
     using R = float;
     using Scope = TileScope;
+    static constexpr int64_t kTogether = 4;
+    static constexpr bool kWeighsGradients = true;
 
     AttentionProducts(int64_t HS, int64_t keys, float scale, bool gradients)
-        : HS_(HS), W_(round_up(HS, kTileDepth)), row_(W_ + kPad), scale_(scale), gradients_(gradients) {
-        const int64_t rows = round_up(keys, kKeys), of_keys = rows * W_, of_queries = kQueries * W_;
-        bf16* at = workspace<AttentionProducts, bf16>(3 * of_keys + 4 * of_queries + 3 * kQueries * kKeys);
+        : HS_(HS),
+          W_(round_up(HS, kTileDepth)),
+          row_(W_ + kPad),
+          across_keys_(round_up(keys, kKeys) * kTileRows),
+          scale_(scale),
+          gradients_(gradients) {
+        const int64_t rows = round_up(keys, kKeys), of_keys = rows * W_, blocks = gradients ? kTogether : 1;
+        const int64_t of_queries = blocks * kQueries * W_, of_scores = kTogether * kQueries * kKeys;
+        bf16* at = workspace<AttentionProducts, bf16>(3 * of_keys + (gradients ? 4 : 1) * of_queries +
+                                                      (gradients ? 2 * kTogether + 1 : 1) * of_scores);
         const auto take = [&](int64_t count) { return std::exchange(at, at + count); };
         left_keys_ = take(of_keys), left_values_ = take(of_keys), right_keys_ = take(of_keys);
-        turned_queries_ = take(of_queries), turned_douts_ = take(of_queries);
-        queries_ = take(of_queries), douts_ = take(of_queries);
-        weights_ = take(kQueries * kKeys), dscores_ = take(kQueries * kKeys), turned_ = take(kQueries * kKeys);
-        float* sums = workspace<struct AttentionSums, float>((kQueries + (gradients ? 2 * rows : 0)) * row_);
+        turned_queries_ = take(of_queries), turned_ = take(of_scores);
+        float* sums =
+            workspace<struct AttentionSums, float>((blocks * kQueries + (gradients ? 2 * (rows + kHalf) : 0)) * row_);
         const auto take_sums = [&](int64_t count) { return std::exchange(sums, sums + count * row_); };
-        out_ = take_sums(kQueries);
+        out_ = take_sums(blocks * kQueries);
         loaded_ = workspace<struct LoadedTiles, bool>(rows / kKeys);
         if (!gradients) return;
-        dkeys_ = take_sums(rows), dvalues_ = take_sums(rows);
+        turned_douts_ = take(of_queries), queries_ = take(of_queries), douts_ = take(of_queries);
+        weights_ = take(kTogether * of_scores), dscores_ = take(kTogether * of_scores);
+        rows_of_keys_ = rows;
+        dkeys_ = take_sums(rows + kHalf), dvalues_ = take_sums(rows + kHalf);
         begun_keys_ = workspace<struct BegunKeys, bool>(rows / kHalf);
     }
 
     static constexpr int64_t padded(int64_t keys) { return keys; }
 
-    void load_queries(const HeadRows<const bf16>& from, int64_t count) {
-        pack_columns(turned_queries_, from, count);
-        if (gradients_) pack_depth(queries_, from, count);
-        begun_[0] = begun_[1] = false;
+    void load_queries(int64_t block, const HeadRows<const bf16>& from, int64_t count) {
+        pack_columns(turned_queries_ + block * kQueries * W_, from, count);
+        if (gradients_) pack_depth(queries_ + block * kBlockDepth, kAcrossQueries, from, count);
+        begun_[2 * block] = begun_[2 * block + 1] = false;
+        place_[block] = block * kQueries;
     }
-    void load_gradients(const HeadRows<const bf16>& from, int64_t count, const RowFactors<float>* factors) {
+    void load_gradients(int64_t block, const HeadRows<const bf16>& from, int64_t count,
+                        const RowFactors<float>* factors) {
         HeadRows<const bf16> rows = from;
         if (factors) {
             bf16* const scaled = workspace<struct ScaledGradients, bf16>(kQueries * HS_);
@@ -50,34 +68,44 @@ class AttentionProducts {
                           static_cast<float>(from.row(i)[c]) * factors->gate[i] * factors->weights[i]);
             rows.data = scaled, rows.stride = HS_;
         }
-        pack_columns(turned_douts_, rows, count);
-        pack_depth(douts_, rows, count);
+        pack_columns(turned_douts_ + block * kQueries * W_, rows, count);
+        pack_depth(douts_ + block * kBlockDepth, kAcrossQueries, rows, count);
     }
     void load_keys(const HeadRows<const bf16>& keys, const HeadRows<const bf16>& values, int64_t count) {
         key_rows_ = LeftRows(keys, left_keys_, count, HS_), value_rows_ = LeftRows(values, left_values_, count, HS_);
         std::fill_n(loaded_, round_up(count, kKeys) / kKeys, false);
         if (gradients_) std::fill_n(begun_keys_, (count + kHalf - 1) / kHalf, false);
     }
-    void use_keys(int64_t first, int64_t count) {
-        if (std::exchange(loaded_[first / kKeys], true)) return;
+    void use_strip(int64_t first) { strip_ = first; }
+    void use_keys(const KeyTile& tile) {
+        if (std::exchange(loaded_[tile.first / kKeys], true)) return;
         const HeadRows<const bf16>& by_depth = gradients_ ? key_rows_.rows : value_rows_.rows;
-        pack_depth(right_keys_ + first * W_, {by_depth.row(first), by_depth.stride}, count);
-        key_rows_.pack(first, count);
-        if (gradients_) value_rows_.pack(first, count);
+        pack_depth(right_keys_ + tile.first * kTileRows, across_keys_, {by_depth.row(tile.first), by_depth.stride},
+                   tile.count);
+        key_rows_.pack(tile.first, tile.count);
+        if (gradients_) value_rows_.pack(tile.first, tile.count);
     }
 
-    void scores(float* to, int64_t first, int64_t count, const SeenHalves& halves) const {
-        multiply_keys(to, key_rows_, turned_queries_, first, halves);
-        for (int64_t x = 0; x < count * kQueries; x += kQueries) {
-#pragma omp simd
-            for (int64_t i = 0; i < kQueries; ++i) to[x + i] *= scale_;
-        }
+    void scores(float* to, int64_t block, const KeyTile& tile) const {
+        multiply_keys(to, key_rows_, turned_queries_ + block * kQueries * W_, tile);
     }
-    void weight_gradients(float* to, int64_t first, int64_t /*count*/, const SeenHalves& halves) const {
-        multiply_keys(to, value_rows_, turned_douts_, first, halves);
+    float score_scale() const { return scale_; }
+    void weight_gradients(float* to, int64_t block, const KeyTile& tile) const {
+        multiply_keys(to, value_rows_, turned_douts_ + block * kQueries * W_, tile);
     }
-    void add_values(const float* weights, int64_t first, int64_t count, const SeenHalves& halves) {
-        add_turned(weights, right_keys_ + first * W_, count, halves);
+    template <class V>
+    static void weigh(float* scores, const KeyTile& tile, float factor, const float* shift, const float* bias,
+                      float* sum) {
+        amx::weigh<V>(scores, tile.count, factor, shift, bias, sum);
+    }
+    void add_values(const float* weights, const TilesOfStrip<kTogether>& tiles) {
+        for (const KeyTile& tile : tiles)
+            for (int64_t r = 0; r < 2; ++r)
+                for (int64_t c = 0; c < 2; ++c)
+                    if (tile.halves.seen[r][c])
+                        pack_turned(weights + (tile.first - strip_ + kHalf * r) * kQueries + kHalf * c, kQueries,
+                                    half_of(tile, r), c, tile.count - kHalf * r);
+        add_turned(0);
     }
     void scale_out(const float* factors) {
         for (int64_t i = 0; i < kQueries; ++i) {
@@ -87,38 +115,72 @@ class AttentionProducts {
             for (int64_t c = 0; c < W_; ++c) row[c] *= factors[i];
         }
     }
-    void add_gradients(const float* weights, const float* dscores, int64_t first, int64_t count,
-                       const SeenHalves& halves) {
+    // For add_gradients, from scores to be multiplied by `factor` and dL/dp, which becomes dL/ds.
+    template <class V>
+    void weigh_gradients(const float* scores, float* gradients, float factor, const float* lse, const float* bias,
+                         const float* delta, int64_t block, const KeyTile& tile) {
         for (int64_t r = 0; r < 2; ++r) {
-            const Run run = run_of(halves.seen[r][0], halves.seen[r][1]);
-            if (run.count == 0) continue;
-            const int64_t row = first + kHalf * r;
-            bool& begun = begun_keys_[row / kHalf];
-            for (const auto& [of, left, right, to] :
-                 {Operands{weights, weights_, douts_, dvalues_}, {dscores, dscores_, queries_, dkeys_}}) {
-                for (int64_t c = run.first; c < run.first + run.count; ++c)
-                    pack_left(left + c * kTileElements, 2 * kTileElements, of + kHalf * (r * kQueries + c), kQueries,
-                              count - kHalf * r, kHalf);
-                const Left a{left + run.first * kTileElements, kTileDepth, 2 * kTileElements, kTileElements};
-                for (int64_t d = 0; d < W_; d += kHalf)
-                    multiply(to + row * row_ + d, row_, a, depth_at(right, d, run.first), run.count, begun);
-            }
-            begun = true;
+            const int64_t to = block_of(tile, r, block, 0), keys = std::min(kHalf, tile.count - kHalf * r);
+            amx::weigh_gradients<V>(weights_ + to, dscores_ + to, 2 * kTileElements, scores + kHalf * r * kQueries,
+                                    gradients + kHalf * r * kQueries, keys, factor, lse, bias, delta);
         }
-        add_turned(dscores, right_keys_ + first * W_, count, halves);
+    }
+    // weights: null if weigh_gradients made them and dscores.
+    void add_gradients(const float* weights, const float* dscores, int64_t block, const KeyTile& tile) {
+        for (int64_t r = 0; r < 2; ++r)
+            for (int64_t c = 0; c < 2; ++c) {
+                if (!tile.halves.seen[r][c]) continue;
+                const int64_t half = half_of(tile, r), at = kHalf * (r * kQueries + c),
+                              to = block_of(tile, r, block, c);
+                const int64_t keys = tile.count - kHalf * r;
+                if (weights) {
+                    pack_left(weights_ + to, kTileElements, weights + at, kQueries, keys, kHalf);
+                    pack_left(dscores_ + to, kTileElements, dscores + at, kQueries, keys, kHalf);
+                }
+                of_keys_[half] |= 1u << (2 * block + c);
+                pack_turned(dscores_ + to, kTileDepth, half, c, keys);
+            }
+    }
+    void finish_queries(int64_t block, bool last) {
+        // All in one go: the first block's rows, which have been read if they held anything.
+        if (last && !begun_[2 * block] && !begun_[2 * block + 1]) place_[block] = 0;
+        add_turned(block);
+    }
+    template <class F>
+    void finish_keys(int64_t first, int64_t end, bool last, F&& f) {
+        for (int64_t row = first; row < end; row += kHalf) {
+            const int64_t half = (row - first) / kHalf, from = half * kHalves * 2 * kTileElements;
+            bool& begun = begun_keys_[row / kHalf];
+            const int64_t place = last && !begun ? rows_of_keys_ : row;
+            for_each_run(std::exchange(of_keys_[half], 0), [&](int64_t run, int64_t count) {
+                const int64_t at = from + run * 2 * kTileElements;
+                for (const auto& [left, right, to] :
+                     {Operands{weights_, douts_, dvalues_}, {dscores_, queries_, dkeys_}})
+                    for (int64_t d = 0; d < W_; d += kHalf)
+                        multiply(to + place * row_ + d, row_, {left + at, kTileDepth, kTileElements, 2 * kTileElements},
+                                 depth_at(right, kAcrossQueries, d, run), count, begun);
+                begun = true;
+            });
+            const int64_t stop = std::min(row + kHalf, end);
+            for (int64_t j = row; last && j < stop; ++j) {
+                const int64_t at = (place + j - row) * row_;
+                f(j, begun ? dkeys_ + at : zeros(), begun ? dvalues_ + at : zeros());
+            }
+        }
+    }
+
+    static void unpack(bf16* to, const float* from, int64_t HS, float scale, float gate = 1) {
+        store_scaled(to, from, HS, scale, gate);
+    }
+    static float dot(const bf16* a, const bf16* b, int64_t HS) {
+        return amx::dot(a, b, HS);
     }
 
     const float* out(int64_t i) const {
-        return begun_[i / kHalf] ? out_ + i * row_ : zeros();
+        return dquery(0, i);
     }
-    const float* dquery(int64_t i) const {
-        return out(i);
-    }
-    const float* dkey(int64_t j) const {
-        return begun_keys_[j / kHalf] ? dkeys_ + j * row_ : zeros();
-    }
-    const float* dvalue(int64_t j) const {
-        return begun_keys_[j / kHalf] ? dvalues_ + j * row_ : zeros();
+    const float* dquery(int64_t block, int64_t i) const {
+        return begun_[2 * block + i / kHalf] ? out_ + (place_[block] + i) * row_ : zeros();
     }
     float key_scale() const {
         return scale_;
@@ -126,23 +188,36 @@ class AttentionProducts {
 
   private:
     static constexpr int64_t kHalf = SeenHalves::kHalf;
-    static_assert(kHalf == kBlock && kHalf == kTileDepth && kKeys == 2 * kHalf && kQueries == 2 * kHalf);
+    static_assert(kTileQueries == kQueries && kHalf == kBlock && kHalf == kTileDepth && kKeys == 2 * kHalf &&
+                  kQueries == 2 * kHalf);
     static constexpr int64_t kPad = 16;  // of rows of sums: no two of a block share a set of the first-level cache
 
-    // Of two halves of a product's depth those that are wanted.
-    struct Run {
-        int64_t first, count;
-    };
-    static Run run_of(bool first, bool second) {
-        return {first ? 0 : 1, int64_t{first} + int64_t{second}};
-    }
+    static constexpr int64_t kHalves = 2 * kTogether;  // of a strip's keys, or of the blocks of queries together
+    // Operands with queries as their depth: elements from a block to the next, and from 16 channels to the next.
+    static constexpr int64_t kBlockDepth = 2 * kTileElements, kAcrossQueries = kHalves * kTileElements;
 
     struct Operands {
-        const float* of;
-        bf16* left;
-        const bf16* right;
+        const bf16 *left, *right;
         float* to;
     };
+
+    // Calls f(first, count) for the runs of set bits, in ascending order.
+    template <class F>
+    static void for_each_run(uint32_t bits, F&& f) {
+        while (bits != 0) {
+            const int first = std::countr_zero(bits), count = std::countr_one(bits >> first);
+            f(first, count);
+            bits &= ~((1u << (first + count)) - 1);
+        }
+    }
+    // Which half of the strip's keys a tile's half r is.
+    int64_t half_of(const KeyTile& tile, int64_t r) const {
+        return (tile.first - strip_) / kHalf + r;
+    }
+    // Where weights_ and dscores_ have half r of a tile's keys and half c of a block of queries.
+    int64_t block_of(const KeyTile& tile, int64_t r, int64_t block, int64_t c) const {
+        return (half_of(tile, r) * kHalves + 2 * block + c) * 2 * kTileElements;
+    }
 
     // Rows of left operands, 32 at a time: where they lie, or packed, if tiles would read past them.
     struct LeftRows {
@@ -176,38 +251,45 @@ class AttentionProducts {
                 pack_right_turned(to + i * W_ + c * kTileRows, kTileRows * W_, from.row(i) + c, from.stride,
                                   std::min(kHalf, count - i), std::min(kTileDepth, HS_ - c));
     }
-    // 64 rows as the depth of a right operand, channels as its columns.
-    void pack_depth(bf16* to, const HeadRows<const bf16>& from, int64_t count) const {
+    // 64 rows as the depth of a right operand, channels as its columns, 16 of them `across` elements from the next.
+    void pack_depth(bf16* to, int64_t across, const HeadRows<const bf16>& from, int64_t count) const {
         for (int64_t c = 0; c < HS_; c += kHalf)
             for (int64_t i = 0; i < count; i += kTileDepth)
-                pack_right(to + c * kKeys + i / kTileDepth * kTileElements, 2 * kTileElements, from.row(i) + c,
+                pack_right(to + c / kTileRows * across + i / kTileDepth * kTileElements, across, from.row(i) + c,
                            from.stride, std::min(kTileDepth, count - i), std::min(kHalf, HS_ - c));
     }
-    static Right depth_at(const bf16* packed, int64_t channel, int64_t half) {
-        return {packed + channel * kKeys + half * kTileElements, 2 * kTileElements, kTileElements};
+    static Right depth_at(const bf16* packed, int64_t across, int64_t channel, int64_t half) {
+        return {packed + channel / kTileRows * across + half * kTileElements, across, kTileElements};
     }
 
     // to (keys, queries) = rows times columns.
-    void multiply_keys(float* to, const LeftRows& rows, const bf16* columns, int64_t first,
-                       const SeenHalves& halves) const {
+    void multiply_keys(float* to, const LeftRows& rows, const bf16* columns, const KeyTile& tile) const {
         for (int64_t r = 0; r < 2; ++r)
             for (int64_t c = 0; c < 2; ++c)
-                if (halves.seen[r][c])
-                    multiply(to + kHalf * (r * kQueries + c), kQueries, rows.at(first + kHalf * r),
+                if (tile.halves.seen[r][c])
+                    multiply(to + kHalf * (r * kQueries + c), kQueries, rows.at(tile.first + kHalf * r),
                              {columns + c * kHalf * W_, kTileRows * W_, kTileElements}, W_ / kTileDepth, false);
     }
-    // out += the transpose of `turned` (keys, queries) times rows (keys, channels).
-    void add_turned(const float* turned, const bf16* rows, int64_t count, const SeenHalves& halves) {
+    // The transpose of a half of the strip's keys by half c of queries becomes part of a left operand with the strip's
+    // keys as its depth.
+    template <class Element>
+    void pack_turned(const Element* from, int64_t row, int64_t half, int64_t c, int64_t keys) {
+        pack_left_turned(turned_ + (c * kHalves + half) * 2 * kTileElements, kTileElements, from, row, keys, kHalf);
+        of_queries_[c] |= 1u << half;
+    }
+    // out of a block += what was packed times rows (keys, channels).
+    void add_turned(int64_t block) {
         for (int64_t c = 0; c < 2; ++c) {
-            const Run run = run_of(halves.seen[0][c], halves.seen[1][c]);
-            if (run.count == 0) continue;
-            for (int64_t r = run.first; r < run.first + run.count; ++r)
-                pack_left_turned(turned_ + r * kTileElements, 2 * kTileElements, turned + kHalf * (r * kQueries + c),
-                                 kQueries, count - kHalf * r, kHalf);
-            const Left left{turned_ + run.first * kTileElements, kTileDepth, 2 * kTileElements, kTileElements};
-            for (int64_t d = 0; d < W_; d += kHalf)
-                multiply(out_ + kHalf * c * row_ + d, row_, left, depth_at(rows, d, run.first), run.count, begun_[c]);
-            begun_[c] = true;
+            bool& begun = begun_[2 * block + c];
+            float* const to = out_ + (place_[block] + kHalf * c) * row_;
+            for_each_run(std::exchange(of_queries_[c], 0), [&](int64_t run, int64_t count) {
+                const Left left{turned_ + (c * kHalves + run) * 2 * kTileElements, kTileDepth, kTileElements,
+                                2 * kTileElements};
+                for (int64_t d = 0; d < W_; d += kHalf)
+                    multiply(to + d, row_, left, depth_at(right_keys_, across_keys_, d, strip_ / kHalf + run), count,
+                             begun);
+                begun = true;
+            });
         }
     }
     // What a row that nothing was added to holds.
@@ -217,19 +299,24 @@ class AttentionProducts {
         return row;
     }
 
-    int64_t HS_, W_, row_;
+    int64_t HS_, W_, row_, across_keys_;
+    int64_t rows_of_keys_ = 0;  // of dkeys and dvalues; 32 more for sums that are made in one go
     float scale_;
     bool gradients_;
     LeftRows key_rows_, value_rows_;
-    bf16 *left_keys_, *left_values_;        // what is packed of them
-    bf16* right_keys_;                      // by depth: values in forward, keys in backward
-    bf16 *turned_queries_, *turned_douts_;  // (W, 64)
-    bf16 *queries_, *douts_;                // (64, W)
-    bf16 *weights_, *dscores_, *turned_;    // (64, 64)
+    bf16 *left_keys_, *left_values_;                       // what is packed of them
+    bf16* right_keys_;                                     // by depth: values in forward, keys in backward
+    bf16 *turned_queries_, *turned_douts_ = nullptr;       // (W, 64) each block
+    bf16 *queries_ = nullptr, *douts_ = nullptr;           // (64, W)
+    bf16 *weights_ = nullptr, *dscores_ = nullptr;         // (keys, queries) of a strip and the blocks
+    bf16* turned_;                                         // (queries, keys) of a strip and a block
+    int64_t strip_ = 0;                                    // the strip's first row
+    uint32_t of_keys_[kHalves] = {}, of_queries_[2] = {};  // which halves of their depth these have, as bits
     float *out_, *dkeys_ = nullptr, *dvalues_ = nullptr;
-    bool begun_[2] = {};          // whether out's halves have sums
-    bool* loaded_;                // whether a tile of keys is packed
-    bool* begun_keys_ = nullptr;  // likewise 32 rows each of dkeys and dvalues
+    int64_t place_[kTogether] = {};  // where the sums of a block of queries are in out_
+    bool begun_[kHalves] = {};       // whether out's halves have sums
+    bool* loaded_;                   // whether a tile of keys is packed
+    bool* begun_keys_ = nullptr;     // likewise 32 rows each of dkeys and dvalues
 };
 
 }  // namespace plimsoll::cpu::amx

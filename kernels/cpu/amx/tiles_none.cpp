@@ -1,5 +1,6 @@
 // For processors and compilers without AMX: nothing here is called, as available() says no.
 #include "kernels/cpu/amx/activations.h"
+#include "kernels/cpu/amx/attention_rows.h"
 #include "kernels/cpu/amx/cross_entropy_rows.h"
 #include "kernels/cpu/amx/norm_rows.h"
 #include "kernels/cpu/amx/tiles.h"
@@ -52,6 +53,24 @@ void swiglu_forward(bf16*, const bf16*, const bf16*, int64_t) {
     std::abort();
 }
 void swiglu_backward(bf16*, bf16*, const bf16*, const bf16*, const bf16*, int64_t) {
+    std::abort();
+}
+template <class V>
+void weigh(float*, int64_t, float, const float*, const float*, float*) {
+    std::abort();
+}
+template <class V>
+void weigh_gradients(bf16*, bf16*, int64_t, const float*, float*, int64_t, float, const float*, const float*,
+                     const float*) {
+    std::abort();
+}
+#define PLIMSOLL_VARIANT(Trait, header) PLIMSOLL_INSTANTIATE_ATTENTION_ROWS(Trait)
+#include "kernels/attention/variants.def"
+#undef PLIMSOLL_VARIANT
+void store_scaled(bf16*, const float*, int64_t, float, float) {
+    std::abort();
+}
+float dot(const bf16*, const bf16*, int64_t) {
     std::abort();
 }
 template <class T>
