@@ -1,6 +1,7 @@
 // Activations against the formulas in double, and the accuracy of the exp behind them.
 #include "kernels/mlp.h"
 
+#include <cmath>
 #include <limits>
 #include <numbers>
 
@@ -115,6 +116,29 @@ TYPED_TEST(MlpTest, LargeInputsAndZerosStayFinite) {
                             view(x, {1, static_cast<int64_t>(x.size())}), kind, {});
         expect_close(out, expected, 10, "out");
         for (const TypeParam value : dx) EXPECT_TRUE(std::isfinite(static_cast<double>(value)));
+    }
+}
+
+// Those of bf16 take vectors of elements, in halves of even and odd ones, and what is left over.
+TEST(Mlp, BitsOfAnElementDoNotDependOnItsPlaceAndNaNsStay) {
+    constexpr int64_t F = 101;
+    for (const Activation kind : kKinds) {
+        Pass<bf16> row{.kind = kind, .N = 1, .F = F};
+        row.x[7] = row.x[64] = bf16(std::numeric_limits<float>::quiet_NaN());
+        row.forward(), row.backward();
+        for (int64_t c = 0; c < F; ++c) {
+            Pass<bf16> alone{.kind = kind, .N = 1, .F = 1};
+            for (int64_t i = 0; i < inputs_per_output(kind); ++i) alone.x[i] = row.x[i * F + c];
+            alone.dout[0] = row.dout[c];
+            alone.forward(), alone.backward();
+            const bool nan = kind != Activation::kRelu && (c == 7 || c == 64);
+            EXPECT_EQ(std::isnan(static_cast<double>(row.out[c])), nan) << c;
+            EXPECT_EQ(std::isnan(static_cast<double>(row.dx[c])), nan) << c;
+            if (nan) continue;
+            EXPECT_TRUE(same_bits(alone.out, std::vector{row.out[c]})) << c;
+            for (int64_t i = 0; i < inputs_per_output(kind); ++i)
+                EXPECT_TRUE(same_bits(std::vector{alone.dx[i]}, std::vector{row.dx[i * F + c]})) << c;
+        }
     }
 }
 

@@ -44,6 +44,32 @@ inline void store(bf16* to, int64_t i, __mmask16 mask, __m512 value) {
     _mm256_mask_storeu_epi16(reinterpret_cast<uint16_t*>(to) + i, mask, upper);
 }
 
+// 32 elements of bf16 in two vectors: half the instructions that widening 16 at a time takes.
+struct Pair {
+    __m512 even, odd;
+};
+inline Pair load_pair(const bf16* from, int64_t i, __mmask32 mask) {
+    const __m512i both = _mm512_maskz_loadu_epi16(mask, reinterpret_cast<const uint16_t*>(from) + i);
+    const __m512i odd = _mm512_and_si512(both, _mm512_set1_epi32(static_cast<int>(0xffff0000)));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(both, 16)), _mm512_castsi512_ps(odd)};
+}
+// Rounded as store() does.
+inline void store_pair(bf16* to, int64_t i, __mmask32 mask, Pair pair) {
+    struct alignas(64) Order {
+        uint16_t of[2 * kLanes];
+    };
+    static constexpr Order kInterleaved = [] {
+        Order order{};
+        for (int k = 0; k < 2 * kLanes; ++k) order.of[k] = static_cast<uint16_t>(k / 2 + k % 2 * kLanes);
+        return order;
+    }();
+    const __m512bh rounded = _mm512_cvtne2ps_pbh(pair.odd, pair.even);
+    __m512i halves;
+    std::memcpy(&halves, &rounded, sizeof halves);
+    const __m512i bits = _mm512_permutexvar_epi16(_mm512_load_si512(kInterleaved.of), halves);
+    _mm512_mask_storeu_epi16(reinterpret_cast<uint16_t*>(to) + i, mask, bits);
+}
+
 // Calls f(i, mask) for 16 lanes at a time.
 template <class F>
 inline void for_lanes(int64_t n, F&& f) {
@@ -52,7 +78,15 @@ inline void for_lanes(int64_t n, F&& f) {
     if (i < n) f(i, lanes(n - i));
 }
 
-// The same with f(i, mask, half), half 0 and 1 in turns: sums in two chains of additions.
+// Calls f(i, mask) for 32 elements at a time.
+template <class F>
+inline void for_pairs(int64_t n, F&& f) {
+    int64_t i = 0;
+    for (; i + 2 * kLanes <= n; i += 2 * kLanes) f(i, __mmask32{0xffffffff});
+    if (i < n) f(i, (__mmask32{1} << (n - i)) - 1);
+}
+
+// As for_lanes with f(i, mask, half), half 0 and 1 in turns: sums in two chains of additions.
 template <class F>
 inline void for_halves(int64_t n, F&& f) {
     int64_t i = 0;
