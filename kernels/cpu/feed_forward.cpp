@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "kernels/cpu/amx/gemm.h"
+#include "kernels/cpu/activated_product.h"
 #include "kernels/cpu/amx/norm_rows.h"
 #include "kernels/cpu/amx/tiles.h"
 #include "kernels/cpu/cpu.h"
@@ -62,15 +62,9 @@ void feed_forward_forward(const FeedForwardTensors& t, Activation kind, NormSpec
             const Tensor sum = here(t.sum), normed = here(t.normed), ups = here(t.up), act = here(t.act);
             cpu::residual_norm_forward(sum, normed, here(t.mean), here(t.rstd), here(t.x), here(t.branch), t.gain,
                                        t.gain_bias, spec, kAlone);
-            const auto activate = [&](amx::Part p) {
-                // of all inputs of these outputs
-                if (inputs_per_output(kind) == 1)
-                    cpu::activation_forward(act.slice_rows(p.row, p.rows).slice_columns(p.column, p.columns),
-                                            ups.slice_rows(p.row, p.rows).slice_columns(p.column, p.columns), kind,
-                                            kAlone);
-            };
-            amx::gemm_rows(matrix(ups), matrix(normed), up, optional_ptr<float>(t.up_bias), amx::Epilogue(activate));
-            if (inputs_per_output(kind) > 1) cpu::activation_forward(act, ups, kind, kAlone);
+            activated_forward(act, ups, kind, kAlone, [&](amx::Epilogue epilogue) {
+                amx::gemm_rows(matrix(ups), matrix(normed), up, optional_ptr<float>(t.up_bias), epilogue);
+            });
             const Tensor product = panel_like<struct LastProduct>(t.product, count);
             amx::gemm_rows(matrix(product), matrix(act), down, optional_ptr<float>(t.down_bias));
             cpu::residual_forward(here(t.out), sum, product, kAlone);
@@ -96,15 +90,10 @@ void feed_forward_backward(const FeedForwardGradients& d, const FeedForwardTenso
             const int64_t last = std::min(slots.count, first + together);
             const int64_t begin = slots.begin(first), count = slots.end(last - 1) - begin;
             const auto here = [&](Tensor of) { return rows(of, begin, count); };
-            const Tensor dact = here(d.dact), dup = here(d.dup), ups = here(t.up);
-            const auto differentiate = [&](amx::Part p) {
-                const auto of = [&](Tensor x) {
-                    return x.slice_rows(p.row, p.rows).slice_columns(p.column, p.columns);
-                };
-                if (inputs_per_output(kind) == 1) cpu::activation_backward(of(dup), of(dact), of(ups), kind, kAlone);
-            };
-            amx::gemm_rows(matrix(dact), matrix(here(d.dout)), down, nullptr, amx::Epilogue(differentiate, ups));
-            if (inputs_per_output(kind) > 1) cpu::activation_backward(dup, dact, ups, kind, kAlone);
+            const Tensor dact = here(d.dact), dup = here(d.dup);
+            activated_backward(dup, dact, here(t.up), kind, kAlone, [&](amx::Epilogue epilogue) {
+                amx::gemm_rows(matrix(dact), matrix(here(d.dout)), down, nullptr, epilogue);
+            });
             const Tensor dnormed = panel_like<struct Normed>(t.normed, count);
             amx::gemm_rows(matrix(dnormed), matrix(dup), up, nullptr);
             for (int64_t slot = first; slot < last; ++slot) {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "kernels/cpu/amx/gemm.h"
+#include "kernels/cpu/activated_product.h"
 #include "kernels/cpu/amx/tiles.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/gemm/fallback.h"
@@ -72,9 +72,6 @@ void row_forward(Out* out, const T* x, const T* weight, const Accumulator<T>* bi
 bool fuses(Tensor operand, Activation kind) {
     return operand.dtype == DType::kBF16 && operand.shape[0] > 0 && inputs_per_output(kind) == 1 && amx::available();
 }
-Tensor part(Tensor t, amx::Part p) {
-    return t.slice_rows(p.row, p.rows).slice_columns(p.column, p.columns);
-}
 
 }  // namespace
 
@@ -98,9 +95,9 @@ void matmul_activation_forward(Tensor act, Tensor up, Tensor x, Tensor weight, T
         cpu::matmul_forward(up, x, weight, bias, exec);
         return cpu::activation_forward(act, up, kind, exec);
     }
-    const auto then = [&](amx::Part p) { cpu::activation_forward(part(act, p), part(up, p), kind, {}); };
-    amx::gemm(matrix(up), matrix(x), transposed(matrix(weight)), false, optional_ptr<float>(bias), exec,
-              amx::Epilogue(then));
+    activated_forward(act, up, kind, exec, [&](amx::Epilogue epilogue) {
+        amx::gemm(matrix(up), matrix(x), transposed(matrix(weight)), false, optional_ptr<float>(bias), exec, epilogue);
+    });
 }
 
 void matmul_activation_backward(Tensor dup, Tensor dact, Tensor dout, Tensor weight, Tensor up, Activation kind,
@@ -109,10 +106,9 @@ void matmul_activation_backward(Tensor dup, Tensor dact, Tensor dout, Tensor wei
         cpu::matmul_backward_input(dact, dout, weight, Write::kOverwrite, exec);
         return cpu::activation_backward(dup, dact, up, kind, exec);
     }
-    const auto then = [&](amx::Part p) {
-        cpu::activation_backward(part(dup, p), part(dact, p), part(up, p), kind, {});
-    };
-    amx::gemm(matrix(dact), matrix(dout), matrix(weight), false, nullptr, exec, amx::Epilogue(then, up));
+    activated_backward(dup, dact, up, kind, exec, [&](amx::Epilogue epilogue) {
+        amx::gemm(matrix(dact), matrix(dout), matrix(weight), false, nullptr, exec, epilogue);
+    });
 }
 
 void matmul_backward_input(Tensor dx, Tensor dout, Tensor weight, Write write, const Exec& exec) {
