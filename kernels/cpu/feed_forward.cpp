@@ -41,9 +41,10 @@ Tensor panel_like(Tensor like, int64_t count) {
 }  // namespace
 
 bool feed_forward_is_fused(const FeedForwardTensors& t, const Exec& exec) {
+    const int64_t longest = std::max(t.up_weight.shape[0], t.up_weight.shape[1]);  // sum of a product
     return exec.device == Device::kCpu && t.normed.dtype == DType::kBF16 && t.x.dtype == DType::kF32 &&
-           t.up_weight.elements() + t.down_weight.elements() <= kWeights && t.x.shape[0] >= 2 * kPanel * exec.threads &&
-           amx::available();
+           t.up_weight.elements() + t.down_weight.elements() <= kWeights && longest <= amx::kLongest &&
+           t.x.shape[0] >= 2 * kPanel * exec.threads && amx::available();
 }
 
 void feed_forward_forward(const FeedForwardTensors& t, Activation kind, NormSpec spec, const Exec& exec) {

@@ -6,7 +6,8 @@
 
 namespace plimsoll::cpu {
 
-// Whether it pays: bf16 operands, AMX, both packed weights in a second-level cache, and panels for all threads.
+// Whether it pays: bf16 operands, AMX, both packed weights in a second-level cache, sums that
+// products make in one go, and panels for all threads.
 bool feed_forward_is_fused(const FeedForwardTensors& t, const Exec& exec);
 
 // Want the above.

@@ -106,13 +106,16 @@ TEST(FeedForward, HasTheBitsOfItsOps) {
                 }
 }
 
-// Few rows, weights beyond a cache, and other dtypes are computed op by op.
+// Few rows, weights beyond a cache and long sums are computed op by op.
 TEST(FeedForward, IsFusedOnlyWhereItPays) {
     Half few{{NormKind::kRms, Activation::kGelu, 511, 32, 64}},
         large{{NormKind::kRms, Activation::kGelu, 512, 512, 1024}};
     EXPECT_FALSE(cpu::feed_forward_is_fused(few.tensors(), {.threads = 2}));
     EXPECT_EQ(cpu::feed_forward_is_fused(few.tensors(), {.threads = 1}), cpu::amx::available());
     EXPECT_FALSE(cpu::feed_forward_is_fused(large.tensors(), {.threads = 1}));
+    // Whose products sum part by part, as panels do not.
+    Half long_sums{{NormKind::kRms, Activation::kGelu, 512, 16, 4128}};
+    EXPECT_FALSE(cpu::feed_forward_is_fused(long_sums.tensors(), {.threads = 1}));
 }
 
 }  // namespace

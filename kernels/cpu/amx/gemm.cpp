@@ -15,7 +15,6 @@ namespace {
 
 constexpr int64_t kPass = 256;            // of K before the next columns: 32 rows and 32 columns of that are in L1
 constexpr int64_t kWidth = 512;           // columns of c at a time, of rows of one thread
-constexpr int64_t kLongest = 4096;        // of K in one part
 constexpr int64_t kShort = 2048;          // of K in a part where there are several
 constexpr int64_t kShared = 4 << 20;      // elements of b packed at once for all threads
 constexpr int64_t kMostSums = 256 << 10;  // elements of a part of c whose sums wait for the next pass

@@ -6,6 +6,9 @@
 
 namespace plimsoll::cpu::amx {
 
+// How much of K a product sums in one go; where there is more, it adds the sums of parts.
+inline constexpr int64_t kLongest = 4096;
+
 // A part of a matrix.
 struct Part {
     int64_t row, rows, column, columns;
@@ -40,7 +43,7 @@ void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, cons
 
 // c (M, N) = a (M, K) b + bias for some rows, by the calling thread alone, which has a TileScope: all of b is packed.
 // The bits are gemm's. M fits a second-level cache with what the caller keeps there (about 128 rows); K is at most
-// 4096.
+// kLongest.
 void gemm_rows(Matrix c, Matrix a, const PackedRight& b, const float* bias, Epilogue epilogue = {});
 
 // The same as gemm without bias, and row_sums (M, fp32) = the sums of a's rows, + beta * row_sums: gradients of a
