@@ -13,11 +13,14 @@
 #else
 #define PLIMSOLL_CHOOSE(exec, call) cpu::call
 #endif
-// Returns what the op's implementation for exec.device returns, in a range with the op's name, whose work a tracer that
-// wants it is told before: PLIMSOLL_RUN(exec, op(arguments...)).
-#define PLIMSOLL_RUN(exec, call)                                                           \
+// A range with the op's name to the end of the block, whose work a tracer that wants it is told before:
+// PLIMSOLL_TRACE(exec, op(arguments...)).
+#define PLIMSOLL_TRACE(exec, call)                                                         \
     if ((exec).tracer && (exec).tracer->counts_work()) (exec).tracer->work(op_work::call); \
-    const TraceRange range(exec, __func__);                                                \
+    const TraceRange range(exec, __func__)
+// Returns what the op's implementation for exec.device returns, in such a range.
+#define PLIMSOLL_RUN(exec, call) \
+    PLIMSOLL_TRACE(exec, call);  \
     return PLIMSOLL_CHOOSE(exec, call)
 
 namespace plimsoll {

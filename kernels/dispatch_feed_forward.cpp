@@ -30,9 +30,7 @@ void check_tensors(const char* op, const FeedForwardTensors& t, Activation kind)
 void feed_forward_forward(const FeedForwardTensors& t, Activation kind, NormSpec spec, const Exec& exec) {
     if (cpu::feed_forward_is_fused(t, exec)) {
         check_tensors("feed_forward_forward", t, kind);
-        if (exec.tracer && exec.tracer->counts_work())
-            exec.tracer->work(op_work::feed_forward_forward(t, kind, spec, exec));
-        const TraceRange range(exec, "feed_forward_forward");
+        PLIMSOLL_TRACE(exec, feed_forward_forward(t, kind, spec, exec));
         return cpu::feed_forward_forward(t, kind, spec, exec);
     }
     residual_norm_forward(t.sum, t.normed, t.mean, t.rstd, t.x, t.branch, t.gain, t.gain_bias, spec, exec);
@@ -45,9 +43,7 @@ void feed_forward_backward(const FeedForwardGradients& d, const FeedForwardTenso
                            Write write, const Exec& exec) {
     if (cpu::feed_forward_is_fused(t, exec)) {
         check_tensors("feed_forward_backward", t, kind);
-        if (exec.tracer && exec.tracer->counts_work())
-            exec.tracer->work(op_work::feed_forward_backward(d, t, kind, spec, write, exec));
-        const TraceRange range(exec, "feed_forward_backward");
+        PLIMSOLL_TRACE(exec, feed_forward_backward(d, t, kind, spec, write, exec));
         return cpu::feed_forward_backward(d, t, kind, spec, write, exec);
     }
     matmul_activation_backward(d.dup, d.dact, d.dout, t.down_weight, t.up, kind, exec);
