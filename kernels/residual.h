@@ -18,6 +18,15 @@ void residual_norm_forward(Tensor sum, Tensor out, Tensor mean, Tensor rstd, Ten
 void residual_norm_backward(Tensor dx, Tensor dbranch, Tensor dgain, Tensor dbias, Tensor dout, Tensor sum, Tensor gain,
                             Tensor mean, Tensor rstd, NormSpec spec, Write write, const Exec& exec);
 
+// The same, or norm_backward where dbranch is empty.
+inline void stream_norm_backward(Tensor dx, Tensor dbranch, Tensor dgain, Tensor dbias, Tensor dout, Tensor x,
+                                 Tensor gain, Tensor mean, Tensor rstd, NormSpec spec, Write write, const Exec& exec) {
+    if (dbranch)
+        residual_norm_backward(dx, dbranch, dgain, dbias, dout, x, gain, mean, rstd, spec, write, exec);
+    else
+        norm_backward(dx, dgain, dbias, dout, x, gain, mean, rstd, spec, write, exec);
+}
+
 // out = x, converted between floating dtypes. Both (N, C), contiguous. The gradient of a branch is the stream's
 // gradient; in bf16 training this makes it a matmul operand.
 void convert(Tensor out, Tensor x, const Exec& exec);

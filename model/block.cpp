@@ -181,15 +181,6 @@ Tensor Block::branch_gradient() const {
     return operand(a_.x_mid ? s_.ddown : s_.dout);
 }
 
-void Block::stream_backward(Tensor dx, Tensor dbranch, Tensor dgain, Tensor dbias, Tensor x, Tensor gain, Tensor mean,
-                            Tensor rstd, Write write, const Exec& exec) const {
-    if (dbranch)
-        residual_norm_backward(dx, dbranch, dgain, dbias, s_.dnorm, x, gain, mean, rstd, model_.norm_spec(), write,
-                               exec);
-    else
-        norm_backward(dx, dgain, dbias, s_.dnorm, x, gain, mean, rstd, model_.norm_spec(), write, exec);
-}
-
 void Block::backward_post(Tensor dx, Write write, BackwardPart part, const Exec& exec, BranchGradient branch) {
     const bool inputs = of_inputs(part), weights = of_weights(part);
     const Tensor first = branch_gradient(), second = operand(s_.dout);
@@ -250,7 +241,8 @@ void Block::backward_pre(Tensor dx, std::span<const int32_t> positions, Write wr
     for (size_t i = 0; i < parts_.size(); ++i)
         parts_[i].backward_maps(this->part(i, positions), s_.dnorm, a_.norm1, write, part, exec);
     if (!of_inputs(part)) return;
-    stream_backward(dx, dbranch, d_.norm1_gain, d_.norm1_bias, a_.x, p_.norm1_gain, a_.mean1, a_.rstd1, write, exec);
+    stream_norm_backward(dx, dbranch, d_.norm1_gain, d_.norm1_bias, s_.dnorm, a_.x, p_.norm1_gain, a_.mean1, a_.rstd1,
+                         model_.norm_spec(), write, exec);
 }
 
 }  // namespace plimsoll

@@ -84,9 +84,6 @@ class Block {
     // Where the stream's gradient goes as the gradient of a branch: `kept` if that is planned. Empty where it is read
     // as it is.
     Tensor operand(Tensor kept) const;
-    // Through a norm whose output's gradient is in dnorm; into dbranch too if it is not empty.
-    void stream_backward(Tensor dx, Tensor dbranch, Tensor dgain, Tensor dbias, Tensor x, Tensor gain, Tensor mean,
-                         Tensor rstd, Write write, const Exec& exec) const;
     PartView part(size_t i, std::span<const int32_t> positions = {}) const {
         PartView view = parts_.view(i, p_.parts, d_.parts, a_.parts, s_.part_operands, s_.part_scratch);
         view.positions = positions;
