@@ -7,7 +7,7 @@
 #include <cstring>
 #include <limits>
 
-#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/amx/blocks.h"
 #include "kernels/dtype.h"
 #include "kernels/memory.h"
 

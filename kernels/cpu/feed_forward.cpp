@@ -63,8 +63,8 @@ void feed_forward_forward(const FeedForwardTensors& t, Activation kind, NormSpec
             const Tensor sum = here(t.sum), normed = here(t.normed), ups = here(t.up), act = here(t.act);
             cpu::residual_norm_forward(sum, normed, here(t.mean), here(t.rstd), here(t.x), here(t.branch), t.gain,
                                        t.gain_bias, spec, kAlone);
-            activated_forward(act, ups, kind, kAlone, [&](amx::Epilogue epilogue) {
-                amx::gemm_rows(matrix(ups), matrix(normed), up, optional_ptr<float>(t.up_bias), epilogue);
+            activated_forward(act, ups, kind, kAlone, [&](Matrix to, const amx::Then& then) {
+                amx::gemm_rows(to, matrix(normed), up, optional_ptr<float>(t.up_bias), then);
             });
             const Tensor product = panel_like<struct LastProduct>(t.product, count);
             amx::gemm_rows(matrix(product), matrix(act), down, optional_ptr<float>(t.down_bias));
@@ -92,8 +92,8 @@ void feed_forward_backward(const FeedForwardGradients& d, const FeedForwardTenso
             const int64_t begin = slots.begin(first), count = slots.end(last - 1) - begin;
             const auto here = [&](Tensor of) { return rows(of, begin, count); };
             const Tensor dact = here(d.dact), dup = here(d.dup);
-            activated_backward(dup, dact, here(t.up), kind, kAlone, [&](amx::Epilogue epilogue) {
-                amx::gemm_rows(matrix(dact), matrix(here(d.dout)), down, nullptr, epilogue);
+            activated_backward(dup, dact, here(t.up), kind, kAlone, [&](Matrix to, const amx::Then& then) {
+                amx::gemm_rows(to, matrix(here(d.dout)), down, nullptr, then);
             });
             const Tensor dnormed = panel_like<struct Normed>(t.normed, count);
             amx::gemm_rows(matrix(dnormed), matrix(dup), up, nullptr);

@@ -95,8 +95,8 @@ void matmul_activation_forward(Tensor act, Tensor up, Tensor x, Tensor weight, T
         cpu::matmul_forward(up, x, weight, bias, exec);
         return cpu::activation_forward(act, up, kind, exec);
     }
-    activated_forward(act, up, kind, exec, [&](amx::Epilogue epilogue) {
-        amx::gemm(matrix(up), matrix(x), transposed(matrix(weight)), false, optional_ptr<float>(bias), exec, epilogue);
+    activated_forward(act, up, kind, exec, [&](Matrix to, const amx::Then& then) {
+        amx::gemm(to, matrix(x), transposed(matrix(weight)), false, optional_ptr<float>(bias), exec, then);
     });
 }
 
@@ -106,8 +106,8 @@ void matmul_activation_backward(Tensor dup, Tensor dact, Tensor dout, Tensor wei
         cpu::matmul_backward_input(dact, dout, weight, Write::kOverwrite, exec);
         return cpu::activation_backward(dup, dact, up, kind, exec);
     }
-    activated_backward(dup, dact, up, kind, exec, [&](amx::Epilogue epilogue) {
-        amx::gemm(matrix(dact), matrix(dout), matrix(weight), false, nullptr, exec, epilogue);
+    activated_backward(dup, dact, up, kind, exec, [&](Matrix to, const amx::Then& then) {
+        amx::gemm(to, matrix(dout), matrix(weight), false, nullptr, exec, then);
     });
 }
 

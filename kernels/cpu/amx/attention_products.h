@@ -10,7 +10,7 @@
 #include <bit>
 
 #include "kernels/cpu/amx/attention_rows.h"
-#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/amx/blocks.h"
 #include "kernels/cpu/attention_products.h"
 
 namespace plimsoll::cpu::amx {

@@ -25,7 +25,7 @@ constexpr int64_t kBlockElements = kBlock * kBlock;
 class Product {
   public:
     Product(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, float* row_sums, const Exec& exec,
-            Epilogue epilogue)
+            const Then& then)
         : c_(c),
           a_(a),
           b_(b),
@@ -33,7 +33,7 @@ class Product {
           bias_(bias),
           row_sums_(row_sums),
           threads_(exec.threads),
-          epilogue_(epilogue) {
+          then_(then) {
         const int64_t M = c.rows, N = c.columns, K = a.columns;
         choose_parts();
         streams_ = c.dtype == DType::kF32 && M * N >= kStreamed;
@@ -46,7 +46,7 @@ class Product {
     }
 
     // Rows of c of the calling thread, b packed before.
-    Product(Matrix c, Matrix a, const float* bias, Epilogue epilogue)
+    Product(Matrix c, Matrix a, const float* bias, const Then& then)
         : c_(c),
           a_(a),
           b_{},
@@ -54,7 +54,7 @@ class Product {
           bias_(bias),
           row_sums_(nullptr),
           threads_(1),
-          epilogue_(epilogue),
+          then_(then),
           streams_(false),
           height_(c.rows),
           width_(std::min(kWidth, padded(c.columns))),
@@ -130,6 +130,8 @@ class Product {
         float* const of_rows = row_sums_ && columns.begin == 0 ? zeros(padded(rows.count)) : nullptr;
         float* const sums =
             workspace<struct BlockSums, float>((once ? 2 : parts(rows.count, kBlock) * across) * kBlockElements);
+        Finish made = made_of(depth);  // the block before, that waits for the next product
+        bool waits = false;
         for (int64_t k = 0; k < depth.count; k += kPass) {
             const Range pass{depth.begin + k, std::min(kPass, depth.count - k)};
             PackedRight here = right;
@@ -141,20 +143,17 @@ class Product {
             for (int64_t r = 0; r < rows.count; r += kBlock) {
                 const Range lines{rows.begin + r, std::min(kBlock, rows.count - r)};
                 const Left left = left_of(rows, r, pass);
-                const Part done{lines.begin, lines.count, columns.begin, columns.count};
-                const bool last = pass.begin + pass.count == a_.columns;
-                if (last) epilogue_.fetch(done);
                 for (int64_t s = 0; s < columns.count; s += kBlock) {
                     const int64_t block = once ? s / kBlock % 2 : r / kBlock * across + s / kBlock;
                     float* const sum = sums + block * kBlockElements;
                     multiply(sum, kBlock, left, here.at(columns.begin + s, pass.begin), parts(pass.count, kTileDepth),
-                             k > 0);
-                    if (k + kPass >= depth.count)
-                        store(sum, depth, lines, {columns.begin + s, std::min(kBlock, columns.count - s)});
+                             k > 0, waits ? &made : nullptr);
+                    waits = k + kPass >= depth.count;
+                    if (waits) aim(made, sum, depth, lines, {columns.begin + s, std::min(kBlock, columns.count - s)});
                 }
-                if (last) epilogue_(done);
             }
         }
+        if (waits) finish(made);
         for (int64_t r = 0; of_rows && r < rows.count; ++r) {
             float& to = row_sums_[rows.begin + r];
             to = (accumulate_ || depth.begin > 0 ? to : 0.0f) + of_rows[r];
@@ -196,25 +195,47 @@ class Product {
         return {packed_left(), kTileDepth, apart, kTileElements};
     }
 
-    // Adds the sums over a part of K to what those before have left; the last part's go to c.
-    void store(float* sums, Range depth, Range rows, Range columns) const {
+    // What becomes of all blocks of sums over a part of K: they are added to what those before have left, the last ones
+    // go to c.
+    Finish made_of(Range depth) const {
         const bool first = depth.begin == 0, last = depth.begin + depth.count == a_.columns;
+        Finish made;
+        if (sums_ && !last) {
+            made.to_row = c_.columns;
+            made.how = first ? BlockStore::kWrite : BlockStore::kAdd;
+            return made;
+        }
+        made.to_row = c_.row;
+        made.how = accumulate_ || (!sums_ && !first) ? BlockStore::kAdd
+                   : streams_                        ? BlockStore::kStream
+                                                     : BlockStore::kWrite;
+        if (last) made.following = then_.following, made.other_row = then_.other.row;
+        return made;
+    }
+
+    // One block of them.
+    void aim(Finish& made, float* sums, Range depth, Range rows, Range columns) const {
+        const bool first = depth.begin == 0, last = depth.begin + depth.count == a_.columns;
+        made.rows = rows.count, made.columns = columns.count;
+        made.sums = sums, made.sums_row = kBlock;
         if (sums_) {
             float* const kept = sums_ + rows.begin * c_.columns + columns.begin;
-            if (!last)
-                return store_block(kept, c_.columns, sums, kBlock, rows.count, columns.count, nullptr,
-                                   first ? BlockStore::kWrite : BlockStore::kAdd);
-            store_block(sums, kBlock, kept, c_.columns, rows.count, columns.count, nullptr, BlockStore::kAdd);
+            made.wide = last ? nullptr : kept;
+            if (!last) return;
+            Finish added;
+            added.rows = made.rows, added.columns = made.columns, added.sums = sums;
+            added.wide = kept, added.to_row = c_.columns, added.how = BlockStore::kAdd;
+            finish(added);
+            made.sums = kept, made.sums_row = c_.columns;
         }
-        const BlockStore how = accumulate_ || (!sums_ && !first) ? BlockStore::kAdd
-                               : streams_                        ? BlockStore::kStream
-                                                                 : BlockStore::kWrite;
-        const float* const bias = bias_ && (sums_ || first) ? bias_ + columns.begin : nullptr;
-        const auto to = [&]<class T>(T* c) {
-            store_block(c + rows.begin * c_.row + columns.begin, c_.row, sums, kBlock, rows.count, columns.count, bias,
-                        how);
-        };
-        c_.dtype == DType::kF32 ? to(static_cast<float*>(c_.data)) : to(static_cast<bf16*>(c_.data));
+        made.bias = bias_ && (sums_ || first) ? bias_ + columns.begin : nullptr;
+        const int64_t at = rows.begin * c_.row + columns.begin;
+        if (c_.dtype == DType::kF32)
+            made.wide = static_cast<float*>(c_.data) + at;
+        else
+            made.narrow = static_cast<bf16*>(c_.data) + at;
+        if (made.following != Following::kNothing)
+            made.other = static_cast<bf16*>(then_.other.data) + rows.begin * then_.other.row + columns.begin;
     }
 
     Matrix c_, a_, b_;
@@ -222,7 +243,7 @@ class Product {
     const float* bias_;
     float* row_sums_;
     int threads_;
-    Epilogue epilogue_;
+    Then then_;
     bool streams_;  // whether c, if it is written once, goes past the caches: gradients of large weights
     int64_t height_ = kBlock, width_ = kBlock;  // of what a thread makes at a time
     int64_t columns_, depth_;                   // of a part of b
@@ -233,23 +254,12 @@ class Product {
 
 }  // namespace
 
-void Epilogue::fetch(Part part) const {
-    if (!reads_) return;
-    constexpr int64_t kLine = 64, kSecondLevel = 2;
-    const int64_t size = size_of(reads_.dtype);
-    for (int64_t r = part.row; r < part.row + part.rows; ++r) {
-        const char* const row = static_cast<const char*>(reads_.data) + (r * reads_.row_stride + part.column) * size;
-        for (int64_t byte = 0; byte < part.columns * size; byte += kLine)
-            __builtin_prefetch(row + byte, 0, kSecondLevel);
-    }
+void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, const Exec& exec, const Then& then) {
+    Product(c, a, b, accumulate, bias, nullptr, exec, then).run();
 }
 
-void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, const Exec& exec, Epilogue epilogue) {
-    Product(c, a, b, accumulate, bias, nullptr, exec, epilogue).run();
-}
-
-void gemm_rows(Matrix c, Matrix a, const PackedRight& b, const float* bias, Epilogue epilogue) {
-    Product(c, a, bias, epilogue).run(b);
+void gemm_rows(Matrix c, Matrix a, const PackedRight& b, const float* bias, const Then& then) {
+    Product(c, a, bias, then).run(b);
 }
 
 void gemm_with_row_sums(Matrix c, float* row_sums, Matrix a, Matrix b, bool accumulate, const Exec& exec) {

@@ -44,14 +44,27 @@ inline void store(bf16* to, int64_t i, __mmask16 mask, __m512 value) {
     _mm256_mask_storeu_epi16(reinterpret_cast<uint16_t*>(to) + i, mask, upper);
 }
 
+inline void store_bits(bf16* to, int64_t i, __mmask32 mask, __m512i bits) {
+    _mm512_mask_storeu_epi16(reinterpret_cast<uint16_t*>(to) + i, mask, bits);
+}
+
 // 32 elements of bf16 in two vectors: half the instructions that widening 16 at a time takes.
 struct Pair {
     __m512 even, odd;
 };
-inline Pair load_pair(const bf16* from, int64_t i, __mmask32 mask) {
-    const __m512i both = _mm512_maskz_loadu_epi16(mask, reinterpret_cast<const uint16_t*>(from) + i);
+inline Pair pair(__m512i both) {
     const __m512i odd = _mm512_and_si512(both, _mm512_set1_epi32(static_cast<int>(0xffff0000)));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(both, 16)), _mm512_castsi512_ps(odd)};
+}
+inline Pair load_pair(const bf16* from, int64_t i, __mmask32 mask) {
+    return pair(_mm512_maskz_loadu_epi16(mask, reinterpret_cast<const uint16_t*>(from) + i));
+}
+// The first 16 elements and the next, rounded as store() does, in order.
+inline __m512i in_order(__m512 low, __m512 high) {
+    const __m512bh rounded = _mm512_cvtne2ps_pbh(high, low);
+    __m512i bits;
+    std::memcpy(&bits, &rounded, sizeof bits);
+    return bits;
 }
 // Rounded as store() does.
 inline void store_pair(bf16* to, int64_t i, __mmask32 mask, Pair pair) {
@@ -63,11 +76,9 @@ inline void store_pair(bf16* to, int64_t i, __mmask32 mask, Pair pair) {
         for (int k = 0; k < 2 * kLanes; ++k) order.of[k] = static_cast<uint16_t>(k / 2 + k % 2 * kLanes);
         return order;
     }();
-    const __m512bh rounded = _mm512_cvtne2ps_pbh(pair.odd, pair.even);
-    __m512i halves;
-    std::memcpy(&halves, &rounded, sizeof halves);
+    const __m512i halves = in_order(pair.even, pair.odd);
     const __m512i bits = _mm512_permutexvar_epi16(_mm512_load_si512(kInterleaved.of), halves);
-    _mm512_mask_storeu_epi16(reinterpret_cast<uint16_t*>(to) + i, mask, bits);
+    store_bits(to, i, mask, bits);
 }
 
 // Calls f(i, mask) for 16 lanes at a time.

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/amx/blocks.h"
 #include "kernels/matrix.h"
 
 namespace plimsoll::cpu::amx {

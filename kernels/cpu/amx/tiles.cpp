@@ -27,25 +27,6 @@ bool system_allows() {
     return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
-// Tiles 0 to 3 are sums, 4 and 5 left operands, 6 and 7 right ones. GCC 12's own functions for these instructions do
-// not say that they read and write memory, so that stores may be moved past them.
-template <int kRegister>
-void zero() {
-    asm volatile("tilezero %%tmm%c0" ::"i"(kRegister));
-}
-template <int kRegister>
-void load(const void* from, int64_t stride_bytes) {
-    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride_bytes), "i"(kRegister) : "memory");
-}
-template <int kRegister>
-void store(void* to, int64_t stride_bytes) {
-    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride_bytes), "i"(kRegister) : "memory");
-}
-template <int kSum, int kLeft, int kRight>
-void multiply_add() {
-    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSum), "i"(kLeft), "i"(kRight));
-}
-
 // bf16 is not defined here.
 uint16_t* bits(bf16* p) {
     return reinterpret_cast<uint16_t*>(p);
@@ -60,10 +41,6 @@ const float* bits(const float* p) {
 __mmask32 first(int64_t count) {
     return count >= 32 ? ~0u : count <= 0 ? 0 : (1u << count) - 1;
 }
-__mmask16 first16(int64_t count) {
-    return static_cast<__mmask16>(count >= 16 ? 0xffff : count <= 0 ? 0 : (1u << count) - 1);
-}
-
 __m512bh as_pairs(__m512i dwords) {
     __m512bh pairs;
     std::memcpy(&pairs, &dwords, sizeof pairs);
@@ -133,8 +110,7 @@ void for_rows(const Element* data, int64_t stride, int64_t rows, int64_t columns
     }
     const __mmask32 mask = first(columns);
 #pragma GCC unroll 1
-    for (int64_t i = 0; i < kBlock; ++i)
-        f(i, i < rows ? load_row(data + i * stride, mask) : _mm512_setzero_si512());
+    for (int64_t i = 0; i < kBlock; ++i) f(i, i < rows ? load_row(data + i * stride, mask) : _mm512_setzero_si512());
 }
 
 // sums (16) += those of a right tile's columns.
@@ -157,9 +133,8 @@ void turn_tile(uint16_t* tile) {
 // Two tiles of 16 rows each, turned or not.
 template <bool kTurned, class Element>
 void pack_rows(bf16* to, int64_t apart, const Element* from, int64_t stride, int64_t rows, int64_t columns) {
-    for_rows(bits(from), stride, rows, columns, [&](int64_t i, __m512i row) {
-        _mm512_store_si512(bits(to) + i / 16 * apart + i % 16 * 32, row);
-    });
+    for_rows(bits(from), stride, rows, columns,
+             [&](int64_t i, __m512i row) { _mm512_store_si512(bits(to) + i / 16 * apart + i % 16 * 32, row); });
     if (kTurned) turn_tile(bits(to)), turn_tile(bits(to) + apart);
 }
 // The tiles of columns 0-15 and 16-31 of 16 pairs of rows, turned or not; `sums`, if not null, get each column's sum.
@@ -178,37 +153,6 @@ void pack_pairs(bf16* to, int64_t apart, const Element* from, int64_t stride, in
     });
     if (sums) add_pairs(sums, bits(to)), add_pairs(sums + 16, bits(to) + apart);
     if (kTurned) turn_tile(bits(to)), turn_tile(bits(to) + apart);
-}
-
-__m512 widened(__m256i upper_halves) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(upper_halves), 16));
-}
-
-void store_row(float* to, __m512 value, __mmask16 mask, BlockStore how) {
-    if (how == BlockStore::kAdd) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), value);
-    if (how == BlockStore::kStream && mask == 0xffff && reinterpret_cast<uintptr_t>(to) % 64 == 0)
-        return _mm512_stream_ps(to, value);
-    _mm512_mask_storeu_ps(to, mask, value);
-}
-void store_row(uint16_t* to, __m512 value, __mmask16 mask, BlockStore how) {
-    if (how == BlockStore::kAdd) value = _mm512_add_ps(widened(_mm256_maskz_loadu_epi16(mask, to)), value);
-    const __m256bh rounded = _mm512_cvtneps_pbh(value);
-    __m256i upper_halves;
-    std::memcpy(&upper_halves, &rounded, sizeof upper_halves);
-    _mm256_mask_storeu_epi16(to, mask, upper_halves);
-}
-
-template <class Element>
-void store_rows(Element* to, int64_t to_row, const float* block, int64_t block_row, int64_t rows, int64_t columns,
-                const float* bias, BlockStore how) {
-    const __mmask16 low = first16(columns), high = first16(columns - 16);
-    const __m512 zero = _mm512_setzero_ps();
-    const __m512 low_bias = bias ? _mm512_maskz_loadu_ps(low, bias) : zero;
-    const __m512 high_bias = bias && high ? _mm512_maskz_loadu_ps(high, bias + 16) : zero;
-    for (int64_t r = 0; r < rows; ++r, to += to_row, block += block_row) {
-        store_row(to, _mm512_add_ps(_mm512_loadu_ps(block), low_bias), low, how);
-        if (high) store_row(to + 16, _mm512_add_ps(_mm512_loadu_ps(block + 16), high_bias), high, how);
-    }
 }
 
 }  // namespace
@@ -254,40 +198,6 @@ void pack_left(bf16* to, int64_t apart, const float* from, int64_t stride, int64
 }
 void pack_left_turned(bf16* to, int64_t apart, const float* from, int64_t stride, int64_t rows, int64_t columns) {
     pack_pairs<true>(to, apart, from, stride, rows, columns);
-}
-
-void multiply(float* c, int64_t c_row, const Left& a, const Right& b, int64_t depth, bool accumulate) {
-    const int64_t c_bytes = 4 * c_row, a_bytes = 2 * a.row;
-    float* const below = c + 16 * c_row;
-    if (accumulate) {
-        load<0>(c, c_bytes), load<1>(c + 16, c_bytes), load<2>(below, c_bytes), load<3>(below + 16, c_bytes);
-    } else {
-        zero<0>(), zero<1>(), zero<2>(), zero<3>();
-    }
-    const uint16_t* left = bits(a.data);
-    const uint16_t* right = bits(b.data);
-    for (int64_t k = 0; k < depth; ++k, left += a.next, right += b.next) {
-        load<4>(left, a_bytes);
-        load<6>(right, 64);
-        multiply_add<0, 4, 6>();
-        load<7>(right + b.across, 64);
-        multiply_add<1, 4, 7>();
-        load<5>(left + a.down, a_bytes);
-        multiply_add<2, 5, 6>();
-        multiply_add<3, 5, 7>();
-    }
-    store<0>(c, c_bytes), store<1>(c + 16, c_bytes), store<2>(below, c_bytes), store<3>(below + 16, c_bytes);
-}
-
-template <>
-void store_block(float* to, int64_t to_row, const float* block, int64_t block_row, int64_t rows, int64_t columns,
-                 const float* bias, BlockStore how) {
-    store_rows(to, to_row, block, block_row, rows, columns, bias, how);
-}
-template <>
-void store_block(bf16* to, int64_t to_row, const float* block, int64_t block_row, int64_t rows, int64_t columns,
-                 const float* bias, BlockStore how) {
-    store_rows(bits(to), to_row, block, block_row, rows, columns, bias, how);
 }
 
 }  // namespace plimsoll::cpu::amx

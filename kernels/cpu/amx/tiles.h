@@ -20,7 +20,7 @@ namespace plimsoll::cpu::amx {
 inline constexpr int64_t kTileRows = 16;       // rows of a left tile, columns of a right one
 inline constexpr int64_t kTileDepth = 32;      // how much of K a tile has
 inline constexpr int64_t kTileElements = 512;  // of bf16
-inline constexpr int64_t kBlock = 32;          // rows and columns of the blocks that multiply() makes: 2 by 2 tiles
+inline constexpr int64_t kBlock = 32;          // rows and columns of a block of sums (blocks.h): 2 by 2 tiles
 
 // Whether this CPU has AMX for bf16 and AVX-512, and the operating system lets this process use it (asked for once).
 // PLIMSOLL_AMX=0 in the environment answers no.
@@ -49,33 +49,5 @@ void pack_left_turned(bf16* to, int64_t apart, const bf16* from, int64_t stride,
 // The same from fp32, rounded to nearest.
 void pack_left(bf16* to, int64_t apart, const float* from, int64_t stride, int64_t rows, int64_t columns);
 void pack_left_turned(bf16* to, int64_t apart, const float* from, int64_t stride, int64_t rows, int64_t columns);
-
-// 32 rows of a left operand: row r of tile t begins at data + (r / 16) * down + (r % 16) * row + t * next.
-struct Left {
-    const bf16* data;
-    int64_t row, down, next;
-};
-// 32 columns of a right operand in packed tiles: tile t of columns 16 j .. is at data + j * across + t * next.
-struct Right {
-    const bf16* data;
-    int64_t across, next;
-};
-
-// Operands by reference: copies on the stack would wait for the tiles stored before them.
-// c (32, 32) = a b, or += for `accumulate`: `depth` tiles of K, in ascending order. c's rows are c_row apart.
-void multiply(float* c, int64_t c_row, const Left& a, const Right& b, int64_t depth, bool accumulate);
-
-// What becomes of a block of sums.
-enum class BlockStore : uint8_t {
-    kWrite,
-    kAdd,
-    kStream,  // written past the caches, where lines are whole: others see it when the TileScope ends
-};
-
-// to (rows, columns) = block + bias, or += for kAdd; rows of `to` are to_row apart, those of `block` block_row. bias
-// may be null. At most 32 columns.
-template <class T>
-void store_block(T* to, int64_t to_row, const float* block, int64_t block_row, int64_t rows, int64_t columns,
-                 const float* bias, BlockStore how);
 
 }  // namespace plimsoll::cpu::amx

@@ -1,9 +1,9 @@
 // For processors and compilers without AMX: nothing here is called, as available() says no.
 #include "kernels/cpu/amx/activations.h"
 #include "kernels/cpu/amx/attention_rows.h"
+#include "kernels/cpu/amx/blocks.h"
 #include "kernels/cpu/amx/cross_entropy_rows.h"
 #include "kernels/cpu/amx/norm_rows.h"
-#include "kernels/cpu/amx/tiles.h"
 
 #include <cstdlib>
 
@@ -32,15 +32,10 @@ void pack_left(bf16*, int64_t, const float*, int64_t, int64_t, int64_t) {
 void pack_left_turned(bf16*, int64_t, const float*, int64_t, int64_t, int64_t) {
     std::abort();
 }
-void multiply(float*, int64_t, const Left&, const Right&, int64_t, bool) {
+void finish(const Finish&) {
     std::abort();
 }
-template <>
-void store_block(float*, int64_t, const float*, int64_t, int64_t, int64_t, const float*, BlockStore) {
-    std::abort();
-}
-template <>
-void store_block(bf16*, int64_t, const float*, int64_t, int64_t, int64_t, const float*, BlockStore) {
+void multiply(float*, int64_t, const Left&, const Right&, int64_t, bool, const Finish*) {
     std::abort();
 }
 void gelu_forward(bf16*, const bf16*, int64_t) {

@@ -1,0 +1,198 @@
+// Compiled for AMX and AVX-512, as tiles.cpp is.
+#include "kernels/cpu/amx/blocks.h"
+
+#include "kernels/cpu/amx/activation_lanes.h"
+
+namespace plimsoll::cpu::amx {
+namespace {
+
+// Tiles 0 to 3 are sums, 4 and 5 left operands, 6 and 7 right ones. GCC 12's own functions for these instructions do
+// not say that they read and write memory, so that stores may be moved past them.
+template <int kRegister>
+void zero() {
+    asm volatile("tilezero %%tmm%c0" ::"i"(kRegister));
+}
+template <int kRegister>
+void load_tile(const void* from, int64_t stride_bytes) {
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride_bytes), "i"(kRegister) : "memory");
+}
+template <int kRegister>
+void store_tile(void* to, int64_t stride_bytes) {
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride_bytes), "i"(kRegister) : "memory");
+}
+template <int kSum, int kLeft, int kRight>
+void multiply_add() {
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSum), "i"(kLeft), "i"(kRight));
+}
+
+// No block: nothing to finish between steps.
+struct Nothing {
+    void pairs(int64_t) {}
+};
+
+__mmask32 first(int64_t count) {
+    return count >= kBlock ? ~__mmask32{0} : (__mmask32{1} << count) - 1;
+}
+
+void store_sums(float* to, __m512 value, __mmask16 mask, BlockStore how) {
+    if (how == BlockStore::kAdd) value = _mm512_add_ps(load(to, 0, mask), value);
+    if (how == BlockStore::kStream && mask == 0xffff && reinterpret_cast<uintptr_t>(to) % 64 == 0)
+        return _mm512_stream_ps(to, value);
+    store(to, 0, mask, value);
+}
+
+// Finishes a block's rows in order, as many at a time as there is time for; kWhole are 32 x 32.
+template <bool kWhole, bool kWide, BlockStore kHow, Following kFollowing>
+class Rows {
+  public:
+    // Member by member: a copy of the whole would wait for the tiles stored before it.
+    explicit Rows(const Finish& f)
+        : sums_(f.sums),
+          sums_row_(f.sums_row),
+          rows_(f.rows),
+          wide_(f.wide),
+          narrow_(f.narrow),
+          to_row_(f.to_row),
+          other_(f.other),
+          other_row_(f.other_row),
+          mask_(first(f.columns)) {
+        const __m512 zero = _mm512_setzero_ps();
+        low_bias_ = f.bias ? load(f.bias, 0, low()) : zero;
+        high_bias_ = f.bias && high() ? load(f.bias, kLanes, high()) : zero;
+    }
+    // Of two rows each.
+    void pairs(int64_t count) {
+        for (; count > 0 && row_ < kBlock; --count, row_ += 2) finish_row(), finish_row();
+    }
+    void rest() {
+        for (; row_ < rows_; ++row_) finish_row();
+    }
+
+  private:
+    __mmask32 all() const { return kWhole ? ~__mmask32{0} : mask_; }
+    __mmask16 low() const { return static_cast<__mmask16>(all()); }
+    __mmask16 high() const { return static_cast<__mmask16>(all() >> kLanes); }
+
+    void finish_row() {
+        const __m512 low_sums = _mm512_add_ps(_mm512_loadu_ps(sums_), low_bias_);
+        const __m512 high_sums = _mm512_add_ps(_mm512_loadu_ps(sums_ + kLanes), high_bias_);
+        sums_ += sums_row_;
+        if constexpr (kWide) {
+            store_sums(wide_, low_sums, low(), kHow);
+            if (high()) store_sums(wide_ + kLanes, high_sums, high(), kHow);
+            wide_ += to_row_;
+        } else {
+            finish_narrow(low_sums, high_sums);
+            to_ += to_row_, follows_ += other_row_;
+        }
+    }
+    void finish_narrow(__m512 low_sums, __m512 high_sums) const {
+        if (kHow == BlockStore::kAdd) {
+            low_sums = _mm512_add_ps(load(narrow_, to_, low()), low_sums);
+            if (high()) high_sums = _mm512_add_ps(load(narrow_, to_ + kLanes, high()), high_sums);
+        }
+        const __m512i rounded = in_order(low_sums, high_sums);
+        if constexpr (kFollowing == Following::kGeluGradient || kFollowing == Following::kReluGradient) {
+            const Pair x = load_pair(other_, follows_, all()), d = pair(rounded);
+            return store_pair(narrow_, to_, all(), {gradient(d.even, x.even), gradient(d.odd, x.odd)});
+        }
+        store_bits(narrow_, to_, all(), rounded);
+        if constexpr (kFollowing == Following::kGelu || kFollowing == Following::kRelu) {
+            const Pair x = pair(rounded);
+            store_pair(other_, follows_, all(), {value(x.even), value(x.odd)});
+        }
+    }
+    static __m512 value(__m512 x) {
+        if (kFollowing == Following::kGelu) return gelu(x);
+        return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ), x);
+    }
+    static __m512 gradient(__m512 d, __m512 x) {
+        if (kFollowing == Following::kGeluGradient) return gelu_gradient(d, x);
+        return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ), d);
+    }
+
+    const float* sums_;
+    int64_t sums_row_, rows_;
+    float* wide_;
+    bf16* narrow_;
+    int64_t to_row_;
+    bf16* other_;
+    int64_t other_row_;
+    __mmask32 mask_;
+    __m512 low_bias_, high_bias_;
+    int64_t row_ = 0, to_ = 0, follows_ = 0;  // of the next row: its number, and its first elements
+};
+
+template <class Meanwhile>
+void multiply_tiles(float* c, int64_t c_row, const Left& a, const Right& b, int64_t depth, bool accumulate,
+                    Meanwhile meanwhile) {
+    const int64_t c_bytes = 4 * c_row, a_bytes = 2 * a.row;
+    float* const below = c + 16 * c_row;
+    if (accumulate) {
+        load_tile<0>(c, c_bytes), load_tile<1>(c + 16, c_bytes);
+        load_tile<2>(below, c_bytes), load_tile<3>(below + 16, c_bytes);
+    } else {
+        zero<0>(), zero<1>(), zero<2>(), zero<3>();
+    }
+    const auto* left = reinterpret_cast<const uint16_t*>(a.data);
+    const auto* right = reinterpret_cast<const uint16_t*>(b.data);
+    const int64_t a_down = a.down, a_next = a.next, b_across = b.across, b_next = b.next;
+    const int64_t pairs = depth >= 8 ? 1 : (8 + depth - 1) / depth;  // of rows, finished between two pairs of products
+    for (int64_t k = 0; k < depth; ++k, left += a_next, right += b_next) {
+        load_tile<4>(left, a_bytes);
+        load_tile<6>(right, 64);
+        multiply_add<0, 4, 6>();
+        load_tile<7>(right + b_across, 64);
+        multiply_add<1, 4, 7>();
+        meanwhile.pairs(pairs);
+        load_tile<5>(left + a_down, a_bytes);
+        multiply_add<2, 5, 6>();
+        multiply_add<3, 5, 7>();
+        meanwhile.pairs(pairs);
+    }
+    store_tile<0>(c, c_bytes), store_tile<1>(c + 16, c_bytes);
+    store_tile<2>(below, c_bytes), store_tile<3>(below + 16, c_bytes);
+}
+
+// Calls f(rows) with what finishes this block.
+template <bool kWhole, class F>
+void with_rows(const Finish& block, F&& f) {
+    using enum BlockStore;
+    using enum Following;
+    if (block.wide) switch (block.how) {
+            case kWrite:
+                return f(Rows<kWhole, true, kWrite, kNothing>(block));
+            case kAdd:
+                return f(Rows<kWhole, true, kAdd, kNothing>(block));
+            case kStream:
+                return f(Rows<kWhole, true, kStream, kNothing>(block));
+        }
+    if (block.how == kAdd) return f(Rows<kWhole, false, kAdd, kNothing>(block));
+    switch (block.following) {
+        case kNothing:
+            return f(Rows<kWhole, false, kWrite, kNothing>(block));
+        case kRelu:
+            return f(Rows<kWhole, false, kWrite, kRelu>(block));
+        case kGelu:
+            return f(Rows<kWhole, false, kWrite, kGelu>(block));
+        case kReluGradient:
+            return f(Rows<kWhole, false, kWrite, kReluGradient>(block));
+        case kGeluGradient:
+            return f(Rows<kWhole, false, kWrite, kGeluGradient>(block));
+    }
+}
+
+}  // namespace
+
+void finish(const Finish& block) {
+    with_rows<false>(block, [](auto rows) { rows.rest(); });
+}
+
+void multiply(float* c, int64_t c_row, const Left& a, const Right& b, int64_t depth, bool accumulate,
+              const Finish* last) {
+    if (last && (last->rows < kBlock || last->columns < kBlock)) finish(*last), last = nullptr;
+    if (!last) return multiply_tiles(c, c_row, a, b, depth, accumulate, Nothing());
+    with_rows<true>(*last, [&](auto rows) { multiply_tiles(c, c_row, a, b, depth, accumulate, rows); });
+}
+
+}  // namespace plimsoll::cpu::amx
