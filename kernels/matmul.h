@@ -24,8 +24,8 @@ void matmul_activation_forward(Tensor act, Tensor up, Tensor x, Tensor weight, T
                                const Exec& exec);
 
 // The way back, from the product behind the activation: dact = dout weight, dup = dact f'(up). weight (O, F) is that of
-// the next layer, dout (N, O) its output's gradient. dact is memory: where what follows takes elements from registers, it
-// gets nothing. dup may be up's memory, or, if it has the same shape, dact's.
+// the next layer, dout (N, O) its output's gradient. dact is memory: where what follows takes elements from registers,
+// it gets nothing. dup may be up's memory, or, if it has the same shape, dact's.
 void matmul_activation_backward(Tensor dup, Tensor dact, Tensor dout, Tensor weight, Tensor up, Activation kind,
                                 const Exec& exec);
 
