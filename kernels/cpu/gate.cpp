@@ -1,5 +1,8 @@
 #include <algorithm>
+#include <type_traits>
 
+#include "kernels/cpu/amx/gate_rows.h"
+#include "kernels/cpu/amx/tiles.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/norm_row.h"
 #include "kernels/cpu/workspace.h"
@@ -12,6 +15,7 @@ namespace {
 template <class Function, class Combination, class T, class Z>
 class Gate {
     using R = Accumulator<T>;
+    static constexpr bool kInLanes = std::is_same_v<T, bf16> && std::is_same_v<Z, bf16>;  // has a twin on AVX-512
 
   public:
     Gate(Tensor y, Tensor z) : at_(y, z), y_(y.ptr<T>()), y_stride_(y.row_stride), z_(z.ptr<Z>()) {}
@@ -19,9 +23,16 @@ class Gate {
     void forward(Tensor out, int threads) const {
 #pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(at_.N * at_.H * at_.HS))
         for (int64_t n = 0; n < at_.N; ++n)
-            for (int64_t h = 0; h < at_.H; ++h)
-                apply(out.ptr<T>() + n * out.row_stride + h * at_.HS, y_ + n * y_stride_ + h * at_.HS, n, h,
-                      [](R y, R g) { return Combination::out(y, g); });
+            for (int64_t h = 0; h < at_.H; ++h) {
+                T* const to = out.ptr<T>() + n * out.row_stride + h * at_.HS;
+                const T* const from = y_ + n * y_stride_ + h * at_.HS;
+                if constexpr (kInLanes)
+                    if (at_.channel && amx::available()) {
+                        amx::gate_forward<Function, Combination>(to, from, z_ + n * at_.token + h * at_.head, at_.HS);
+                        continue;
+                    }
+                apply(to, from, n, h, [](R y, R g) { return Combination::out(y, g); });
+            }
     }
 
     // z per token.
@@ -40,6 +51,11 @@ class Gate {
                 const T* d = dout.ptr<T>() + n * dout.row_stride;
                 const T* from = y_ + n * y_stride_;
                 const Z* gate = z_ + n * at_.token;
+                if constexpr (kInLanes)
+                    if (amx::available()) {
+                        amx::gate_backward<Function, Combination>(to, dgate, d, from, gate, at_.HS);
+                        continue;
+                    }
 #pragma omp simd
                 for (int64_t c = 0; c < at_.HS; ++c) {
                     const R z = static_cast<R>(gate[c]), s = sigmoid_fast(z), dc = static_cast<R>(d[c]);

@@ -6,31 +6,36 @@
 namespace plimsoll::cpu::amx {
 namespace {
 
-// 2^(i/32) / kCentre in fp32, such that n added to the exponent and i below it, (32 n + i) << 18, gives 2^(n + i/32).
-// kCentre is nearest to 1 / ln 2 among multiples of 1/32.
-constexpr double kCentre = 46.0 / 32;
+// c 2^(i/32) in fp32, such that n added to the exponent and i below it, (32 n + i) << 18, gives c 2^(n + i/32).
 struct alignas(64) Powers {
     uint32_t bits[2 * kLanes];
 };
-constexpr Powers kPowers = [] {
+constexpr Powers powers(double c) {
     Powers powers{};
-    double value = (1 + 4.6e-5) / kCentre;  // errors above and below are equal
-    for (uint32_t i = 0; i < 2 * kLanes; ++i, value *= 1.0218971486541166)
-        powers.bits[i] = __builtin_bit_cast(uint32_t, static_cast<float>(value)) - (i << 18);
+    for (uint32_t i = 0; i < 2 * kLanes; ++i, c *= 1.0218971486541166)
+        powers.bits[i] = __builtin_bit_cast(uint32_t, static_cast<float>(c)) - (i << 18);
     return powers;
-}();
+}
+constexpr double kShift = 3 << 17;  // the last bit of a sum with it is 1/32
+
+// c 2^n of a number that was shifted, rounded to a multiple of 1/32 by that.
+inline __m512 power(const Powers& powers, __m512 shifted) {
+    const __m512i n = _mm512_castps_si512(shifted);
+    const __m512 low = _mm512_load_ps(powers.bits), high = _mm512_load_ps(powers.bits + kLanes);
+    const __m512i bits = _mm512_castps_si512(_mm512_permutex2var_ps(low, n, high));
+    return _mm512_castsi512_ps(_mm512_add_epi32(bits, _mm512_slli_epi32(n, 18)));
+}
+
+// kCentre is nearest to 1 / ln 2 among multiples of 1/32; errors above and below are equal.
+constexpr double kCentre = 46.0 / 32;
+constexpr Powers kCentred = powers((1 + 4.6e-5) / kCentre);
 
 // 1 / (1 + 2^(a b)), |a b| below 126. 2^(a b) = 2^n 2^f, n a multiple of 1/32 and |f| <= 1/64: a power from the table
 // times (kCentre + f), the line that is within 5e-5 of 2^f.
 inline __m512 sigmoid_of_log2(__m512 a, __m512 b) {
-    constexpr double kShift = 3 << 17;  // the last bit of a sum with it is 1/32
     const __m512 shifted = _mm512_fmadd_ps(a, b, constant(kShift));
     const __m512 line = _mm512_fmsub_ps(a, b, _mm512_sub_ps(shifted, constant(kShift + kCentre)));
-    const __m512i n = _mm512_castps_si512(shifted);
-    const __m512 low = _mm512_load_ps(kPowers.bits), high = _mm512_load_ps(kPowers.bits + kLanes);
-    const __m512i power = _mm512_castps_si512(_mm512_permutex2var_ps(low, n, high));
-    const __m512 scale = _mm512_castsi512_ps(_mm512_add_epi32(power, _mm512_slli_epi32(n, 18)));
-    return _mm512_rcp14_ps(_mm512_fmadd_ps(scale, line, constant(1)));
+    return _mm512_rcp14_ps(_mm512_fmadd_ps(power(kCentred, shifted), line, constant(1)));
 }
 
 // x where |x| is below the limit, and there the limit with x's sign; of a NaN, too.

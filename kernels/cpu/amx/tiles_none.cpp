@@ -3,6 +3,7 @@
 #include "kernels/cpu/amx/attention_rows.h"
 #include "kernels/cpu/amx/blocks.h"
 #include "kernels/cpu/amx/cross_entropy_rows.h"
+#include "kernels/cpu/amx/gate_rows.h"
 #include "kernels/cpu/amx/norm_rows.h"
 
 #include <cstdlib>
@@ -91,5 +92,14 @@ void norm_backward(float*, Out*, float*, float*, const Out*, const float*, const
     std::abort();
 }
 PLIMSOLL_INSTANTIATE_NORM_ROWS
+template <class Function, class Combination>
+void gate_forward(bf16*, const bf16*, const bf16*, int64_t) {
+    std::abort();
+}
+template <class Function, class Combination>
+void gate_backward(bf16*, bf16*, const bf16*, const bf16*, const bf16*, int64_t) {
+    std::abort();
+}
+PLIMSOLL_INSTANTIATE_GATE_ROWS
 
 }  // namespace plimsoll::cpu::amx
