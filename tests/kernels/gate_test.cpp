@@ -92,6 +92,24 @@ TEST(Gate, BackwardMatchesCentralDifferences) {
     }
 }
 
+// In double it is what central differences say, see above.
+TYPED_TEST(GateTest, BackwardIsThatOfDoubles) {
+    for (const GateCase& c : gate_cases()) {
+        SCOPED_TRACE(c.name());
+        GateRun<TypeParam> run(c);
+        GateRun<double> exact(c);
+        exact.y = widened(run.y), exact.dout = widened(run.dout);
+        (c.constant ? exact.constant : exact.z) = run.values_of_z();
+        run.backward(), exact.backward();
+        // Sums of up to 105 products of order 16, and a sigmoid of a few roundings.
+        expect_close(run.dy, exact.dy, 8, "dy", 16);
+        if (c.constant)
+            expect_close(run.dconstant, exact.dconstant, 120, "dz", 16);
+        else
+            expect_close(run.dz, exact.dz, 120, "dz", 16);
+    }
+}
+
 TYPED_TEST(GateTest, BackwardInPlaceAndForAnyNumberOfThreadsGivesTheSameBits) {
     for (const GateCase& c : gate_cases()) {
         SCOPED_TRACE(c.name());
