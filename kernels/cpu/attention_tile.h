@@ -216,11 +216,10 @@ struct ScoreRule {
             const int64_t last = std::clamp<int64_t>(seen.dense - i0, first, kQueries);
             const int64_t end = std::clamp<int64_t>(seen.end - i0, last, kQueries);
             std::fill(row, row + first, -std::numeric_limits<R>::infinity());
-            for (int64_t i = last; i < end; ++i) {  // but for every step-th
-                const int64_t hidden = (mask.step - (i0 + i - key) % mask.step) % mask.step;
-                std::fill(row + i, row + std::min(end, i + hidden), -std::numeric_limits<R>::infinity());
-                i += hidden;
-            }
+            // But for every step-th.
+            int64_t hidden = last, seen_next = last + (mask.step - (i0 + last - key) % mask.step) % mask.step;
+            for (; hidden < end; hidden = seen_next + 1, seen_next += mask.step)
+                std::fill(row + hidden, row + std::min(end, seen_next), -std::numeric_limits<R>::infinity());
             std::fill(row + end, row + kQueries, -std::numeric_limits<R>::infinity());
         }
     }
