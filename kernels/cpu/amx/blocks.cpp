@@ -30,10 +30,6 @@ struct Nothing {
     void pairs(int64_t) {}
 };
 
-__mmask32 first(int64_t count) {
-    return count >= kBlock ? ~__mmask32{0} : (__mmask32{1} << count) - 1;
-}
-
 void store_sums(float* to, __m512 value, __mmask16 mask, BlockStore how) {
     if (how == BlockStore::kAdd) value = _mm512_add_ps(load(to, 0, mask), value);
     if (how == BlockStore::kStream && mask == 0xffff && reinterpret_cast<uintptr_t>(to) % 64 == 0)
@@ -55,7 +51,7 @@ class Rows {
           to_row_(f.to_row),
           other_(f.other),
           other_row_(f.other_row),
-          mask_(first(f.columns)) {
+          mask_(pair_lanes(f.columns)) {
         const __m512 zero = _mm512_setzero_ps();
         low_bias_ = f.bias ? load(f.bias, 0, low()) : zero;
         high_bias_ = f.bias && high() ? load(f.bias, kLanes, high()) : zero;

@@ -20,6 +20,11 @@ inline __mmask16 lanes(int64_t left) {
     return static_cast<__mmask16>(left >= kLanes ? 0xffff : (1u << left) - 1);
 }
 
+// Of 32 elements.
+inline __mmask32 pair_lanes(int64_t left) {
+    return left >= 2 * kLanes ? ~__mmask32{0} : (__mmask32{1} << left) - 1;
+}
+
 // In every lane; a float is what it was.
 inline __m512 constant(double value) {
     return _mm512_set1_ps(static_cast<float>(value));
@@ -94,7 +99,7 @@ template <class F>
 inline void for_pairs(int64_t n, F&& f) {
     int64_t i = 0;
     for (; i + 2 * kLanes <= n; i += 2 * kLanes) f(i, __mmask32{0xffffffff});
-    if (i < n) f(i, (__mmask32{1} << (n - i)) - 1);
+    if (i < n) f(i, pair_lanes(n - i));
 }
 
 // As for_lanes with f(i, mask, half), half 0 and 1 in turns: sums in two chains of additions.
