@@ -1,9 +1,12 @@
 // AdamW and SGD against the algorithms of PyTorch's documentation, element by element in double; the sum of squares.
 #include "kernels/optimizer.h"
 
+#include <array>
 #include <cmath>
 #include <limits>
 
+#include "kernels/cpu/amx/adam_rows.h"
+#include "kernels/cpu/amx/tiles.h"
 #include "kernels/global_norm.h"
 #include "tests/support/kernel_test.h"
 #include "tests/support/tolerance.h"
@@ -70,6 +73,50 @@ TYPED_TEST(OptimizerTest, AdamWFollowsPyTorch) {
         for (size_t i = 0; i < theta.size(); ++i)
             EXPECT_EQ(state.working[i].bits, bf16(static_cast<float>(state.param[i])).bits) << i;
     }
+}
+
+// Working copies are the parameters rounded, where instructions that round would make zeros of them too.
+TEST(AdamW, KeepsSubnormalAndInfiniteParametersInWorkingCopies) {
+    State<float> state{.count = 70};
+    const float odd[] = {1e-39f, -3e-40f, 1e-45f, std::numeric_limits<float>::infinity(), 0.0f, -1.17e-38f};
+    for (size_t i = 0; i < state.param.size(); i += 3) state.param[i] = odd[i / 3 % std::size(odd)];
+    const std::vector<float> start = state.param;
+    state.adamw({.lr = 0});
+    EXPECT_TRUE(same_bits(state.param, start));
+    for (size_t i = 0; i < start.size(); ++i) EXPECT_EQ(state.working[i].bits, bf16(start[i]).bits) << start[i];
+}
+
+// Past the caches or not, from a line's begin on or not: the same bits, and none beside them.
+TEST(AdamW, WritesTheSamePastTheCaches) {
+    if (!cpu::amx::available()) GTEST_SKIP() << "no AMX here";
+    constexpr int64_t kCount = 1333;
+    const cpu::AdamFactors<float> factors{.scale = 0.3f,
+                                          .decay = 0.99f,
+                                          .beta1 = 0.9f,
+                                          .fresh1 = 0.1f,
+                                          .beta2 = 0.95f,
+                                          .fresh2 = 0.05f,
+                                          .eps = 1e-8f,
+                                          .step_size = 0.02f,
+                                          .root_correction = 1.5f};
+    const State<float> start{.count = kCount};
+    const std::vector<float> grad = start.gradient(1);
+    std::vector<bf16> expected;
+    for (const bool streams : {false, true})
+        for (const size_t offset : {0, 3, 32}) {
+            State<float> state = start;
+            std::ranges::transform(state.param, state.v.begin(), [](float x) { return x * x; });
+            alignas(64) std::array<bf16, kCount + 64> memory{};
+            cpu::amx::adamw(state.param.data(), state.m.data(), state.v.data(), grad.data(), memory.data() + offset,
+                            kCount, factors, streams);
+            const std::vector<bf16> working(memory.begin() + static_cast<std::ptrdiff_t>(offset),
+                                            memory.begin() + static_cast<std::ptrdiff_t>(offset) + kCount);
+            if (expected.empty()) expected = working;
+            EXPECT_TRUE(same_bits(working, expected)) << streams << " " << offset;
+            for (size_t i = 0; i < memory.size(); ++i)
+                if (i < offset || i >= offset + kCount) EXPECT_EQ(memory[i].bits, 0) << i;
+            for (size_t i = 0; i < working.size(); ++i) EXPECT_EQ(working[i].bits, bf16(state.param[i]).bits) << i;
+        }
 }
 
 // Without a learning rate an update only rounds: to one of the two bf16 neighbours, by chance, and right on average.

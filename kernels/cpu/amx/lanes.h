@@ -52,6 +52,10 @@ inline void store(bf16* to, int64_t i, __mmask16 mask, __m512 value) {
 inline void store_bits(bf16* to, int64_t i, __mmask32 mask, __m512i bits) {
     _mm512_mask_storeu_epi16(reinterpret_cast<uint16_t*>(to) + i, mask, bits);
 }
+// 32 elements that are a whole line, past the caches: others see them after an _mm_sfence.
+inline void stream_bits(bf16* to, int64_t i, __m512i bits) {
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(reinterpret_cast<uint16_t*>(to) + i), bits);
+}
 
 // 32 elements of bf16 in two vectors: half the instructions that widening 16 at a time takes.
 struct Pair {
@@ -71,6 +75,19 @@ inline __m512i in_order(__m512 low, __m512 high) {
     std::memcpy(&bits, &rounded, sizeof bits);
     return bits;
 }
+
+// Where values are subnormal, which the instructions that round make zero.
+inline __mmask16 subnormals(__m512 value) {
+    return _mm512_fpclass_ps_mask(value, 0x20);
+}
+// Rounded to nearest by integers, which keep subnormals. No value is a NaN.
+inline __m256i rounded_by_integers(__m512 value) {
+    const __m512i bits = _mm512_castps_si512(value);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+}
+
 // Rounded as store() does.
 inline void store_pair(bf16* to, int64_t i, __mmask32 mask, Pair pair) {
     struct alignas(64) Order {

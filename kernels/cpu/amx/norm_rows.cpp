@@ -20,14 +20,10 @@ void store_all(float* to, int64_t i, __mmask16 mask, __m512 value) {
 }
 void store_all(bf16* to, int64_t i, __mmask16 mask, __m512 value) {
     store(to, i, mask, value);
-    constexpr int kSubnormal = 0x20;
-    const __mmask16 small = _mm512_mask_fpclass_ps_mask(mask, value, kSubnormal);
+    const __mmask16 small = mask & subnormals(value);
     if (small == 0) [[likely]]
         return;
-    const __m512i bits = _mm512_castps_si512(value);
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-    _mm512_mask_cvtepi32_storeu_epi16(reinterpret_cast<uint16_t*>(to) + i, small, _mm512_srli_epi32(rounded, 16));
+    _mm256_mask_storeu_epi16(reinterpret_cast<uint16_t*>(to) + i, small, rounded_by_integers(value));
 }
 
 // A row whose first element is `first`; mean and rstd are its own.

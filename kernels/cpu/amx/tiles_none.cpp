@@ -1,5 +1,6 @@
 // For processors and compilers without AMX: nothing here is called, as available() says no.
 #include "kernels/cpu/amx/activations.h"
+#include "kernels/cpu/amx/adam_rows.h"
 #include "kernels/cpu/amx/attention_rows.h"
 #include "kernels/cpu/amx/blocks.h"
 #include "kernels/cpu/amx/cross_entropy_rows.h"
@@ -101,5 +102,8 @@ void gate_backward(bf16*, bf16*, const bf16*, const bf16*, const bf16*, int64_t)
     std::abort();
 }
 PLIMSOLL_INSTANTIATE_GATE_ROWS
+void adamw(float*, float*, float*, const float*, bf16*, int64_t, const AdamFactors<float>&, bool) {
+    std::abort();
+}
 
 }  // namespace plimsoll::cpu::amx
