@@ -40,6 +40,12 @@ inline void check_on_cpu(const Exec& exec, const char* op) {
     check(exec.device == Device::kCpu && exec.threads >= 1, "{}: runs on the CPU only", op);
 }
 
+// The sums of squares of x.
+inline void check_squares(const char* op, Tensor squares, Tensor x) {
+    check(squares.shape == squares_shape(x.shape) && squares.dtype == DType::kF64 && squares.contiguous(),
+          "{}: sums of squares {} in {} of a matrix {}", op, squares.shape, name_of(squares.dtype), x.shape);
+}
+
 // Whether ids (tokens, positions, cu_seqlens) and the spans of updates can be looked at here. In device memory they are
 // the caller's promise.
 inline bool ids_are_readable(const Exec& exec) {

@@ -280,6 +280,29 @@ double sum_of_squares(Tensor x, const Exec& exec) {
     PLIMSOLL_RUN(exec, sum_of_squares(x, exec));
 }
 
+Shape squares_shape(Shape matrix) {
+    const auto blocks = [](int64_t count) { return (count + kSquaresSide - 1) / kSquaresSide; };
+    return {blocks(matrix[0]), blocks(matrix[1])};
+}
+
+void block_squares(Tensor squares, Tensor x, const Exec& exec) {
+    check_on_cpu(exec, "block_squares");
+    check_wide(x, "block_squares", "x");
+    check_squares("block_squares", squares, x);
+    PLIMSOLL_TRACE(exec, sum_of_squares(x, exec));
+    cpu::block_squares(squares, x, exec);
+}
+
+void block_squares(Tensor squares, Tensor x, std::span<const int32_t> rows, const Exec& exec) {
+    check_on_cpu(exec, "block_squares");
+    check_wide(x, "block_squares", "x");
+    check_squares("block_squares", squares, x);
+    check_ids(rows, x.shape[0], "block_squares", "rows");
+    const auto read = std::min(x.shape[0], kSquaresSide * static_cast<int64_t>(rows.size()));
+    PLIMSOLL_TRACE(exec, sum_of_squares(x.slice_rows(0, read), exec));
+    cpu::block_squares(squares, x, rows, exec);
+}
+
 void fill_zero(Tensor out, const Exec& exec) {
     check_device(exec, "fill_zero");
     check(out.contiguous(), "fill_zero: {} with row stride {} is not contiguous", out.shape, out.row_stride);

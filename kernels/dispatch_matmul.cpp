@@ -67,14 +67,21 @@ void matmul_backward_input(Tensor dx, Tensor dout, Tensor weight, Write write, c
     PLIMSOLL_RUN(exec, matmul_backward_input(dx, dout, weight, write, exec));
 }
 
-void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x, Write write, const Exec& exec) {
+void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x, Write write, const Exec& exec,
+                            Tensor squares) {
     check_device(exec, "matmul_backward_weight");
     check_matmul("matmul_backward_weight", dout, x, dweight);
     check_dtypes("matmul_backward_weight", dweight, dout, x);
     check(dweight.dtype == accumulator_of(x.dtype), "matmul_backward_weight: gradient in {} for operands in {}",
           name_of(dweight.dtype), name_of(x.dtype));
     check_bias("matmul_backward_weight", dbias, dout);
-    PLIMSOLL_RUN(exec, matmul_backward_weight(dweight, dbias, dout, x, write, exec));
+    if (!squares) {
+        PLIMSOLL_RUN(exec, matmul_backward_weight(dweight, dbias, dout, x, write, exec));
+    }
+    check_on_cpu(exec, "matmul_backward_weight with sums of squares");
+    check_squares("matmul_backward_weight", squares, dweight);
+    PLIMSOLL_TRACE(exec, matmul_backward_weight(dweight, dbias, dout, x, write, exec));
+    cpu::matmul_backward_weight(dweight, dbias, dout, x, write, exec, squares);
 }
 
 }  // namespace plimsoll

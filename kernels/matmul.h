@@ -34,8 +34,10 @@ void matmul_backward_input(Tensor dx, Tensor dout, Tensor weight, Write write, c
 
 // dweight (O, I) = dout (N, O)^T x (N, I), in the dtype sums are kept in, written or added.
 // dbias (O) = sum over rows of dout, likewise, if not absent: summed in kBiasSlots fixed ranges of rows, or with AMX in
-// ranges of 32.
-void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x, Write write, const Exec& exec);
+// ranges of 32. squares, if not absent, gets the sums of squares of what dweight is then: block_squares
+// (kernels/global_norm.h), summed in another order where AMX computes the product. On the CPU only.
+void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x, Write write, const Exec& exec,
+                            Tensor squares = {});
 
 // The number of row ranges of dbias's sum: part of the numerics, so a constant.
 inline constexpr int64_t kBiasSlots = 64;

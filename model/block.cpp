@@ -32,7 +32,11 @@ BlockTensors block_tensors(const ParameterTable& table, const LayerParts& parts,
             .up_bias = get("mlp.up.bias"),
             .down = get("mlp.down.weight"),
             .down_bias = get("mlp.down.bias"),
-            .parts = of_parts};
+            .parts = of_parts,
+            .qkv_squares = {},
+            .out_squares = {},
+            .up_squares = {},
+            .down_squares = {}};
 }
 
 Tensor Block::unrotated(size_t parts) const {
@@ -189,7 +193,7 @@ void Block::backward_post(Tensor dx, Write write, BackwardPart part, const Exec&
         const Tensor dbranch = first ? first : dx;
         const Activation kind = model_.activation_kind();
         const Tensor dup = inputs_per_output(kind) == 1 ? s_.dact : a_.up;
-        if (weights) matmul_backward_weight(d_.down, d_.down_bias, dbranch, a_.act, write, exec);
+        if (weights) matmul_backward_weight(d_.down, d_.down_bias, dbranch, a_.act, write, exec, d_.down_squares);
         if (inputs)
             feed_forward_backward({.dx = dx,
                                    .dout = dbranch,
@@ -200,12 +204,14 @@ void Block::backward_post(Tensor dx, Write write, BackwardPart part, const Exec&
                                    .dgain = d_.norm2_gain,
                                    .dbias = d_.norm2_bias},
                                   feed_forward({}, {}), kind, model_.norm_spec(), write, exec);
-        if (weights) matmul_backward_weight(d_.up, d_.up_bias, dup, a_.norm2, write, exec);
+        if (weights) matmul_backward_weight(d_.up, d_.up_bias, dup, a_.norm2, write, exec, d_.up_squares);
     }
     Tensor dbranch = second ? second : dx;
     for (size_t i = parts_.size(); i-- > 0;)
         dbranch = parts_[i].backward_branch(this->part(i), dbranch, write, part, exec);
-    if (weights) matmul_backward_weight(d_.out, d_.out_bias, dbranch, flat(attended(parts_.size(), exec)), write, exec);
+    if (weights)
+        matmul_backward_weight(d_.out, d_.out_bias, dbranch, flat(attended(parts_.size(), exec)), write, exec,
+                               d_.out_squares);
     if (!inputs) return;
     const Shape read{s_.dy.rows(), parts_.output_heads(model_.heads), model_.head_channels()};
     const Tensor dy(s_.dy.data, s_.dy.dtype, read, s_.dy.device);
@@ -235,7 +241,8 @@ void Block::backward_pre(Tensor dx, std::span<const int32_t> positions, Write wr
                              exec);
         }
     }
-    if (of_weights(part)) map_.backward_weight(d_.qkv, d_.qkv_bias, s_.dqkv, a_.norm1, a_.qk_source, write, exec);
+    if (of_weights(part))
+        map_.backward_weight(d_.qkv, d_.qkv_bias, d_.qkv_squares, s_.dqkv, a_.norm1, a_.qk_source, write, exec);
     if (of_inputs(part))
         map_.backward_input(s_.dnorm, s_.dembedding, static_cast<bool>(a_.qk_source), s_.dqkv, p_.qkv, exec);
     for (size_t i = 0; i < parts_.size(); ++i)

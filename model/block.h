@@ -18,6 +18,8 @@ struct BlockTensors {
     Tensor norm1_gain, norm1_bias, qkv, qkv_bias, q_norm_gain, k_norm_gain, sink_logit, score_bias, out, out_bias;
     Tensor norm2_gain, norm2_bias, up, up_bias, down, down_bias;
     PartTensors parts;
+    // Of gradients, where they are wanted: sums of squares of those of matrices, as their products leave them.
+    Tensor qkv_squares, out_squares, up_squares, down_squares;
 };
 
 // `matrices` and `vectors` are flat buffers laid out by the table.

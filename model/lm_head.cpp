@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "kernels/global_norm.h"
 #include "kernels/matmul.h"
 #include "kernels/memory.h"
 #include "kernels/norm.h"
@@ -98,10 +99,12 @@ void LmHead::backward(Tensor dx, Tensor dbranch, const LmHeadTensors& t, std::sp
         const Tensor dlogits = one_chunk ? Tensor(t.logits.data, precision_.compute, {n, columns}, t.logits.device)
                                          : logits_chunk(t, v0, columns, precision_.compute, exec);
         if (!one_chunk) cross_entropy_gradient(dlogits, v0, t.lse, targets, scale, z_loss_, exec);
-        matmul_backward_weight(t.dweight.slice_rows(v0, columns), {}, dlogits, t.normed, write, exec);
+        matmul_backward_weight(t.dweight.slice_rows(v0, columns), {}, dlogits, t.normed, write, exec,
+                               one_chunk ? t.squares : Tensor{});
         matmul_backward_input(sum, dlogits, t.weight.slice_rows(v0, columns),
                               v0 ? Write::kAccumulate : Write::kOverwrite, exec);
     }
+    if (t.squares && !one_chunk) block_squares(t.squares, t.dweight, exec);
     if (sum.data != t.dnormed.data) convert(t.dnormed, sum, exec);
     fill_zero(dx, exec);
     if (dbranch)

@@ -27,6 +27,7 @@ struct LmHeadTensors {
     Tensor x;                                // (n, C) the stream that leaves the last block
     Tensor norm_gain, norm_bias, weight;     // parameters; weight (V, C) in the compute dtype
     Tensor dnorm_gain, dnorm_bias, dweight;  // their gradients
+    Tensor squares;                          // sums of squares of dweight, empty where nobody wants them
     Tensor normed, dnormed, dnormed_sum;     // (n, C) compute; dnormed_sum in the stream's dtype, for several chunks
     Tensor mean, rstd;                       // (n)
     CrossEntropyState state;

@@ -1,5 +1,6 @@
 #include "model/qkv_map.h"
 
+#include "kernels/global_norm.h"
 #include "kernels/matmul.h"
 #include "kernels/residual.h"
 #include "model/part.h"
@@ -40,15 +41,16 @@ void QkvMap::forward(Tensor qkv, Tensor x, Tensor source, Tensor weight, Tensor 
     if (symmetric_) copy_rows(keys(qkv), queries(qkv), exec);
 }
 
-void QkvMap::backward_weight(Tensor dweight, Tensor dbias, Tensor dqkv, Tensor x, Tensor source, Write write,
-                             const Exec& exec) const {
+void QkvMap::backward_weight(Tensor dweight, Tensor dbias, Tensor squares, Tensor dqkv, Tensor x, Tensor source,
+                             Write write, const Exec& exec) const {
     if (!source && !merged_ && !symmetric_)
-        return matmul_backward_weight(dweight, dbias, heads(dqkv, 0, NH_ + 2 * NKV_), x, write, exec);
+        return matmul_backward_weight(dweight, dbias, heads(dqkv, 0, NH_ + 2 * NKV_), x, write, exec, squares);
     const Tensor s = source ? source : x;
     matmul_backward_weight(of_source(dweight), of_source(dbias), mapped(dqkv), s, write, exec);
     if (symmetric_)
         matmul_backward_weight(of_source(dweight), of_source(dbias), keys(dqkv), s, Write::kAccumulate, exec);
     matmul_backward_weight(of_values(dweight), of_values(dbias), values(dqkv), x, write, exec);
+    if (squares) block_squares(squares, dweight, exec);
 }
 
 void QkvMap::source_gradient(Tensor ds, Tensor dqkv, Tensor weight, const Exec& exec) const {

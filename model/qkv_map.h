@@ -25,9 +25,9 @@ class QkvMap {
 
     // qkv (N, NH + 2 NKV, HS), all of it. An empty `source` is x.
     void forward(Tensor qkv, Tensor x, Tensor source, Tensor weight, Tensor bias, const Exec& exec) const;
-    // dweight and dbias of the same, written or added.
-    void backward_weight(Tensor dweight, Tensor dbias, Tensor dqkv, Tensor x, Tensor source, Write write,
-                         const Exec& exec) const;
+    // dweight and dbias of the same, written or added; squares, if not empty, as matmul_backward_weight leaves them.
+    void backward_weight(Tensor dweight, Tensor dbias, Tensor squares, Tensor dqkv, Tensor x, Tensor source,
+                         Write write, const Exec& exec) const;
     // dx (N, C) is written. Of a source of its own (`sourced`) dsource (N, C), in the stream's dtype, is added to; it
     // may be empty.
     void backward_input(Tensor dx, Tensor dsource, bool sourced, Tensor dqkv, Tensor weight, const Exec& exec) const;

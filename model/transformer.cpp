@@ -55,6 +55,10 @@ Transformer::Transformer(const NetworkConfig& config, StageRange stage, int64_t 
         decorrelation_slot_ = plan_.gradients.add("decorrelation sum", {1}, DType::kF64);
         squares_slot_ = plan_.scratch.add("decorrelation squares", {N}, stream);
     }
+    if (options.squares && precision.compute != stream) {
+        check(stage.embedding && stage.head, "sums of squares of gradients want a whole network");
+        squares_.emplace(plan_.gradients, table_);
+    }
     last_x_slot_ = plan_.activations.add("x", {N, config_.model.channels}, stream);
     dx_slot_ = plan_.activations.add("dx", {N, config_.model.channels}, stream);
 }
@@ -68,11 +72,23 @@ void Transformer::allocate(Device device) {
     // Gaps between parameters are never written by an op, and flat loops (norm, optimizer) read them.
     parameters_.zero();
     gradients_.zero();
+    if (device != Device::kCpu) squares_.reset();
     const Tensor matrices = working() ? working() : parameters();
     for (int64_t layer = stage_.first_layer; layer < stage_.last_layer; ++layer) {
         block_parameters_.push_back(block_tensors(table_, parts_of(layer), layer, matrices, parameters()));
         block_gradients_.push_back(block_tensors(table_, parts_of(layer), layer, gradients(), gradients()));
+        if (!squares_) continue;
+        const auto squares = [&](const char* name) {
+            return squares_->of(gradients_, fmt::format("blocks.{}.{}", layer, name));
+        };
+        BlockTensors& d = block_gradients_.back();
+        d.qkv_squares = squares("attn.qkv.weight"), d.out_squares = squares("attn.out.weight");
+        d.up_squares = squares("mlp.up.weight"), d.down_squares = squares("mlp.down.weight");
     }
+}
+
+double Transformer::sum_of_gradient_squares(const Exec& exec) const {
+    return squares_ ? squares_->sum(gradients_, gradients(), exec) : sum_of_squares(gradients(), exec);
 }
 
 void Transformer::refresh_working(const Exec& exec) {
@@ -144,6 +160,7 @@ LmHeadTensors Transformer::head(int64_t n, int set) const {
     t.weight = get(weight, working() ? working() : parameters());
     t.dnorm_gain = get("final_norm.gain", gradients()), t.dnorm_bias = get("final_norm.bias", gradients());
     t.dweight = get(weight, gradients());
+    if (squares_) t.squares = squares_->of(gradients_, weight);
     return t;
 }
 
@@ -342,6 +359,9 @@ void Transformer::embedding_gradients(const ModelInput& input, Tensor dx, Write 
     if (write == Write::kOverwrite && !holds_head) fill_zero(dtoken, exec);
     if (write == Write::kOverwrite && dposition) fill_zero(dposition, exec);
     embedding_backward(dtoken, dposition, dx, input.tokens, input.positions, exec);
+    if (!squares_) return;
+    if (const Tensor of_table = squares_->of(gradients_, "wte.weight"))
+        block_squares(of_table, dtoken, input.tokens, exec);
 }
 
 }  // namespace plimsoll

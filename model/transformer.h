@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "model/block.h"
+#include "model/gradient_squares.h"
 #include "model/lm_head.h"
 
 namespace plimsoll {
@@ -29,6 +30,9 @@ struct ActivationOptions {
     int sets = 1;   // micro batches that can be between forward and backward
     int lanes = 1;  // micro batches that are computed in turns: a set's lane is set % lanes, and each has its scratch
     BackwardSplit split = BackwardSplit::kNo;
+    // Products leave the sums of squares of weight gradients for sum_of_gradient_squares(). On the CPU; elsewhere
+    // nothing.
+    bool squares = false;
 };
 
 // Called with a layer: a block, -1 for what comes before the blocks, L for what comes after.
@@ -93,6 +97,12 @@ class Transformer {
                   const Exec& exec) {
         backward(core, {&input, 1}, write, BackwardPart::kAll, on_ready, exec);
     }
+    // The sum of squares of gradients(), in fp64, if nobody has changed them since backward(): of what its products
+    // have left, where they did, so that large gradients need not be read again. Bits do not depend on threads, and not
+    // on what was there before.
+    double sum_of_gradient_squares(const Exec& exec) const;
+    // Whether products leave such sums.
+    bool sums_squares() const { return squares_.has_value(); }
     // (n, C) in the stream's dtype: what enters the stage, what leaves it, and the gradient of either.
     Tensor stream_in(int64_t n, int set) const { return stream_after(stage_.first_layer - 1, n, set); }
     Tensor stream_out(int64_t n, int set) const { return first_rows(activations(set)[last_x_slot_], n); }
@@ -139,6 +149,7 @@ class Transformer {
     ActivationOptions options_;
     ParameterTable table_;
     ModelPlan plan_;
+    std::optional<GradientSquares> squares_;
     ArenaSlot parameter_slot_, working_slot_, gradient_slot_, loss_slot_, decorrelation_slot_, squares_slot_,
         last_x_slot_, dx_slot_, vectors_slot_;
     ActivationPlan block_plan_;

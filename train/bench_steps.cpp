@@ -2,7 +2,6 @@
 #include <cmath>
 
 #include "data/loader.h"
-#include "kernels/global_norm.h"
 #include "kernels/gpu.h"
 #include "kernels/random.h"
 #include "train/bench_parts.h"
@@ -56,7 +55,7 @@ StepBench::StepBench(const StepShape& shape, DType dtype, int64_t rows, const Ex
       exec_(exec),
       network_(with_sized_logits(shape.network, rows * T_, Precision{dtype}, exec)),
       precision_{dtype},
-      model_(network_, StageRange::whole(network_.model), rows * T_, precision_),
+      model_(network_, StageRange::whole(network_.model), rows * T_, precision_, {.squares = micro_batches_ == 1}),
       optimizer_(shape.optimizer, model_.table(), precision_, {{0, model_.table().buffer_elements()}}) {
     const int64_t N = rows * T_;
     reserve_gpu_scratch(scratch_sizes(model_, N), exec_);
@@ -88,7 +87,7 @@ void StepBench::run() {
     }
     const double mean = 1.0 / static_cast<double>(micro_batches_ * rows_ * T_);
     double scale = mean;
-    if (clip_) scale *= std::min(1.0, 1.0 / (std::sqrt(sum_of_squares(model_.gradients(), exec_)) * mean));
+    if (clip_) scale *= std::min(1.0, 1.0 / (std::sqrt(model_.sum_of_gradient_squares(exec_)) * mean));
     optimizer_.begin_step(3e-4, scale, ++step_, exec_);
     replays_[2].run(exec_, [&] { optimizer_.update(model_, exec_); });
 }

@@ -42,7 +42,7 @@ void FaultHook::parameters(Tensor parameters, int64_t step, int rank) {
     static_cast<unsigned char*>(parameters.data)[parameters.bytes() / 2] ^= 0x10;
 }
 
-void FaultHook::gradients(Tensor gradients, int64_t first, int64_t step, int rank) {
+bool FaultHook::gradients(Tensor gradients, int64_t first, int64_t step, int rank) {
     const auto each = [&](auto&& change) {
         check(gradients.device == Device::kCpu, "PLIMSOLL_FAULT: only in host memory");
         if (gradients.dtype == DType::kF64)
@@ -50,12 +50,14 @@ void FaultHook::gradients(Tensor gradients, int64_t first, int64_t step, int ran
         else
             change(gradients.span<float>());
     };
-    if (fires("nan_gradient", step, rank))
+    const bool spoils = fires("nan_gradient", step, rank), scales = fires("scale_gradient", step, rank);
+    if (spoils)
         each([&]<class T>(std::span<T> g) { g[static_cast<size_t>(first)] = std::numeric_limits<T>::quiet_NaN(); });
-    if (fires("scale_gradient", step, rank))
+    if (scales)
         each([&]<class T>(std::span<T> g) {
             for (T& value : g) value *= static_cast<T>(value_);
         });
+    return spoils || scales;
 }
 
 }  // namespace plimsoll

@@ -22,8 +22,8 @@ class FaultHook {
 
     // Before a step computes; `step` counts from 1. Sleeps, if that is the fault.
     void parameters(Tensor parameters, int64_t step, int rank);
-    // Once the gradients that this rank updates with, from `first` on, are complete.
-    void gradients(Tensor gradients, int64_t first, int64_t step, int rank);
+    // Once the gradients that this rank updates with, from `first` on, are complete. Returns whether it changed them.
+    bool gradients(Tensor gradients, int64_t first, int64_t step, int rank);
 
   private:
     // Whether it is time, for the last time.

@@ -103,9 +103,13 @@ std::vector<ChunkShape> chunk_shapes(const RunConfig& config, const NetworkConfi
     const ParallelSection& parallel = config.parallel;
     const int lanes = config.lanes();
     ActivationOptions options{.recompute = recompute_of(config.train.recompute), .sets = lanes, .lanes = lanes};
-    if (!parallel.pipelined()) return {{StageRange::whole(config.model), options}};
-    const std::vector<StageRange> ranges = stage_ranges(network, parallel.stages * parallel.chunks);
     const int64_t micro_batches = config.micro_batches() / (place.data_ranks * parallel.virtual_ranks * lanes);
+    if (!parallel.pipelined()) {
+        // Worth it where gradients are written once and nobody adds others' to them.
+        options.squares = place.data_ranks == 1 && parallel.virtual_ranks == 1 && lanes == 1 && micro_batches == 1;
+        return {{StageRange::whole(config.model), options}};
+    }
+    const std::vector<StageRange> ranges = stage_ranges(network, parallel.stages * parallel.chunks);
     const StagePlan plan(schedule_of(parallel, micro_batches), place.stage);
     if (plan.splits_backward()) options.split = BackwardSplit::kYes;
     std::vector<ChunkShape> shapes;

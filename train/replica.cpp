@@ -161,6 +161,7 @@ const std::string& Replica::why_no_graphs() const {
 
 LossSums Replica::compute(int64_t first_sample, const Exec& exec) {
     attention_.begin_step(first_sample);
+    faulty_ = false;
     if (config_.parallel.virtual_ranks > 1) return compute_as_virtual_ranks(first_sample, exec);
     compute_micro_batches(first_sample, grid_.data_rank, exec);
     LossSums sums;
@@ -190,6 +191,10 @@ double Replica::gradient_norm(const Exec& exec) {
         for (int r = 0; r < ranks; ++r) {
             if (chunk.sync && r != grid_.data_rank) continue;
             double& sum = squares[virtual_stage * static_cast<size_t>(ranks) + static_cast<size_t>(r)];
+            if (chunk.model.sums_squares() && !faulty_) {
+                sum = chunk.model.sum_of_gradient_squares(exec);
+                continue;
+            }
             for (const ElementRange& range : chunk.counted[static_cast<size_t>(r)])
                 sum += sum_of_squares(gradients.slice_rows(range.begin, range.size()), exec);
         }
@@ -240,9 +245,11 @@ void Replica::inject_before(FaultHook& fault, int64_t step) {
 }
 
 void Replica::inject(FaultHook& fault, int64_t step) {
-    for (const auto& chunk : chunks_)
-        if (!chunk->optimizer.owned().empty())
-            fault.gradients(chunk->model.gradients(), chunk->optimizer.owned().front().begin, step, grid_.world.rank());
+    for (const auto& chunk : chunks_) {
+        const auto& owned = chunk->optimizer.owned();
+        if (owned.empty()) continue;
+        faulty_ |= fault.gradients(chunk->model.gradients(), owned.front().begin, step, grid_.world.rank());
+    }
 }
 
 Transformer* Replica::whole() {

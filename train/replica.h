@@ -78,6 +78,7 @@ class Replica {
     std::unique_ptr<PipelineExecutor> executor_;
     std::unique_ptr<PipelineWork> work_;
     StageTimes times_;
+    bool faulty_ = false;          // whether a fault has changed this step's gradients
     std::vector<double> squares_;  // of gradients, by virtual stage and data rank
 };
 

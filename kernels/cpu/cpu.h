@@ -29,6 +29,10 @@ namespace plimsoll::cpu {
 #include "kernels/implementations.inc"
 
 // What runs on the CPU only.
+void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x, Write write, const Exec& exec,
+                            Tensor squares);
+void block_squares(Tensor squares, Tensor x, const Exec& exec);
+void block_squares(Tensor squares, Tensor x, std::span<const int32_t> rows, const Exec& exec);
 void rope_forward(Tensor x, std::span<const int32_t> positions, std::span<const double> frequencies, const Exec& exec);
 void attention_cached_forward(const AttentionTensors& t, std::span<const CachedQuery> queries,
                               std::span<const double> frequencies, const AttentionSpec& spec, const Exec& exec);

@@ -116,10 +116,18 @@ void matmul_backward_input(Tensor dx, Tensor dout, Tensor weight, Write write, c
 }
 
 void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x, Write write, const Exec& exec) {
+    cpu::matmul_backward_weight(dweight, dbias, dout, x, write, exec, {});
+}
+
+void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x, Write write, const Exec& exec,
+                            Tensor squares) {
     const Matrix c = matrix(dweight), a = transposed(matrix(dout));
-    if (dbias && dout.dtype == DType::kBF16 && a.columns > 0 && a.column != 1 && amx::available())
-        return amx::gemm_with_row_sums(c, dbias.ptr<float>(), a, matrix(x), write == Write::kAccumulate, exec);
+    const bool any = c.rows > 0 && c.columns > 0 && a.columns > 0;
+    if (any && dout.dtype == DType::kBF16 && a.column != 1 && amx::available())
+        return amx::weight_gradient(c, {optional_ptr<float>(dbias), optional_ptr<double>(squares)}, a, matrix(x),
+                                    write == Write::kAccumulate, exec);
     product(c, a, matrix(x), write, {}, exec);
+    if (squares) cpu::block_squares(squares, dweight, exec);
     if (!dbias) return;
     dispatch_float(dout.dtype, [&]<class T>() {
         using R = Accumulator<T>;

@@ -49,6 +49,32 @@ TEST_P(TransformerTest, MicroBatchesAddUp) {
         EXPECT_NEAR(seen[i], expected[i], 1e-11 * (1 + std::abs(expected[i]))) << i;
 }
 
+// What products leave of the gradients they write adds up to what all elements do, once they are written and once they
+// are added to: nothing comes to them later unseen. And nobody else notices.
+void expect_sums_of_squares(const NetworkConfig& config, const TinyBatch& batch) {
+    TinyModel run(config, batch.n(), DType::kBF16, 2, {.squares = true}), plain(config, batch.n(), DType::kBF16);
+    ASSERT_TRUE(run.model.sums_squares() && !plain.model.sums_squares());
+    for (const Write write : {Write::kOverwrite, Write::kAccumulate}) {
+        run.run(batch, write), plain.run(batch, write);
+        EXPECT_TRUE(same_bits(copied<float>(run.model.gradients()), copied<float>(plain.model.gradients())));
+        const double sum = run.model.sum_of_gradient_squares(run.exec);
+        EXPECT_NEAR(sum, plain.model.sum_of_gradient_squares(plain.exec), 1e-13 * sum);  // other orders of fp64
+    }
+}
+
+TEST_P(TransformerTest, SumsOfSquaresOfGradientsAreComplete) {
+    expect_sums_of_squares(GetParam().config, batch_of(GetParam(), 2));
+}
+
+TEST(Transformer, SumsOfSquaresOfGradientsAreCompleteInChunksOfTheVocabulary) {
+    NetworkConfig config = tiny_llama();
+    config.vocab = 300, config.model.context = 500, config.loss.logits_mib = 1;
+    for (const bool tied : {false, true}) {
+        config.model.tied = tied;
+        expect_sums_of_squares(config, TinyBatch(config, 4));
+    }
+}
+
 TEST_P(TransformerTest, DocumentsDoNotSeeEachOther) {
     TinyBatch batch = batch_of(GetParam().config, 1, true);
     TinyModel run(GetParam().config, batch.n(), DType::kF32);
@@ -226,7 +252,7 @@ TEST(Transformer, RecomputeChangesMemoryAndNoBit) {
             const double loss = kept.run(batch);
             int64_t bytes = kept.model.plan().activations.bytes() + 1;
             for (const Recompute level : {Recompute::kNone, Recompute::kLight, Recompute::kBlock}) {
-                TinyModel again(config, batch.n(), compute, 2, level);
+                TinyModel again(config, batch.n(), compute, 2, {.recompute = level});
                 EXPECT_EQ(again.run(batch), loss);
                 EXPECT_TRUE(same_bits(copied<float>(kept.model.gradients()), copied<float>(again.model.gradients())));
                 EXPECT_LT(again.model.plan().activations.bytes(), bytes);
@@ -251,7 +277,7 @@ TEST(Transformer, RecomputeWithoutFeedForwardLayersChangesNoBit) {
         network.config.model.activation = "none";
         const TinyBatch batch(network.config, 2, network.documents);
         TinyModel kept(network.config, batch.n(), DType::kBF16);
-        TinyModel again(network.config, batch.n(), DType::kBF16, 2, Recompute::kBlock);
+        TinyModel again(network.config, batch.n(), DType::kBF16, 2, {.recompute = Recompute::kBlock});
         EXPECT_EQ(again.run(batch), kept.run(batch));
         EXPECT_TRUE(same_bits(copied<float>(kept.model.gradients()), copied<float>(again.model.gradients())));
     }

@@ -52,10 +52,9 @@ struct TinyModel {
     Transformer model;
     LocalCoreAttention core;
 
-    TinyModel(const NetworkConfig& config, int64_t N, DType compute, int threads = 2,
-              Recompute recompute = Recompute::kNone)
+    TinyModel(const NetworkConfig& config, int64_t N, DType compute, int threads = 2, ActivationOptions options = {})
         : exec{.device = Device::kCpu, .threads = threads},
-          model(config, StageRange::whole(config.model), N, Precision{compute}, {.recompute = recompute}) {
+          model(config, StageRange::whole(config.model), N, Precision{compute}, options) {
         model.allocate();
         initialize(model.parameters(), model.table(), 3, exec);
         model.refresh_working(exec);

@@ -267,6 +267,35 @@ TEST_F(StepCost, OneProcessAddsNoOpAndNoMemory) {
         for (const CommKind kind : kKinds) EXPECT_EQ(group->stats(kind).calls, 0) << group->name() << name_of(kind);
 }
 
+// A step of one micro batch in bf16 takes its norm from what products have left, and not what a fault did afterwards.
+TEST_F(StepCost, TheNormOfOneMicroBatchIsThatOfItsGradients) {
+    RunConfig c = config();
+    c.train.batch_tokens = c.tokens_per_micro_batch();
+    const Loader data(c.data, Split::kTrain,
+                      {.T = c.model.context, .placeholders = 0, .shared_placeholders = 0, .seed = 1});
+    const NetworkConfig network{c.model, c.attention, c.loss, data.vocab_size()};
+    RankGrid grid(Communicator(single_transport()), c);
+    const Exec exec{.threads = 2};
+    Replica replica(c, network, Precision{DType::kBF16}, grid, data, exec);
+    replica.allocate(Device::kCpu);
+    Transformer& model = replica.chunks().front()->model;
+    initialize(model.parameters(), model.table(), 1, exec);
+    model.refresh_working(exec);
+    EXPECT_TRUE(model.sums_squares());
+    const auto norm = [&] { return std::sqrt(sum_of_squares(model.gradients(), exec)); };
+    ::setenv("PLIMSOLL_FAULT", "scale_gradient:2:1e3", 1);
+    FaultHook fault = FaultHook::from_environment();
+    ::unsetenv("PLIMSOLL_FAULT");
+    for (int64_t step = 1; step <= 3; ++step) {
+        replica.compute(step, exec);
+        replica.finish_gradients();
+        const double before = norm();
+        replica.inject(fault, step);
+        EXPECT_NEAR(norm() / before, step == 2 ? 1e3 : 1, 1e-2);
+        EXPECT_NEAR(replica.gradient_norm(exec) / norm(), 1, 1e-13) << "step " << step;  // another order of fp64
+    }
+}
+
 // Forward, backward, the norm, clipping, the update and the batch's data: after steps that fill caches nothing is
 // allocated, by any thread. In fp32 a product of oneDNN's allocates inside the library; in bf16 AMX has no library.
 TEST_F(StepCost, AStepAllocatesNothing) {

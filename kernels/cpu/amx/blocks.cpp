@@ -28,17 +28,37 @@ void multiply_add() {
 // No block: nothing to finish between steps.
 struct Nothing {
     void pairs(int64_t) {}
+    void end() {}
 };
 
-void store_sums(float* to, __m512 value, __mmask16 mask, BlockStore how) {
+// Returns what it stores, and zeros for the other lanes.
+__m512 store_sums(float* to, __m512 value, __mmask16 mask, BlockStore how) {
+    value = _mm512_maskz_mov_ps(mask, value);
     if (how == BlockStore::kAdd) value = _mm512_add_ps(load(to, 0, mask), value);
     if (how == BlockStore::kStream && mask == 0xffff && reinterpret_cast<uintptr_t>(to) % 64 == 0)
-        return _mm512_stream_ps(to, value);
-    store(to, 0, mask, value);
+        _mm512_stream_ps(to, value);
+    else
+        store(to, 0, mask, value);
+    return value;
 }
 
+// A sum of squares in fp64, of 16 lanes at a time.
+class Squares {
+  public:
+    void add(__m512 values) {
+        const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(values));
+        const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(values, 1));
+        low_ = _mm512_fmadd_pd(low, low, low_);
+        high_ = _mm512_fmadd_pd(high, high, high_);
+    }
+    double total() const { return _mm512_reduce_add_pd(_mm512_add_pd(low_, high_)); }
+
+  private:
+    __m512d low_ = _mm512_setzero_pd(), high_ = _mm512_setzero_pd();
+};
+
 // Finishes a block's rows in order, as many at a time as there is time for; kWhole are 32 x 32.
-template <bool kWhole, bool kWide, BlockStore kHow, Following kFollowing>
+template <bool kWhole, bool kWide, BlockStore kHow, Following kFollowing, bool kSquares = false>
 class Rows {
   public:
     // Member by member: a copy of the whole would wait for the tiles stored before it.
@@ -51,6 +71,7 @@ class Rows {
           to_row_(f.to_row),
           other_(f.other),
           other_row_(f.other_row),
+          squares_(f.squares),
           mask_(pair_lanes(f.columns)) {
         const __m512 zero = _mm512_setzero_ps();
         low_bias_ = f.bias ? load(f.bias, 0, low()) : zero;
@@ -62,6 +83,11 @@ class Rows {
     }
     void rest() {
         for (; row_ < rows_; ++row_) finish_row();
+        end();
+    }
+    // After the last row.
+    void end() {
+        if constexpr (kSquares) *squares_ = sums_of_squares_.total();
     }
 
   private:
@@ -74,8 +100,12 @@ class Rows {
         const __m512 high_sums = _mm512_add_ps(_mm512_loadu_ps(sums_ + kLanes), high_bias_);
         sums_ += sums_row_;
         if constexpr (kWide) {
-            store_sums(wide_, low_sums, low(), kHow);
-            if (high()) store_sums(wide_ + kLanes, high_sums, high(), kHow);
+            const __m512 low_stored = store_sums(wide_, low_sums, low(), kHow);
+            if constexpr (kSquares) sums_of_squares_.add(low_stored);
+            if (high()) {
+                const __m512 high_stored = store_sums(wide_ + kLanes, high_sums, high(), kHow);
+                if constexpr (kSquares) sums_of_squares_.add(high_stored);
+            }
             wide_ += to_row_;
         } else {
             finish_narrow(low_sums, high_sums);
@@ -114,9 +144,11 @@ class Rows {
     int64_t to_row_;
     bf16* other_;
     int64_t other_row_;
+    double* squares_;
     __mmask32 mask_;
     __m512 low_bias_, high_bias_;
     int64_t row_ = 0, to_ = 0, follows_ = 0;  // of the next row: its number, and its first elements
+    Squares sums_of_squares_;
 };
 
 template <class Meanwhile>
@@ -146,6 +178,7 @@ void multiply_tiles(float* c, int64_t c_row, const Left& a, const Right& b, int6
         multiply_add<3, 5, 7>();
         meanwhile.pairs(pairs);
     }
+    meanwhile.end();
     store_tile<0>(c, c_bytes), store_tile<1>(c + 16, c_bytes);
     store_tile<2>(below, c_bytes), store_tile<3>(below + 16, c_bytes);
 }
@@ -155,13 +188,17 @@ template <bool kWhole, class F>
 void with_rows(const Finish& block, F&& f) {
     using enum BlockStore;
     using enum Following;
+    const auto wide = [&]<BlockStore kHow>() {
+        if (block.squares) return f(Rows<kWhole, true, kHow, kNothing, true>(block));
+        return f(Rows<kWhole, true, kHow, kNothing>(block));
+    };
     if (block.wide) switch (block.how) {
             case kWrite:
-                return f(Rows<kWhole, true, kWrite, kNothing>(block));
+                return wide.template operator()<kWrite>();
             case kAdd:
-                return f(Rows<kWhole, true, kAdd, kNothing>(block));
+                return wide.template operator()<kAdd>();
             case kStream:
-                return f(Rows<kWhole, true, kStream, kNothing>(block));
+                return wide.template operator()<kStream>();
         }
     if (block.how == kAdd) return f(Rows<kWhole, false, kAdd, kNothing>(block));
     switch (block.following) {

@@ -35,7 +35,8 @@ enum class Following : uint8_t {
 };
 
 // What becomes of a block of sums (rows, columns; at most 32 of each): to = sums + bias, or +=, rounded to what `to`
-// is, and what follows. Rows are *_row elements apart.
+// is, and what follows. Rows are *_row elements apart. A sum of squares runs in fp64, in an order that depends on
+// nothing.
 struct Finish {
     const float* sums = nullptr;
     int64_t sums_row = kBlock;
@@ -44,6 +45,7 @@ struct Finish {
     float* wide = nullptr;        // where it belongs: one of both, the other one null
     bf16* narrow = nullptr;
     int64_t to_row = 0;
+    double* squares = nullptr;  // gets the sum of squares of what `wide` gets, if it is not null
     BlockStore how = BlockStore::kWrite;
     Following following = Following::kNothing;  // else `how` is kWrite, to bf16
     bf16* other = nullptr;                      // may be what `narrow` is, for gradients

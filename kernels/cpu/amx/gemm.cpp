@@ -24,14 +24,15 @@ constexpr int64_t kBlockElements = kBlock * kBlock;
 
 class Product {
   public:
-    Product(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, float* row_sums, const Exec& exec,
-            const Then& then)
+    Product(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, const GradientSums& sums,
+            const Exec& exec, const Then& then)
         : c_(c),
           a_(a),
           b_(b),
           accumulate_(accumulate),
           bias_(bias),
-          row_sums_(row_sums),
+          row_sums_(sums.of_rows),
+          squares_(sums.squares),
           threads_(exec.threads),
           then_(then) {
         const int64_t M = c.rows, N = c.columns, K = a.columns;
@@ -53,6 +54,7 @@ class Product {
           accumulate_(false),
           bias_(bias),
           row_sums_(nullptr),
+          squares_(nullptr),
           threads_(1),
           then_(then),
           streams_(false),
@@ -229,6 +231,8 @@ class Product {
             made.sums = kept, made.sums_row = c_.columns;
         }
         made.bias = bias_ && (sums_ || first) ? bias_ + columns.begin : nullptr;
+        if (squares_ && last)
+            made.squares = squares_ + rows.begin / kBlock * parts(c_.columns, kBlock) + columns.begin / kBlock;
         const int64_t at = rows.begin * c_.row + columns.begin;
         if (c_.dtype == DType::kF32)
             made.wide = static_cast<float*>(c_.data) + at;
@@ -242,6 +246,7 @@ class Product {
     bool accumulate_;
     const float* bias_;
     float* row_sums_;
+    double* squares_;
     int threads_;
     Then then_;
     bool streams_;  // whether c, if it is written once, goes past the caches: gradients of large weights
@@ -255,15 +260,15 @@ class Product {
 }  // namespace
 
 void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, const Exec& exec, const Then& then) {
-    Product(c, a, b, accumulate, bias, nullptr, exec, then).run();
+    Product(c, a, b, accumulate, bias, {}, exec, then).run();
 }
 
 void gemm_rows(Matrix c, Matrix a, const PackedRight& b, const float* bias, const Then& then) {
     Product(c, a, bias, then).run(b);
 }
 
-void gemm_with_row_sums(Matrix c, float* row_sums, Matrix a, Matrix b, bool accumulate, const Exec& exec) {
-    Product(c, a, b, accumulate, nullptr, row_sums, exec, {}).run();
+void weight_gradient(Matrix c, const GradientSums& sums, Matrix a, Matrix b, bool accumulate, const Exec& exec) {
+    Product(c, a, b, accumulate, nullptr, sums, exec, {}).run();
 }
 
 }  // namespace plimsoll::cpu::amx

@@ -27,9 +27,14 @@ void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, cons
 // kLongest.
 void gemm_rows(Matrix c, Matrix a, const PackedRight& b, const float* bias, const Then& then = {});
 
-// The same as gemm without bias, and row_sums (M, fp32) = the sums of a's rows, + beta * row_sums: gradients of a
-// weight and its bias, of one walk over a. Wants a's columns contiguous (a.column != 1). Bits of the sums depend on K
-// alone.
-void gemm_with_row_sums(Matrix c, float* row_sums, Matrix a, Matrix b, bool accumulate, const Exec& exec);
+// What else comes of a walk over a weight's gradient; what is null is not wanted.
+struct GradientSums {
+    float* of_rows = nullptr;   // (M): sums of a's rows, the bias's gradient, added to what is there or not as c is
+    double* squares = nullptr;  // (M / 32, N / 32, rounded up): sums of squares of c's blocks of 32 x 32, in fp64
+};
+
+// The same as gemm without bias. Sums of rows want a's columns contiguous (a.column != 1), squares c in fp32. Bits of
+// the sums of rows depend on K alone, those of squares on the elements of the block.
+void weight_gradient(Matrix c, const GradientSums& sums, Matrix a, Matrix b, bool accumulate, const Exec& exec);
 
 }  // namespace plimsoll::cpu::amx
