@@ -8,7 +8,8 @@ unset(CMAKE_REQUIRED_FLAGS)
 if(CMAKE_SYSTEM_NAME STREQUAL Linux AND PLIMSOLL_HAS_AMX)
     set(compiled_for_amx kernels/cpu/amx/tiles.cpp kernels/cpu/amx/blocks.cpp kernels/cpu/amx/activations.cpp
         kernels/cpu/amx/adam_rows.cpp kernels/cpu/amx/attention_rows.cpp kernels/cpu/amx/cross_entropy_rows.cpp
-        kernels/cpu/amx/gate_rows.cpp kernels/cpu/amx/norm_rows.cpp)
+        kernels/cpu/amx/gate_rows.cpp kernels/cpu/amx/head_rows.cpp kernels/cpu/amx/norm_rows.cpp
+        kernels/cpu/amx/thin_rows.cpp)
     target_sources(plimsoll_kernels PRIVATE ${compiled_for_amx})
     # GCC 12 warns about its own header of intrinsics.
     set_source_files_properties(${compiled_for_amx} PROPERTIES

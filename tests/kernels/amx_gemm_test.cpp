@@ -98,6 +98,16 @@ TEST_P(AmxGemm, IsTheProductOnEveryThreadCount) {
     for (const int threads : {2, 3, 7}) EXPECT_TRUE(same_bits(got, run(threads))) << threads << " threads";
 }
 
+// Thin ones: few elements of K, few columns.
+INSTANTIATE_TEST_SUITE_P(Thin, AmxGemm,
+                         testing::Values(Case{150, 75, 3, false, false, DType::kBF16, true, false},
+                                         Case{150, 75, 8, false, false, DType::kF32, true, false},
+                                         Case{3, 33, 1, false, false, DType::kF32, false, false},
+                                         Case{150, 64, 4, false, false, DType::kBF16, false, false},
+                                         Case{150, 3, 70, false, true, DType::kBF16, false, true},
+                                         Case{150, 4, 300, false, true, DType::kF32, true, true},
+                                         Case{2, 1, 33, false, true, DType::kBF16, true, false}));
+
 // Tails of every size, then what packs by itself and together, several parts of N, and of K in fp32 and in bf16.
 INSTANTIATE_TEST_SUITE_P(Sizes, AmxGemm,
                          testing::Values(Case{1, 1, 1, false, false, DType::kF32, false, false},

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "kernels/cpu/amx/thin_rows.h"
 #include "kernels/cpu/amx/tiles.h"
 #include "kernels/cpu/vector_math.h"
 #include "kernels/cpu/workspace.h"
@@ -257,9 +258,75 @@ class Product {
     float* sums_ = nullptr;  // (M, N), where c cannot keep sums of parts of K
 };
 
+// Calls f(its first row of c, rows) for parts of c, C what c is.
+template <class F>
+void for_rows(const Matrix& c, int threads, F&& f) {
+    constexpr int64_t kRows = 64;
+#pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(c.rows * c.columns * kThin))
+    for (int64_t part = 0; part < parts(c.rows, kRows); ++part) {
+        const Range rows = range(part, kRows, c.rows);
+        if (c.dtype == DType::kF32)
+            f(static_cast<float*>(c.data) + rows.begin * c.row, rows);
+        else
+            f(static_cast<bf16*>(c.data) + rows.begin * c.row, rows);
+    }
+}
+
+// c = a b, or +=, for few elements of K.
+void multiply_thin_depth(Matrix c, Matrix a, Matrix b, bool accumulate, int threads) {
+    const int64_t N = c.columns, K = a.columns;
+    float* const wide = workspace<struct ThinRight, float>(K * padded(N));
+    for (int64_t k = 0; k < K; ++k) widen_pairs(wide + k * padded(N), element(b, k, 0), N);
+    for_rows(c, threads, [&](auto* to, Range rows) {
+        thin_depth(to, c.row, element(a, rows.begin, 0), a.row, wide, rows.count, N, K, accumulate);
+    });
+}
+
+// c = a b + bias, or +=, for few columns of c; bias may be null.
+void multiply_thin_columns(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, int threads) {
+    for_rows(c, threads, [&](auto* to, Range rows) {
+        thin_columns(to, c.row, element(a, rows.begin, 0), a.row, element(b, 0, 0), b.column, bias, rows.count,
+                     c.columns, a.columns, accumulate);
+    });
+}
+
+// c = a b, or +=, for few rows of c, K contiguous nowhere; row_sums as in GradientSums. A thread makes some columns, of
+// all rows: it walks over K a few rows of b at a time, while they are in cache.
+void multiply_thin_rows(Matrix c, float* row_sums, Matrix a, Matrix b, bool accumulate, int threads) {
+    constexpr int64_t kTogether = 32;
+    const int64_t M = c.rows, N = c.columns, K = a.columns, blocks = parts(N, kThinPart);
+    const bool shared = worth_threads(N * K);
+    const int64_t shares = shared ? threads : 1;
+#pragma omp parallel for num_threads(threads) schedule(static) if (shared)
+    for (int64_t share = 0; share < shares; ++share) {
+        const int64_t begin = blocks * share / shares * kThinPart;
+        const int64_t end = std::min(N, blocks * (share + 1) / shares * kThinPart), apart = padded(end - begin);
+        const bool sums_rows = row_sums && share == 0;
+        if (begin >= end && !sums_rows) continue;
+        float* const sums = workspace<struct ThinSums, float>(kThin * apart);
+        std::fill_n(sums, kThin * apart, 0.0f);
+        float of_rows[kThin] = {}, left[kTogether * kThin] = {};
+        for (int64_t k = 0; k < K; k += kTogether) {
+            const int64_t count = std::min(kTogether, K - k);
+            for (int64_t i = 0; i < count; ++i)
+                for (int64_t m = 0; m < M; ++m) left[i * kThin + m] = *element(a, m, k + i);
+            thin_rows(sums, left, element(b, k, begin), b.row, M, end - begin, count);
+            for (int64_t i = 0; sums_rows && i < count; ++i)
+                for (int64_t m = 0; m < M; ++m) of_rows[m] += left[i * kThin + m];
+        }
+        for (int64_t m = 0; m < M; ++m)
+            write_pairs(static_cast<float*>(c.data) + m * c.row + begin, sums + m * apart, end - begin, accumulate);
+        for (int64_t m = 0; sums_rows && m < M; ++m) row_sums[m] = (accumulate ? row_sums[m] : 0.0f) + of_rows[m];
+    }
+}
+
 }  // namespace
 
 void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, const Exec& exec, const Then& then) {
+    if (a.columns <= kThin && a.column == 1 && b.column == 1 && !bias && then.following == Following::kNothing)
+        return multiply_thin_depth(c, a, b, accumulate, exec.threads);
+    if (c.columns <= kThinColumns && a.column == 1 && b.row == 1 && then.following == Following::kNothing)
+        return multiply_thin_columns(c, a, b, accumulate, bias, exec.threads);
     Product(c, a, b, accumulate, bias, {}, exec, then).run();
 }
 
@@ -268,6 +335,8 @@ void gemm_rows(Matrix c, Matrix a, const PackedRight& b, const float* bias, cons
 }
 
 void weight_gradient(Matrix c, const GradientSums& sums, Matrix a, Matrix b, bool accumulate, const Exec& exec) {
+    if (c.rows <= kThin && b.column == 1 && c.dtype == DType::kF32 && !sums.squares)
+        return multiply_thin_rows(c, sums.of_rows, a, b, accumulate, exec.threads);
     Product(c, a, b, accumulate, nullptr, sums, exec, {}).run();
 }
 

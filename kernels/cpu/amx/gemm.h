@@ -18,8 +18,8 @@ struct Then {
 
 // c (M, N) = a (M, K) b (K, N) + beta * c + bias (N; may be null), beta 0 or 1, as cpu::gemm: a and b are bf16, c is
 // bf16 or fp32 with contiguous rows, bias fp32; M, N, K > 0. Sums are kept in fp32, K ascends, and every element of c
-// is made by one thread: bits depend on K and the strides alone, not on threads, M or N. What follows wants c in bf16
-// and nothing to accumulate. Wants available().
+// is made by one thread: bits depend on K, the strides and whether N is thin (thin_rows.h), not on threads, M or other
+// N. What follows wants c in bf16 and nothing to accumulate. Wants available().
 void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, const Exec& exec, const Then& then = {});
 
 // c (M, N) = a (M, K) b + bias for some rows, by the calling thread alone, which has a TileScope: all of b is packed.
@@ -34,7 +34,8 @@ struct GradientSums {
 };
 
 // The same as gemm without bias. Sums of rows want a's columns contiguous (a.column != 1), squares c in fp32. Bits of
-// the sums of rows depend on K alone, those of squares on the elements of the block.
+// the sums of rows depend on K alone, those of squares on the elements of the block, those of c as gemm's on whether M
+// is thin.
 void weight_gradient(Matrix c, const GradientSums& sums, Matrix a, Matrix b, bool accumulate, const Exec& exec);
 
 }  // namespace plimsoll::cpu::amx

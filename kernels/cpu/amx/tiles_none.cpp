@@ -5,7 +5,9 @@
 #include "kernels/cpu/amx/blocks.h"
 #include "kernels/cpu/amx/cross_entropy_rows.h"
 #include "kernels/cpu/amx/gate_rows.h"
+#include "kernels/cpu/amx/head_rows.h"
 #include "kernels/cpu/amx/norm_rows.h"
+#include "kernels/cpu/amx/thin_rows.h"
 
 #include <cstdlib>
 
@@ -102,6 +104,32 @@ void gate_backward(bf16*, bf16*, const bf16*, const bf16*, const bf16*, int64_t)
     std::abort();
 }
 PLIMSOLL_INSTANTIATE_GATE_ROWS
+void widen_pairs(float*, const bf16*, int64_t) {
+    std::abort();
+}
+void write_pairs(float*, const float*, int64_t, bool) {
+    std::abort();
+}
+template <class C>
+void thin_depth(C*, int64_t, const bf16*, int64_t, const float*, int64_t, int64_t, int64_t, bool) {
+    std::abort();
+}
+template <class C>
+void thin_columns(C*, int64_t, const bf16*, int64_t, const bf16*, int64_t, const float*, int64_t, int64_t, int64_t,
+                  bool) {
+    std::abort();
+}
+PLIMSOLL_INSTANTIATE_THIN(float)
+PLIMSOLL_INSTANTIATE_THIN(bf16)
+void thin_rows(float*, const float*, const bf16*, int64_t, int64_t, int64_t, int64_t) {
+    std::abort();
+}
+void scale(bf16*, const bf16*, float, int64_t) {
+    std::abort();
+}
+float scale_and_dot(bf16*, const bf16*, const bf16*, float, int64_t) {
+    std::abort();
+}
 void adamw(float*, float*, float*, const float*, bf16*, int64_t, const AdamFactors<float>&, bool) {
     std::abort();
 }
