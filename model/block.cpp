@@ -113,7 +113,7 @@ void Block::forward_pre(std::span<const int32_t> positions, const Exec& exec, Ro
 
 Tensor Block::attended(size_t end, const Exec& exec) const {
     Tensor y = core_tensors().out;
-    for (size_t i = 0; i < end; ++i) y = parts_[i].forward_attended(part(i), y, exec);
+    for (size_t i = 0; i < end; ++i) y = parts_[i].attended(part(i), y, exec);
     return y;
 }
 
@@ -122,7 +122,9 @@ void Block::forward_outputs(const Exec& exec) const {
 }
 
 Tensor Block::attention_branch(const Exec& exec) const {
-    matmul_forward(s_.branch, flat(attended(parts_.size(), exec)), p_.out, p_.out_bias, exec);
+    Tensor y = core_tensors().out;
+    for (size_t i = 0; i < parts_.size(); ++i) y = parts_[i].forward_attended(part(i), y, exec);
+    matmul_forward(s_.branch, flat(y), p_.out, p_.out_bias, exec);
     Tensor branch = s_.branch;
     for (size_t i = 0; i < parts_.size(); ++i) branch = parts_[i].forward_branch(part(i), branch, exec);
     return branch;

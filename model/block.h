@@ -99,7 +99,7 @@ class Block {
     AttentionTensors operands(size_t parts) const;
     // Their gradients, as the first `parts` of the parts bind them.
     AttentionTensors gradients(size_t parts) const;
-    // What the parts before `end` make of core attention's output for the output projection.
+    // What the parts before `end` have made of core attention's output for the output projection, in backward.
     Tensor attended(size_t end, const Exec& exec) const;
     // What parts change in place of core attention's outputs.
     void forward_outputs(const Exec& exec) const;

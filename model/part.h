@@ -106,12 +106,16 @@ class BlockPart {
     virtual void backward_output(const PartView& /*v*/, const AttentionTensors& /*d*/, const AttentionTensors& /*t*/,
                                  Write /*write*/, const Exec& /*exec*/) const {}
 
-    // 4 y, core attention's output, as the output projection reads it: returns y or a tensor of v.scratch. Called again
-    // in backward, for the projection's gradient; so it changes nothing else. dy becomes the gradient of y in place, or
-    // where bind_gradients bound another gradient of core attention's output, that is written. On the way back y is
-    // computed again, and only for parts that read it: the others get an empty one.
+    // 4 y, core attention's output, as the output projection reads it: returns y or a tensor of the part's own.
+    // `attended` returns the same again in backward, for the projection's gradient: what the part has kept, or computed
+    // again, and then forward_attended changes nothing else. dy becomes the gradient of y in place, or where
+    // bind_gradients bound another gradient of core attention's output, that is written. On the way back y is given
+    // only to parts that read it: the others get an empty one.
     virtual bool reads_attended() const { return false; }
     virtual Tensor forward_attended(const PartView& /*v*/, Tensor y, const Exec& /*exec*/) const { return y; }
+    virtual Tensor attended(const PartView& v, Tensor y, const Exec& exec) const {
+        return forward_attended(v, y, exec);
+    }
     virtual void backward_attended(const PartView& /*v*/, Tensor /*dy*/, Tensor /*y*/, Write /*write*/,
                                    const Exec& /*exec*/) const {}
 

@@ -37,15 +37,15 @@ class DifferentialV1 final : public BlockPart {
                          {"map_out", queries, type},
                          {"map_lse", {N, 2 * NH_}, sums},
                          {"lambda", {N, 1}, sums},
-                         {"pair_rstd", pairs, sums}},
+                         {"pair_rstd", pairs, sums},
+                         {"pairs", {N, NH_, HS_}, type}},
                 .operands = {},
                 .scratch = {{"dmap_q", queries, type},
                             {"dmap_k", keys, type},
                             {"dmap_v", keys, type},
                             {"dmap_out", queries, type},
                             {"dlambda_parts", pairs, sums},
-                            {"dlambda", {N, 1}, sums},
-                            {"pairs", {N, NH_, HS_}, type}}};
+                            {"dlambda", {N, 1}, sums}}};
     }
 
     void bind(const PartView& v, AttentionTensors& t) const override {
@@ -68,11 +68,12 @@ class DifferentialV1 final : public BlockPart {
         repeat_heads_backward(d.v, v.scratch[2], 2, exec);
     }
 
-    bool keeps_branch() const override { return true; }  // pair_rstd
+    bool keeps_branch() const override { return true; }
     Tensor forward_attended(const PartView& v, Tensor y, const Exec& exec) const override {
         differential_forward(tensors(v, y), spec_, exec);
-        return v.scratch[6];
+        return v.kept[7];
     }
+    Tensor attended(const PartView& v, Tensor /*y*/, const Exec& /*exec*/) const override { return v.kept[7]; }
     bool reads_attended() const override { return true; }
     void backward_attended(const PartView& v, Tensor dy, Tensor y, Write write, const Exec& exec) const override {
         const Tensor dlambda = first(v.scratch[5]);
@@ -86,7 +87,7 @@ class DifferentialV1 final : public BlockPart {
     static Tensor first(Tensor t) { return t.slice_rows(0, 1).reshape({1}); }
     Tensor in_pairs(Tensor t) const { return t.reshape({t.rows(), NH_ / 2, 2 * HS_}); }
     DifferentialTensors tensors(const PartView& v, Tensor y) const {
-        return {.y = y, .lambda = first(v.kept[5]), .gain = v.p[1], .rstd = v.kept[6], .out = in_pairs(v.scratch[6])};
+        return {.y = y, .lambda = first(v.kept[5]), .gain = v.p[1], .rstd = v.kept[6], .out = in_pairs(v.kept[7])};
     }
 
     int64_t NH_, NKV_, HS_;
@@ -107,9 +108,9 @@ class DifferentialV2 final : public BlockPart {
     PartNeeds needs(int64_t N, Precision precision) const override {
         const DType type = precision.compute;
         const int64_t HS = model_.head_channels();
-        return {.kept = {{"lambda", {N, pairs_}, type}},
+        return {.kept = {{"lambda", {N, pairs_}, type}, {"pairs", {N, pairs_, HS}, type}},
                 .operands = {{"dlambda", {N, pairs_}, type}},
-                .scratch = {{"dmap_out", {N, model_.heads, HS}, type}, {"pairs", {N, pairs_, HS}, type}}};
+                .scratch = {{"dmap_out", {N, model_.heads, HS}, type}}};
     }
 
     void forward_maps(const PartView& v, Tensor x, const Exec& exec) const override {
@@ -125,8 +126,10 @@ class DifferentialV2 final : public BlockPart {
     int64_t output_heads(int64_t heads) const override { return heads / 2; }
     Tensor forward_attended(const PartView& v, Tensor y, const Exec& exec) const override {
         differential_forward(tensors(v, y), {}, exec);
-        return v.scratch[1];
+        return v.kept[1];
     }
+    bool keeps_branch() const override { return true; }
+    Tensor attended(const PartView& v, Tensor /*y*/, const Exec& /*exec*/) const override { return v.kept[1]; }
     bool reads_attended() const override { return true; }
     void backward_attended(const PartView& v, Tensor dy, Tensor y, Write write, const Exec& exec) const override {
         differential_backward({.y = v.scratch[0], .lambda = v.operands[0], .gain = {}, .rstd = {}, .out = dy},
@@ -135,7 +138,7 @@ class DifferentialV2 final : public BlockPart {
 
   private:
     static DifferentialTensors tensors(const PartView& v, Tensor y) {
-        return {.y = y, .lambda = v.kept[0], .gain = {}, .rstd = {}, .out = v.scratch[1]};
+        return {.y = y, .lambda = v.kept[0], .gain = {}, .rstd = {}, .out = v.kept[1]};
     }
 
     ModelConfig model_;

@@ -139,7 +139,7 @@ class OutputGatePart final : public GatePart {
     PartNeeds needs(int64_t N, Precision precision) const override {
         PartNeeds needs;
         gate_.add_needs(needs, N, precision.compute);
-        if (!inside_) needs.scratch.push_back({"gated", {N, shape_[1], shape_[2]}, precision.compute});
+        if (!inside_) needs.kept.push_back({"gated", {N, shape_[1], shape_[2]}, precision.compute});
         return needs;
     }
 
@@ -151,9 +151,13 @@ class OutputGatePart final : public GatePart {
     }
     Tensor forward_attended(const PartView& v, Tensor y, const Exec& exec) const override {
         if (inside_) return y;
-        gate_forward(v.scratch[0], y, gate_.z(v), gate_.spec(), exec);
-        return v.scratch[0];
+        gate_forward(v.kept.back(), y, gate_.z(v), gate_.spec(), exec);
+        return v.kept.back();
     }
+    Tensor attended(const PartView& v, Tensor y, const Exec& /*exec*/) const override {
+        return inside_ ? y : v.kept.back();
+    }
+    bool keeps_branch() const override { return !inside_; }
     bool reads_attended() const override { return !inside_; }
     void backward_attended(const PartView& v, Tensor dy, Tensor y, Write write, const Exec& exec) const override {
         if (!inside_) gate_.backward(v, dy, dy, y, write, exec);
