@@ -11,8 +11,8 @@ namespace plimsoll {
 // Operands are fp32, bf16 or fp64; sums are kept in fp32 (fp64 for fp64). Activations may have a row stride (a slice of
 // columns); weights and their gradients are contiguous. A result may have the operands' dtype or, for bf16 operands,
 // fp32. Results do not depend on the number of threads, except through OpenBLAS, and in bf16 where oneDNN computes it:
-// on AMD CPUs with AVX512_BF16. With AMX, bf16 products are our own (kernels/cpu/amx); the library for the others is
-// chosen when plimsoll is configured: see matmul_backend().
+// on AMD CPUs with AVX512_BF16. With AMX, bf16 products are our own (kernels/cpu/amx), with AVX-512 those in fp32
+// (kernels/cpu/avx512); the library for the others is chosen when plimsoll is configured: see matmul_backend().
 
 // out (N, O) = x (N, I) weight (O, I)^T + bias (O).  bias may be absent; it has the dtype sums are kept in.
 // Throws Error if shapes or dtypes disagree.
@@ -42,7 +42,8 @@ void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x,
 // The number of row ranges of dbias's sum: part of the numerics, so a constant.
 inline constexpr int64_t kBiasSlots = 64;
 
-// What is behind fp32 and bf16 products: "oneDNN 2.6.3", "OpenBLAS" or "plain loops", with ", AMX" where bf16 is ours.
+// What is behind fp32 and bf16 products: "oneDNN 2.6.3", "OpenBLAS" or "plain loops", with ", AVX-512" where fp32 is
+// ours, and ", AMX" where bf16 is.
 std::string matmul_backend();
 // Whether bf16 operands are computed with as such and faster than fp32: on an AMX CPU, or an AMD one with AVX512_BF16
 // through oneDNN. Elsewhere bf16 operands are converted and multiplied in fp32: correct, and slower.

@@ -4,6 +4,8 @@
 
 #include "kernels/cpu/activated_product.h"
 #include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/avx512/gemm.h"
+#include "kernels/cpu/avx512/panels.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/gemm/fallback.h"
 #include "kernels/cpu/norm_row.h"
@@ -20,6 +22,8 @@ void product(Matrix c, Matrix a, Matrix b, Write write, Tensor bias, const Exec&
         const bool accumulate = write == Write::kAccumulate;
         if (a.dtype == DType::kBF16 && amx::available())
             return amx::gemm(c, a, b, accumulate, optional_ptr<float>(bias), exec);
+        if (avx512::takes(c, a, b) && avx512::available())
+            return avx512::gemm(c, a, b, accumulate, optional_ptr<float>(bias), exec);
         return gemm(c, a, b, accumulate, bias.data, exec);
     }
     dispatch_float(c.dtype, [&]<class T>() {
@@ -141,7 +145,7 @@ void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x,
 namespace plimsoll {
 
 std::string matmul_backend() {
-    return cpu::gemm_library() + (cpu::amx::available() ? ", AMX" : "");
+    return cpu::gemm_library() + (cpu::avx512::available() ? ", AVX-512" : "") + (cpu::amx::available() ? ", AMX" : "");
 }
 bool matmul_bf16_is_fast() {
     return cpu::amx::available() || cpu::gemm_bf16_is_fast();

@@ -65,7 +65,7 @@ inline void expect_equal_bits_for_any_threads(const Named& network, DType comput
     std::vector<std::vector<float>> gradients;
     std::vector<double> losses;
     for (const int threads : {1, 1, 2, 3}) {
-        if (threads > 1 && matmul_backend() == "OpenBLAS") continue;  // promises nothing across threads
+        if (threads > 1 && matmul_backend().starts_with("OpenBLAS")) continue;  // promises nothing across threads
         TinyModel run(network.config, batch.n(), compute, threads);
         losses.push_back(run.run(batch));
         gradients.push_back(copied<float>(run.model.gradients()));
