@@ -55,7 +55,8 @@ StepBench::StepBench(const StepShape& shape, DType dtype, int64_t rows, const Ex
       exec_(exec),
       network_(with_sized_logits(shape.network, rows * T_, Precision{dtype}, exec)),
       precision_{dtype},
-      model_(network_, StageRange::whole(network_.model), rows * T_, precision_, {.squares = micro_batches_ == 1}),
+      model_(network_, StageRange::whole(network_.model), rows * T_, precision_,
+             {.squares = micro_batches_ == 1 && shape.clip}),
       optimizer_(shape.optimizer, model_.table(), precision_, {{0, model_.table().buffer_elements()}}) {
     const int64_t N = rows * T_;
     reserve_gpu_scratch(scratch_sizes(model_, N), exec_);
