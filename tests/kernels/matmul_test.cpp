@@ -212,6 +212,7 @@ TEST(Matmul, ManyRowsFollowTheDefinition) {
     expect_definition<float, float>({2500, 9, 33, 2});
     expect_definition<float, float>({1100, 40, 70, 2});
     expect_definition<float, float>({40, 1100, 600});
+    expect_definition<float, float>({700, 40, 600});
     expect_definition<double, double>({2500, 9, 33, 2});
     expect_definition<bf16, bf16>({2500, 9, 33, 2});
 }

@@ -14,6 +14,7 @@ namespace {
 constexpr int64_t kDepth = 512;              // of K at a time
 constexpr int64_t kWidth = 1024;             // columns of b that are packed together
 constexpr int64_t kHeight = 6 * kPanelRows;  // rows of a, at most
+constexpr int64_t kLeastRows = 512;          // of c: fewer do not repay packing b, oneDNN is the faster one
 constexpr int64_t kRowsTogether = 16;        // rows of b that a thread packs at a time
 
 constexpr int64_t parts(int64_t n, int64_t size) {
@@ -28,7 +29,7 @@ const float* element(const Matrix& m, int64_t i, int64_t j) {
 
 bool takes(const Matrix& c, const Matrix& a, const Matrix& b) {
     const bool contiguous = (a.row == 1 || a.column == 1) && (b.row == 1 || b.column == 1);
-    return c.dtype == DType::kF32 && a.dtype == DType::kF32 && contiguous && c.rows >= kPanelRows &&
+    return c.dtype == DType::kF32 && a.dtype == DType::kF32 && contiguous && c.rows >= kLeastRows &&
            c.columns >= kPanelColumns / 2;
 }
 
