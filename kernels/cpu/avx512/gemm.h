@@ -6,8 +6,8 @@
 
 namespace plimsoll::cpu::avx512 {
 
-// Whether gemm() takes this product, and is the faster one: fp32, strides of 1 on one side of each matrix, and no side
-// so small that panels are padding.
+// Whether gemm() takes this product, and is the faster one: fp32, strides of 1 on one side of each matrix, rows enough
+// to repay packing b, and columns to fill half a panel.
 bool takes(const Matrix& c, const Matrix& a, const Matrix& b);
 
 // c (M, N) = a (M, K) b (K, N) + beta * c + bias (N; may be null), beta 0 or 1, as cpu::gemm, for what takes() likes.
