@@ -23,7 +23,7 @@ struct BlockActivations {
     Tensor x_mid;           // (N, C) stream: after attention; absent without feed-forward layer
     Tensor norm2;           // (N, C)
     Tensor mean2, rstd2;    // (N)
-    Tensor up;              // (N, F) or (N, 2F): before the activation; of SwiGLU, backward replaces it by its gradient
+    Tensor up;              // (N, F) or (N, 2F): before the activation; backward may replace it by its gradient
     Tensor act;             // (N, F)
     PartTensors parts;      // what the layer's parts keep
 };

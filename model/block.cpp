@@ -194,7 +194,9 @@ void Block::backward_post(Tensor dx, Write write, BackwardPart part, const Exec&
     if (a_.x_mid) {
         const Tensor dbranch = first ? first : dx;
         const Activation kind = model_.activation_kind();
-        const Tensor dup = inputs_per_output(kind) == 1 ? s_.dact : a_.up;
+        // In place there is less memory to go through; a GPU's product reads `up` beside what it writes.
+        const bool in_place = inputs_per_output(kind) > 1 || a_.up.device == Device::kCpu;
+        const Tensor dup = in_place ? a_.up : s_.dact;
         if (weights) matmul_backward_weight(d_.down, d_.down_bias, dbranch, a_.act, write, exec, d_.down_squares);
         if (inputs)
             feed_forward_backward({.dx = dx,

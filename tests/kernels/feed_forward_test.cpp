@@ -54,12 +54,12 @@ struct Half {
                 .product = view(product, rows),
                 .out = view(out, rows)};
     }
-    FeedForwardGradients gradients(bool with_branch) {
+    FeedForwardGradients gradients(bool with_branch, bool in_place = false) {
         const Shape rows{c.N, c.C};
         return {.dx = view(dx, rows),
                 .dout = view(dout, rows),
                 .dact = view(dact, {c.N, c.F}),
-                .dup = view(dup, {c.N, U}),
+                .dup = view(in_place ? up : dup, {c.N, U}),
                 .dnormed = view(dnormed, rows),
                 .dbranch = with_branch ? view(dbranch, rows) : Tensor{},
                 .dgain = view(dgain, {c.C}),
@@ -91,6 +91,14 @@ void expect_bits_of_the_ops(const Case& c, bool with_branch, Write write, int th
     EXPECT_TRUE(same_bits(fused.dup, apart.dup) && same_bits(fused.dx, apart.dx) &&
                 same_bits(fused.dbranch, apart.dbranch));
     EXPECT_TRUE(same_bits(fused.dgain, apart.dgain) && same_bits(fused.dbias, apart.dbias));
+
+    // dup in the place of up, as blocks have it on a CPU.
+    Half in_place{c};
+    feed_forward_forward(in_place.tensors(), c.activation, in_place.spec(), exec);
+    feed_forward_backward(in_place.gradients(with_branch, true), in_place.tensors(), c.activation, in_place.spec(),
+                          write, exec);
+    EXPECT_TRUE(same_bits(in_place.up, apart.dup) && same_bits(in_place.dx, apart.dx) &&
+                same_bits(in_place.dgain, apart.dgain));
 }
 
 // Panels that are whole and not, sizes that are multiples of a tile and not, K of one pass and of several.
