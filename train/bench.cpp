@@ -153,7 +153,7 @@ int bench_pairs(const StepShape& shape, const StepShape& other, const BenchOptio
 
 std::string bench_shapes() {
     std::string names;
-    for (const StepShape& shape : step_shapes()) names += (names.empty() ? "" : ", ") + shape.name;
+    for (const StepShape& shape : step_shapes(DType::kBF16)) names += (names.empty() ? "" : ", ") + shape.name;
     return names;
 }
 
@@ -172,7 +172,7 @@ int bench(const BenchOptions& options) {
         other.variant = options.against;
         return bench_pairs(shape, step_shape(load_config(other)), options, dtype, exec);
     }
-    std::vector<StepShape> shapes = step_shapes();
+    std::vector<StepShape> shapes = step_shapes(dtype);
     std::erase_if(shapes, [&](const StepShape& shape) {
         return options.step.empty() ? shape.gpu != device.is_gpu() : shape.name != options.step;
     });

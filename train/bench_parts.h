@@ -58,13 +58,15 @@ struct StepShape {
     std::string name;
     NetworkConfig network;
     int64_t B;            // rows per step
-    int64_t micro_batch;  // rows at once: what is fastest here, small enough for activations to stay in cache
+    int64_t micro_batch;  // rows at once: what is fastest on a CPU, where activations are to stay in cache
     bool gpu = false;     // of a size for GPUs
     OptimizerSection optimizer = {};
     bool clip = true;  // the global norm of all gradients is computed, and the update limited by it
 };
 // Shapes measured against PyTorch by scripts/bench/torch_peer.py and gpu_peer.py, and bb-mini, the quickstart's.
-std::vector<StepShape> step_shapes();
+// In fp32 arithmetic takes several times as long, memory does not: then more rows at once, for longer sums of weight
+// gradients, are faster.
+std::vector<StepShape> step_shapes(DType compute);
 
 // A shape's training step, to be repeated: forward, backward, global norm where the shape clips, and the optimizer,
 // over micro batches of `rows` rows of random ids, the same in every step; a document per row.

@@ -34,12 +34,13 @@ NetworkConfig llama_1b(int64_t T) {
 
 }  // namespace
 
-std::vector<StepShape> step_shapes() {
+std::vector<StepShape> step_shapes(DType compute) {
+    const int64_t more = compute == DType::kBF16 ? 1 : 4;
     return {{"gpt2-t64", network(12, 768, 12, 3072, 64, 50304, "gelu", true, true), 4, 4},
             {"gpt2-t256", network(12, 768, 12, 3072, 256, 50304, "gelu", true, true), 4, 4},
-            {"bb1", network(1, 256, 1, 1024, 256, 67, "gelu", true, true), 512, 8},
-            {"bb3", network(3, 256, 1, 1024, 256, 67, "gelu", true, true), 64, 4},
-            {"bb1-relu", network(1, 256, 1, 1024, 256, 67, "relu", false, false), 512, 8},
+            {"bb1", network(1, 256, 1, 1024, 256, 67, "gelu", true, true), 512, 8 * more},
+            {"bb3", network(3, 256, 1, 1024, 256, 67, "gelu", true, true), 64, 4 * more},
+            {"bb1-relu", network(1, 256, 1, 1024, 256, 67, "relu", false, false), 512, 8 * more},
             {"bb-mini", network(1, 128, 1, 512, 128, 67, "relu", false, false), 64, 16},
             {"gpt2-b32", network(12, 768, 12, 3072, 1024, 50304, "gelu", true, true), 32, 32, true},
             {"gpt2-b64", network(12, 768, 12, 3072, 1024, 50304, "gelu", true, true), 64, 64, true},
