@@ -33,21 +33,21 @@ void norm_forward(Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor gain, T
 }
 
 void norm_backward(Tensor dx, Tensor dgain, Tensor dbias, Tensor dout, Tensor x, Tensor gain, Tensor mean, Tensor rstd,
-                   NormSpec spec, Write write, const Exec& exec) {
+                   NormSpec spec, Write dx_write, Write write, const Exec& exec) {
     check_device(exec, "norm_backward");
     check_norm_backward("norm_backward", dx, dgain, dbias, dout, x, gain, mean, rstd, spec);
-    PLIMSOLL_RUN(exec, norm_backward(dx, dgain, dbias, dout, x, gain, mean, rstd, spec, write, exec));
+    PLIMSOLL_RUN(exec, norm_backward(dx, dgain, dbias, dout, x, gain, mean, rstd, spec, dx_write, write, exec));
 }
 
 void residual_norm_backward(Tensor dx, Tensor dbranch, Tensor dgain, Tensor dbias, Tensor dout, Tensor sum, Tensor gain,
-                            Tensor mean, Tensor rstd, NormSpec spec, Write write, const Exec& exec) {
+                            Tensor mean, Tensor rstd, NormSpec spec, Write dx_write, Write write, const Exec& exec) {
     check_device(exec, "residual_norm_backward");
     check_norm_backward("residual_norm_backward", dx, dgain, dbias, dout, sum, gain, mean, rstd, spec);
     check(dbranch.shape == dout.shape && dbranch.dtype == dout.dtype && dbranch.contiguous(),
           "residual_norm_backward: dbranch {} {} for dout {} {}", name_of(dbranch.dtype), dbranch.shape,
           name_of(dout.dtype), dout.shape);
-    PLIMSOLL_RUN(exec,
-                 residual_norm_backward(dx, dbranch, dgain, dbias, dout, sum, gain, mean, rstd, spec, write, exec));
+    PLIMSOLL_RUN(exec, residual_norm_backward(dx, dbranch, dgain, dbias, dout, sum, gain, mean, rstd, spec, dx_write,
+                                              write, exec));
 }
 
 }  // namespace plimsoll

@@ -48,8 +48,8 @@ void feed_forward_backward(const FeedForwardGradients& d, const FeedForwardTenso
     }
     matmul_activation_backward(d.dup, d.dact, d.dout, t.down_weight, t.up, kind, exec);
     matmul_backward_input(d.dnormed, d.dup, t.up_weight, Write::kOverwrite, exec);
-    stream_norm_backward(d.dx, d.dbranch, d.dgain, d.dbias, d.dnormed, t.sum, t.gain, t.mean, t.rstd, spec, write,
-                         exec);
+    stream_norm_backward(d.dx, d.dbranch, d.dgain, d.dbias, d.dnormed, t.sum, t.gain, t.mean, t.rstd, spec,
+                         Write::kAccumulate, write, exec);
 }
 
 }  // namespace plimsoll

@@ -21,12 +21,14 @@ struct NormSpec {
 void norm_forward(Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor gain, Tensor bias, NormSpec spec,
                   const Exec& exec);
 
-// Adds the gradient through the norm to dx (N, C): the residual stream's gradient is a sum over its readers.
-//   dx += rstd * (g - mean(g) - xhat * mean(g * xhat)),  g = dout * gain;  for RMSNorm without the mean(g) term.
+// The gradient through the norm, to dx (N, C) as `dx_write` says: the residual stream's gradient is a sum over its
+// readers, the first of which overwrites. The bits of overwriting are those of adding to zeros.
+//   dx (+)= rstd * (g - mean(g) - xhat * mean(g * xhat)),  g = dout * gain;  for RMSNorm without the mean(g) term.
+// On a CPU, dx that is overwritten may be x's memory.
 // dgain = sum over rows of dout * xhat, dbias = sum over rows of dout, written as `write` says. dout has out's dtype.
 // Rows are summed in kNormSlots fixed ranges, then range by range: bits do not depend on the number of threads.
 void norm_backward(Tensor dx, Tensor dgain, Tensor dbias, Tensor dout, Tensor x, Tensor gain, Tensor mean, Tensor rstd,
-                   NormSpec spec, Write write, const Exec& exec);
+                   NormSpec spec, Write dx_write, Write write, const Exec& exec);
 
 // The number of row ranges of a parameter gradient's sum: part of the numerics, so a constant.
 inline constexpr int64_t kNormSlots = 64;

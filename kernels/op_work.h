@@ -135,9 +135,10 @@ inline OpWork norm_forward(Tensor out, Tensor mean, Tensor rstd, Tensor x, Tenso
     return elementwise(norm_operations(spec, bias), x, bytes_of({out, mean, rstd, x, gain, bias}));
 }
 inline OpWork norm_backward(Tensor dx, Tensor dgain, Tensor dbias, Tensor dout, Tensor x, Tensor gain, Tensor mean,
-                            Tensor rstd, NormSpec spec, Write write, const Exec& /*exec*/) {
-    return elementwise(norm_backward_operations(spec, dbias), x,
-                       2 * bytes_of({dx}) + bytes_of({dout, x, gain, mean, rstd}) + bytes_of({dgain, dbias}, write));
+                            Tensor rstd, NormSpec spec, Write dx_write, Write write, const Exec& /*exec*/) {
+    return elementwise(
+        norm_backward_operations(spec, dbias), x,
+        bytes_of({dx}, dx_write) + bytes_of({dout, x, gain, mean, rstd}) + bytes_of({dgain, dbias}, write));
 }
 inline OpWork residual_forward(Tensor out, Tensor x, Tensor branch, const Exec& /*exec*/) {
     return elementwise(1, x, bytes_of({out, x, branch}));
@@ -147,9 +148,9 @@ inline OpWork residual_norm_forward(Tensor sum, Tensor out, Tensor mean, Tensor 
     return elementwise(1 + norm_operations(spec, bias), x, bytes_of({sum, out, mean, rstd, x, branch, gain, bias}));
 }
 inline OpWork residual_norm_backward(Tensor dx, Tensor dbranch, Tensor dgain, Tensor dbias, Tensor dout, Tensor sum,
-                                     Tensor gain, Tensor mean, Tensor rstd, NormSpec spec, Write write,
+                                     Tensor gain, Tensor mean, Tensor rstd, NormSpec spec, Write dx_write, Write write,
                                      const Exec& exec) {
-    OpWork work = op_work::norm_backward(dx, dgain, dbias, dout, sum, gain, mean, rstd, spec, write, exec);
+    OpWork work = op_work::norm_backward(dx, dgain, dbias, dout, sum, gain, mean, rstd, spec, dx_write, write, exec);
     work.bytes += bytes_of({dbranch});
     return work;
 }
@@ -168,7 +169,8 @@ inline OpWork feed_forward_backward(const FeedForwardGradients& d, const FeedFor
                                     NormSpec spec, Write write, const Exec& exec) {
     OpWork work = op_work::matmul_activation_backward(d.dup, d.dact, d.dout, t.down_weight, t.up, kind, exec);
     work += op_work::matmul_backward_input(d.dnormed, d.dup, t.up_weight, Write::kOverwrite, exec);
-    work += op_work::norm_backward(d.dx, d.dgain, d.dbias, d.dnormed, t.sum, t.gain, t.mean, t.rstd, spec, write, exec);
+    work += op_work::norm_backward(d.dx, d.dgain, d.dbias, d.dnormed, t.sum, t.gain, t.mean, t.rstd, spec,
+                                   Write::kAccumulate, write, exec);
     work.bytes += bytes_of({d.dbranch}) - bytes_of({d.dup}) - 2 * bytes_of({d.dnormed});
     return work;
 }

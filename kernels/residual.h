@@ -16,15 +16,16 @@ void residual_norm_forward(Tensor sum, Tensor out, Tensor mean, Tensor rstd, Ten
 // The way back: norm_backward into dx, the gradient of sum and of x, then convert of dx into dbranch, in one pass over
 // memory. dbranch (N, C) has dout's dtype. Bits are those of the two ops one after the other.
 void residual_norm_backward(Tensor dx, Tensor dbranch, Tensor dgain, Tensor dbias, Tensor dout, Tensor sum, Tensor gain,
-                            Tensor mean, Tensor rstd, NormSpec spec, Write write, const Exec& exec);
+                            Tensor mean, Tensor rstd, NormSpec spec, Write dx_write, Write write, const Exec& exec);
 
 // The same, or norm_backward where dbranch is empty.
 inline void stream_norm_backward(Tensor dx, Tensor dbranch, Tensor dgain, Tensor dbias, Tensor dout, Tensor x,
-                                 Tensor gain, Tensor mean, Tensor rstd, NormSpec spec, Write write, const Exec& exec) {
+                                 Tensor gain, Tensor mean, Tensor rstd, NormSpec spec, Write dx_write, Write write,
+                                 const Exec& exec) {
     if (dbranch)
-        residual_norm_backward(dx, dbranch, dgain, dbias, dout, x, gain, mean, rstd, spec, write, exec);
+        residual_norm_backward(dx, dbranch, dgain, dbias, dout, x, gain, mean, rstd, spec, dx_write, write, exec);
     else
-        norm_backward(dx, dgain, dbias, dout, x, gain, mean, rstd, spec, write, exec);
+        norm_backward(dx, dgain, dbias, dout, x, gain, mean, rstd, spec, dx_write, write, exec);
 }
 
 // out = x, converted between floating dtypes. Both (N, C), contiguous. The gradient of a branch is the stream's

@@ -253,7 +253,7 @@ void Block::backward_pre(Tensor dx, std::span<const int32_t> positions, Write wr
         parts_[i].backward_maps(this->part(i, positions), s_.dnorm, a_.norm1, write, part, exec);
     if (!of_inputs(part)) return;
     stream_norm_backward(dx, dbranch, d_.norm1_gain, d_.norm1_bias, s_.dnorm, a_.x, p_.norm1_gain, a_.mean1, a_.rstd1,
-                         model_.norm_spec(), write, exec);
+                         model_.norm_spec(), Write::kAccumulate, write, exec);
 }
 
 }  // namespace plimsoll

@@ -106,12 +106,8 @@ void LmHead::backward(Tensor dx, Tensor dbranch, const LmHeadTensors& t, std::sp
     }
     if (t.squares && !one_chunk) block_squares(t.squares, t.dweight, exec);
     if (sum.data != t.dnormed.data) convert(t.dnormed, sum, exec);
-    fill_zero(dx, exec);
-    if (dbranch)
-        return residual_norm_backward(dx, dbranch, t.dnorm_gain, t.dnorm_bias, t.dnormed, t.x, t.norm_gain, t.mean,
-                                      t.rstd, model_.norm_spec(), write, exec);
-    norm_backward(dx, t.dnorm_gain, t.dnorm_bias, t.dnormed, t.x, t.norm_gain, t.mean, t.rstd, model_.norm_spec(),
-                  write, exec);
+    stream_norm_backward(dx, dbranch, t.dnorm_gain, t.dnorm_bias, t.dnormed, t.x, t.norm_gain, t.mean, t.rstd,
+                         model_.norm_spec(), Write::kOverwrite, write, exec);
 }
 
 Tensor LmHead::logits(const LmHeadTensors& t, const Exec& exec) const {

@@ -106,7 +106,7 @@ class Transformer {
     // (n, C) in the stream's dtype: what enters the stage, what leaves it, and the gradient of either.
     Tensor stream_in(int64_t n, int set) const { return stream_after(stage_.first_layer - 1, n, set); }
     Tensor stream_out(int64_t n, int set) const { return first_rows(activations(set)[last_x_slot_], n); }
-    Tensor stream_gradient(int64_t n, int set) const { return first_rows(activations(set)[dx_slot_], n); }
+    Tensor stream_gradient(int64_t n, int set) const;
 
     // After forward() or evaluate() of `input`, for probes and evaluation: a block with all its activations, until the
     // next is asked for.

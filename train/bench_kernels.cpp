@@ -104,8 +104,8 @@ class KernelBench {
             residual_norm_forward(t[sum], t[out], t[mean], t[rstd], t[x], t[branch], t[gain], t[bias], layer, exec_);
         });
         time("norm_backward", shape, 0, elements * (12 + size()), [&] {
-            norm_backward(t[dx], t[gain], t[bias], t[out], t[x], t[gain], t[mean], t[rstd], layer, Write::kOverwrite,
-                          exec_);
+            norm_backward(t[dx], t[gain], t[bias], t[out], t[x], t[gain], t[mean], t[rstd], layer, Write::kAccumulate,
+                          Write::kOverwrite, exec_);
         });
         for (const auto& [name, kind] : {std::pair{"gelu", Activation::kGelu}, {"relu", Activation::kRelu}}) {
             time("activation_forward", fmt::format("{} {}", name, wide_shape), 0, 2 * wide * size(),

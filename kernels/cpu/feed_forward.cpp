@@ -104,7 +104,7 @@ void feed_forward_backward(const FeedForwardGradients& d, const FeedForwardTenso
                 amx::norm_backward(d.dx.ptr<float>() + from * C, after(optional_ptr<bf16>(d.dbranch), from * C), sums,
                                    d.dbias ? sums + C : nullptr, dnormed.ptr<bf16>() + (from - begin) * C,
                                    t.sum.ptr<float>() + from * C, t.gain.ptr<float>(),
-                                   after(optional_ptr<float>(t.mean), from), t.rstd.ptr<float>() + from,
+                                   after(optional_ptr<float>(t.mean), from), t.rstd.ptr<float>() + from, true,
                                    slots.end(slot) - from, C);
             }
         }

@@ -31,7 +31,8 @@ void forward(Out* out, R* mean, R* rstd, R* sum, const R* x, const Branch* branc
 
 template <class R, class Out>
 void backward(R* dx, Out* dbranch, R* dgain, R* dbias, const Out* dout, const R* x, const R* gain, const R* mean,
-              const R* rstd, int64_t N, int64_t C, Write write, int threads) {
+              const R* rstd, int64_t N, int64_t C, Write dx_write, Write write, int threads) {
+    const bool adds = dx_write == Write::kAccumulate;
     const Slots slots(N, kNormSlots);
     R* partial = workspace<struct NormSlots, R>(2 * slots.count * C);
 #pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(N * C))
@@ -44,7 +45,7 @@ void backward(R* dx, Out* dbranch, R* dgain, R* dbias, const Out* dout, const R*
             const int64_t at = begin * C;
             if (amx::available()) {
                 amx::norm_backward(dx + at, after(dbranch, at), slot_gain, dbias ? slot_bias : nullptr, dout + at,
-                                   x + at, gain, after(mean, begin), rstd + begin, end - begin, C);
+                                   x + at, gain, after(mean, begin), rstd + begin, adds, end - begin, C);
                 continue;
             }
         }
@@ -64,7 +65,7 @@ void backward(R* dx, Out* dbranch, R* dgain, R* dbias, const Out* dout, const R*
             for (int64_t c = 0; c < C; ++c) {
                 const R xhat = (row[c] - centre) * scale;
                 const R d = static_cast<R>(grad[c]);
-                to[c] += scale * (d * gain[c] - mean_g - xhat * mean_g_xhat);
+                to[c] = (adds ? to[c] : R(0)) + scale * (d * gain[c] - mean_g - xhat * mean_g_xhat);
                 slot_gain[c] += d * xhat;
             }
             if (dbranch) {
@@ -104,17 +105,17 @@ void residual_norm_forward(Tensor sum, Tensor out, Tensor mean, Tensor rstd, Ten
 }
 
 void norm_backward(Tensor dx, Tensor dgain, Tensor dbias, Tensor dout, Tensor x, Tensor gain, Tensor mean, Tensor rstd,
-                   NormSpec spec, Write write, const Exec& exec) {
-    cpu::residual_norm_backward(dx, {}, dgain, dbias, dout, x, gain, mean, rstd, spec, write, exec);
+                   NormSpec spec, Write dx_write, Write write, const Exec& exec) {
+    cpu::residual_norm_backward(dx, {}, dgain, dbias, dout, x, gain, mean, rstd, spec, dx_write, write, exec);
 }
 
 void residual_norm_backward(Tensor dx, Tensor dbranch, Tensor dgain, Tensor dbias, Tensor dout, Tensor sum, Tensor gain,
                             Tensor mean, Tensor rstd, NormSpec /*spec: mean is present for LayerNorm only*/,
-                            Write write, const Exec& exec) {
+                            Write dx_write, Write write, const Exec& exec) {
     dispatch_stream(sum.dtype, dout.dtype, [&]<class R, class Out>() {
         backward<R, Out>(dx.ptr<R>(), optional_ptr<Out>(dbranch), dgain.ptr<R>(), optional_ptr<R>(dbias),
                          dout.ptr<Out>(), sum.ptr<R>(), gain.ptr<R>(), optional_ptr<R>(mean), rstd.ptr<R>(),
-                         sum.shape[0], sum.shape[1], write, exec.threads);
+                         sum.shape[0], sum.shape[1], dx_write, write, exec.threads);
     });
 }
 

@@ -75,6 +75,7 @@ struct NormGradients {
     Out* dbranch;
     const Out* dout;
     const float *x, *gain, *mean, *rstd;
+    bool adds;  // to dx, which otherwise is written
 };
 
 constexpr int kBackwardThreads = 256, kBackwardWarps = kBackwardThreads / kWarp;
@@ -107,7 +108,7 @@ __global__ void __launch_bounds__(kBackwardThreads)
                 const int64_t c = k * kBackwardColumns + 4 * static_cast<int64_t>(threadIdx.x);
                 if (c >= C) break;
                 d[r][k] = load<Out, 4>(p.dout + n * C + c);
-                to[r][k] = load<float, 4>(p.dx + n * C + c);
+                to[r][k] = p.adds ? load<float, 4>(p.dx + n * C + c) : Pack<float, 4>{};
                 const auto values = load<float, 4>(p.x + n * C + c), gains = load<float, 4>(p.gain + c);
                 for (int i = 0; i < 4; ++i) {
                     const float g = d[r][k].at[i] * gains.at[i];
@@ -178,7 +179,7 @@ __global__ void __launch_bounds__(kRowsPerBlock* kWarp)
     for (int64_t c = first; c < C; c += kWarp * kVec) {
         const auto d = load<Out, kVec>(p.dout + n * C + c);
         const auto gains = load<float, kVec>(p.gain + c), values = load<float, kVec>(p.x + n * C + c);
-        auto to = load<float, kVec>(p.dx + n * C + c);
+        auto to = p.adds ? load<float, kVec>(p.dx + n * C + c) : Pack<float, kVec>{};
         for (int i = 0; i < kVec; ++i) {
             const float xhat = (values.at[i] - centre) * scale;
             to.at[i] += scale * (d.at[i] * gains.at[i] - mean_g - xhat * mean_g_xhat);
@@ -269,17 +270,19 @@ void residual_norm_forward(Tensor sum, Tensor out, Tensor mean, Tensor rstd, Ten
 }
 
 void norm_backward(Tensor dx, Tensor dgain, Tensor dbias, Tensor dout, Tensor x, Tensor gain, Tensor mean, Tensor rstd,
-                   NormSpec spec, Write write, const Exec& exec) {
-    cuda::residual_norm_backward(dx, {}, dgain, dbias, dout, x, gain, mean, rstd, spec, write, exec);
+                   NormSpec spec, Write dx_write, Write write, const Exec& exec) {
+    cuda::residual_norm_backward(dx, {}, dgain, dbias, dout, x, gain, mean, rstd, spec, dx_write, write, exec);
 }
 
 void residual_norm_backward(Tensor dx, Tensor dbranch, Tensor dgain, Tensor dbias, Tensor dout, Tensor sum, Tensor gain,
-                            Tensor mean, Tensor rstd, NormSpec /*spec*/, Write write, const Exec& exec) {
+                            Tensor mean, Tensor rstd, NormSpec /*spec*/, Write dx_write, Write write,
+                            const Exec& exec) {
     const int64_t N = sum.shape[0], C = sum.shape[1];
     const bool vectors = fours(C, {&dx, &dbranch, &dout, &sum}, {gain});
     dispatch_device_float(dout.dtype, [&]<class Out>() {
-        const NormGradients<Out> p{dx.ptr<float>(),   optional<Out>(dbranch), dout.ptr<Out>(),  sum.ptr<float>(),
-                                   gain.ptr<float>(), optional<float>(mean),  rstd.ptr<float>()};
+        const NormGradients<Out> p{
+            dx.ptr<float>(),   optional<Out>(dbranch), dout.ptr<Out>(),   sum.ptr<float>(),
+            gain.ptr<float>(), optional<float>(mean),  rstd.ptr<float>(), dx_write == Write::kAccumulate};
         if (vectors && C >= kFewestColumns && C <= kMostColumns)
             return backward_by_ranges(p, dgain.ptr<float>(), optional<float>(dbias), N, C, write, exec);
         if (N > 0) {

@@ -39,8 +39,8 @@ class PostNorm final : public BlockPart {
                            const Exec& exec) const override {
         const Tensor din = v.operands[0], sum = v.scratch[0];
         if (!of_inputs(part)) return din;
-        fill_zero(sum, exec);
-        norm_backward(sum, v.d[0], bias(v.d), dbranch, v.kept[0], v.p[0], mean(v), v.kept[1], spec_, write, exec);
+        norm_backward(sum, v.d[0], bias(v.d), dbranch, v.kept[0], v.p[0], mean(v), v.kept[1], spec_, Write::kOverwrite,
+                      write, exec);
         convert(din, sum, exec);
         return din;
     }

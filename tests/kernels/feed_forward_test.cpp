@@ -79,7 +79,8 @@ void expect_bits_of_the_ops(const Case& c, bool with_branch, Write write, int th
     residual_forward(t.out, t.sum, t.product, {});
     matmul_activation_backward(d.dup, d.dact, d.dout, t.down_weight, t.up, c.activation, {});
     matmul_backward_input(d.dnormed, d.dup, t.up_weight, Write::kOverwrite, {});
-    norm_backward(d.dx, d.dgain, d.dbias, d.dnormed, t.sum, t.gain, t.mean, t.rstd, apart.spec(), write, {});
+    norm_backward(d.dx, d.dgain, d.dbias, d.dnormed, t.sum, t.gain, t.mean, t.rstd, apart.spec(), Write::kAccumulate,
+                  write, {});
     if (with_branch) convert(d.dbranch, d.dx, {});
 
     EXPECT_TRUE(!cpu::amx::available() || cpu::feed_forward_is_fused(fused.tensors(), exec));

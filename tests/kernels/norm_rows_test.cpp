@@ -40,8 +40,8 @@ struct Rows {
         residual_norm_forward(rows(sum), rows(out), view(mean, {kRows}), view(rstd, {kRows}), rows(x), rows(branch),
                               row(gain), layer ? row(bias) : Tensor{}, spec, exec);
         residual_norm_backward(rows(dx), rows(dbranch), row(dgain), layer ? row(dbias) : Tensor{}, rows(dout),
-                               rows(sum), row(gain), view(mean, {kRows}), view(rstd, {kRows}), spec, Write::kOverwrite,
-                               exec);
+                               rows(sum), row(gain), view(mean, {kRows}), view(rstd, {kRows}), spec, Write::kAccumulate,
+                               Write::kOverwrite, exec);
     }
 
     template <class T>
@@ -156,7 +156,8 @@ TEST(NormRows, SubnormalsAreRounded) {
         dx[i] = static_cast<float>(i) * 1.1e-40f;
     }
     residual_norm_backward(view(dx, {1, kC}), view(dbranch, {1, kC}), view(dgain, {kC}), {}, view(dout, {1, kC}),
-                           view(x, {1, kC}), view(gain, {kC}), {}, view(rstd, {1}), {}, Write::kOverwrite, {});
+                           view(x, {1, kC}), view(gain, {kC}), {}, view(rstd, {1}), {}, Write::kAccumulate,
+                           Write::kOverwrite, {});
     for (size_t i = 0; i < kC; ++i) EXPECT_EQ(dbranch[i].bits, bf16(static_cast<float>(i) * 1.1e-40f).bits) << i;
 }
 

@@ -2,6 +2,7 @@
 #include "kernels/norm.h"
 
 #include <cmath>
+#include <limits>
 #include <ostream>
 #include <vector>
 
@@ -27,15 +28,18 @@ template <class T>
 struct Pass {
     std::vector<T> x, gain, bias, dout, out, mean, rstd, dx, dgain, dbias;
     Case c;
-    explicit Pass(Case c, int threads = 1, T start = 0) : c(c) {
+    explicit Pass(Case c, int threads = 1, T start = 0, Write dx_write = Write::kAccumulate) : c(c) {
         x = normals<T>(c.N * c.C, "x"), gain = normals<T>(c.C, "gain"), bias = normals<T>(c.C, "bias");
         dout = normals<T>(c.N * c.C, "dout");
         out.resize(x.size()), mean.resize(static_cast<size_t>(c.N)), rstd = mean;
         dx.assign(x.size(), start), dgain.resize(gain.size()), dbias = dgain;
         forward(threads);
-        norm_backward(view(dx, {c.N, c.C}), view(dgain, {c.C}), view(dbias, {c.C}), view(dout, {c.N, c.C}),
+        backward(dx, dx_write, threads);
+    }
+    void backward(std::vector<T>& to, Write dx_write, int threads) {
+        norm_backward(view(to, {c.N, c.C}), view(dgain, {c.C}), view(dbias, {c.C}), view(dout, {c.N, c.C}),
                       view(x, {c.N, c.C}), view(gain, {c.C}), mean_view(), view(rstd, {c.N}), {.kind = c.kind},
-                      Write::kOverwrite, {.threads = threads});
+                      dx_write, Write::kOverwrite, {.threads = threads});
     }
     Tensor mean_view() { return c.kind == NormKind::kLayer ? view(mean, {c.N}) : Tensor{}; }
     void forward(int threads) {
@@ -43,6 +47,23 @@ struct Pass {
                      view(bias, {c.C}), {.kind = c.kind}, {.threads = threads});
     }
 };
+
+// Whatever was there, be it x itself.
+template <class T>
+void expect_overwriting_equals_adding_to_zeros(Case c) {
+    const Pass<T> added(c);
+    const Pass<T> written(c, 1, std::numeric_limits<T>::quiet_NaN(), Write::kOverwrite);
+    EXPECT_TRUE(same_bits(written.dx, added.dx));
+    EXPECT_TRUE(same_bits(written.dgain, added.dgain) && same_bits(written.dbias, added.dbias));
+    Pass<T> in_place(c);
+    in_place.backward(in_place.x, Write::kOverwrite, 2);
+    EXPECT_TRUE(same_bits(in_place.x, added.dx));
+    EXPECT_TRUE(same_bits(in_place.dgain, added.dgain) && same_bits(in_place.dbias, added.dbias));
+}
+TEST_P(NormTest, OverwritingHasTheBitsOfAddingToZeros) {
+    expect_overwriting_equals_adding_to_zeros<double>(GetParam());
+    expect_overwriting_equals_adding_to_zeros<float>(GetParam());
+}
 
 TEST_P(NormTest, ForwardFollowsTheFormula) {
     Pass<double> run(GetParam());
@@ -101,7 +122,7 @@ TEST_P(NormTest, SingleAndHalfPrecisionStayCloseToDouble) {
         std::vector<float> dx(from.x.size()), dgain(from.gain.size()), dbias = dgain;
         norm_backward(view(dx, {c.N, c.C}), view(dgain, {c.C}), view(dbias, {c.C}), grad, view(from.x, {c.N, c.C}),
                       view(from.gain, {c.C}), from.mean_view(), view(from.rstd, {c.N}), {.kind = c.kind},
-                      Write::kOverwrite, {});
+                      Write::kAccumulate, Write::kOverwrite, {});
         dx.insert(dx.end(), dgain.begin(), dgain.end());
         dx.insert(dx.end(), dbias.begin(), dbias.end());
         return dx;
@@ -119,7 +140,7 @@ TEST(Norm, ParameterGradientsAccumulate) {
     const std::vector<double> start_gain = dgain, start_bias = dbias;
     norm_backward(view(run.dx, {c.N, c.C}), view(dgain, {16}), view(dbias, {16}), view(run.dout, {c.N, c.C}),
                   view(run.x, {c.N, c.C}), view(run.gain, {16}), run.mean_view(), view(run.rstd, {c.N}),
-                  {.kind = c.kind}, Write::kAccumulate, {});
+                  {.kind = c.kind}, Write::kAccumulate, Write::kAccumulate, {});
     for (size_t i = 0; i < 16; ++i) {
         EXPECT_EQ(dgain[i], start_gain[i] + run.dgain[i]);
         EXPECT_EQ(dbias[i], start_bias[i] + run.dbias[i]);

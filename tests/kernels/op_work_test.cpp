@@ -139,9 +139,13 @@ TEST(OpWork, PassesOverMemory) {
     const NormSpec layer{.kind = NormKind::kLayer}, rms{};
     expect_work(op_work::norm_forward(half, rows, rows, x, gain, gain, layer, kExec), 0, 8 * 20,
                 2 * 20 + 4 * (20 + 5 + 5 + 4 + 4));
-    // dx is added to: read and written.
-    expect_work(op_work::norm_backward(x, gain, {}, half, x, gain, {}, rows, rms, Write::kAccumulate, kExec), 0,
-                10 * 20, 2 * 20 + 4 * (3 * 20 + 4 + 5 + 2 * 4));
+    // Where dx is added to, it is read and written.
+    expect_work(op_work::norm_backward(x, gain, {}, half, x, gain, {}, rows, rms, Write::kAccumulate,
+                                       Write::kAccumulate, kExec),
+                0, 10 * 20, 2 * 20 + 4 * (3 * 20 + 4 + 5 + 2 * 4));
+    expect_work(
+        op_work::norm_backward(x, gain, {}, half, x, gain, {}, rows, rms, Write::kOverwrite, Write::kAccumulate, kExec),
+        0, 10 * 20, 2 * 20 + 4 * (2 * 20 + 4 + 5 + 2 * 4));
     expect_work(op_work::residual_forward(x, x, half, kExec), 0, 20, 4 * 40 + 2 * 20);
     expect_work(op_work::convert(half, x, kExec), 0, 0, 6 * 20);
     const Tensor p = of({100}), working = of({100}, bf16);

@@ -47,7 +47,7 @@ TEST(ResidualNorm, HasTheBitsOfTheTwoOps) {
             }
 }
 
-// residual_norm_backward against norm_backward and convert, bit by bit.
+// residual_norm_backward against norm_backward and convert, bit by bit, with dx written and added to.
 template <class R, class Out>
 void expect_backward_equals_apart(NormKind kind, Write write, int64_t N, int64_t C, int threads) {
     const bool layer = kind == NormKind::kLayer;
@@ -58,11 +58,11 @@ void expect_backward_equals_apart(NormKind kind, Write write, int64_t N, int64_t
     auto dx2 = dx, dgain2 = dgain, dbias2 = dbias;
     const NormSpec spec{.kind = kind};
     norm_backward(view(dx, {N, C}), view(dgain, {C}), view(dbias, {C}), view(dout, {N, C}), view(x, {N, C}),
-                  view(gain, {C}), view(mean, {N}), view(rstd, {N}), spec, write, {});
+                  view(gain, {C}), view(mean, {N}), view(rstd, {N}), spec, write, write, {});
     convert(view(dbranch, {N, C}), view(dx, {N, C}), {});
     residual_norm_backward(view(dx2, {N, C}), view(dbranch2, {N, C}), view(dgain2, {C}), view(dbias2, {C}),
                            view(dout, {N, C}), view(x, {N, C}), view(gain, {C}), view(mean, {N}), view(rstd, {N}), spec,
-                           write, {.threads = threads});
+                           write, write, {.threads = threads});
     EXPECT_TRUE(same_bits(dx, dx2) && same_bits(dbranch, dbranch2) && same_bits(dgain, dgain2) &&
                 same_bits(dbias, dbias2))
         << (layer ? "layer" : "rms") << " N=" << N << " C=" << C << " threads=" << threads;

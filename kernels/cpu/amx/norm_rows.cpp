@@ -65,7 +65,7 @@ void forward(Out* out, float* mean, float* rstd, float* sum, const float* x, con
 // Likewise.
 template <class Out>
 void backward(float* dx, Out* dbranch, float* gain_sums, float* bias_sums, const Out* dout, const float* x,
-              const float* gain, const float* mean, float rstd, int64_t first, int64_t C) {
+              const float* gain, const float* mean, float rstd, bool adds, int64_t first, int64_t C) {
     const __m512 centre = mean ? _mm512_set1_ps(*mean) : _mm512_setzero_ps(), scale = _mm512_set1_ps(rstd);
     const auto normed = [&](int64_t at, __mmask16 mask) {
         return _mm512_mul_ps(_mm512_sub_ps(load(x, at, mask), centre), scale);
@@ -86,7 +86,7 @@ void backward(float* dx, Out* dbranch, float* gain_sums, float* bias_sums, const
         const __m512 d = load(dout, at, mask), xhat = normed(at, mask);
         const __m512 inner = _mm512_fmsub_ps(d, load(gain, i, mask), mean_g);
         const __m512 slope = _mm512_fnmadd_ps(xhat, mean_g_xhat, inner);
-        const __m512 sum = _mm512_fmadd_ps(scale, slope, load(dx, at, mask));
+        const __m512 sum = _mm512_fmadd_ps(scale, slope, load(dx, at, adds ? mask : __mmask16{0}));
         store(dx, at, mask, sum);
         if (dbranch) store_all(dbranch, at, mask, sum);
         store(gain_sums, i, mask, _mm512_fmadd_ps(d, xhat, load(gain_sums, i, mask)));
@@ -105,9 +105,10 @@ void norm_forward(Out* out, float* mean, float* rstd, float* sum, const float* x
 
 template <class Out>
 void norm_backward(float* dx, Out* dbranch, float* gain_sums, float* bias_sums, const Out* dout, const float* x,
-                   const float* gain, const float* mean, const float* rstd, int64_t rows, int64_t C) {
+                   const float* gain, const float* mean, const float* rstd, bool adds, int64_t rows, int64_t C) {
     for (int64_t row = 0; row < rows; ++row)
-        backward(dx, dbranch, gain_sums, bias_sums, dout, x, gain, mean ? mean + row : nullptr, rstd[row], row * C, C);
+        backward(dx, dbranch, gain_sums, bias_sums, dout, x, gain, mean ? mean + row : nullptr, rstd[row], adds,
+                 row * C, C);
 }
 
 PLIMSOLL_INSTANTIATE_NORM_ROWS

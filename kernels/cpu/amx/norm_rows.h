@@ -18,11 +18,12 @@ template <class Out, class Branch>
 void norm_forward(Out* out, float* mean, float* rstd, float* sum, const float* x, const Branch* branch,
                   const float* gain, const float* bias, int64_t rows, int64_t C, float eps);
 
-// norm_backward of such rows: adds to dx and, row after row, to the sums of the gradients of gain and bias. dbranch, if
-// not null, is dx rounded. mean is null for RMSNorm, bias_sums where there is no bias. Out: float or bf16.
+// norm_backward of such rows: writes dx, or where `adds` adds to it, and adds, row after row, to the sums of the
+// gradients of gain and bias. dbranch, if not null, is dx rounded. mean is null for RMSNorm, bias_sums where there is
+// no bias. Out: float or bf16.
 template <class Out>
 void norm_backward(float* dx, Out* dbranch, float* gain_sums, float* bias_sums, const Out* dout, const float* x,
-                   const float* gain, const float* mean, const float* rstd, int64_t rows, int64_t C);
+                   const float* gain, const float* mean, const float* rstd, bool adds, int64_t rows, int64_t C);
 
 // What files that define them instantiate.
 #define PLIMSOLL_INSTANTIATE_NORM_FORWARD(Out, Branch)                                                                \
@@ -30,7 +31,7 @@ void norm_backward(float* dx, Out* dbranch, float* gain_sums, float* bias_sums, 
                                int64_t, int64_t, float);
 #define PLIMSOLL_INSTANTIATE_NORM_BACKWARD(Out)                                                                     \
     template void norm_backward(float*, Out*, float*, float*, const Out*, const float*, const float*, const float*, \
-                                const float*, int64_t, int64_t);
+                                const float*, bool, int64_t, int64_t);
 #define PLIMSOLL_INSTANTIATE_NORM_ROWS              \
     PLIMSOLL_INSTANTIATE_NORM_FORWARD(float, float) \
     PLIMSOLL_INSTANTIATE_NORM_FORWARD(float, bf16)  \

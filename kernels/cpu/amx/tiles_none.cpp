@@ -91,7 +91,7 @@ void norm_forward(Out*, float*, float*, float*, const float*, const Branch*, con
 }
 template <class Out>
 void norm_backward(float*, Out*, float*, float*, const Out*, const float*, const float*, const float*, const float*,
-                   int64_t, int64_t) {
+                   bool, int64_t, int64_t) {
     std::abort();
 }
 PLIMSOLL_INSTANTIATE_NORM_ROWS
