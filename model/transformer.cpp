@@ -110,11 +110,11 @@ Tensor Transformer::stream_after(int64_t layer, int64_t n, int set) const {
     return stream_out(n, set);
 }
 
-// A CPU's head makes it in place of what the stage leaves, which nobody else reads: there is less memory to go through.
-// A GPU sums the gradient of the norm's gain behind dx.
+// Of a whole network, a CPU's head makes it in place of the stream it read: there is less memory to go through. A stage
+// may still be sending it when the next micro batch's stream is made; a GPU sums the norm's gain's gradient behind dx.
 Tensor Transformer::stream_gradient(int64_t n, int set) const {
     const Arena& arena = activations(set);
-    const bool in_place = head_ && arena[dx_slot_].device == Device::kCpu;
+    const bool in_place = head_ && stage_.embedding && arena[dx_slot_].device == Device::kCpu;
     return first_rows(arena[in_place ? last_x_slot_ : dx_slot_], n);
 }
 
