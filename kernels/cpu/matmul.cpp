@@ -145,10 +145,10 @@ void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x,
 namespace plimsoll {
 
 std::string matmul_backend() {
-    return cpu::gemm_library() + (cpu::avx512::available() ? ", AVX-512" : "") + (cpu::amx::available() ? ", AMX" : "");
+    return cpu::gemm_library() + (cpu::avx512::available() ? ", AVX-512" : "") + (cpu::amx::has_tiles() ? ", AMX" : "");
 }
 bool matmul_bf16_is_fast() {
-    return cpu::amx::available() || cpu::gemm_bf16_is_fast();
+    return cpu::amx::available() ? cpu::amx::is_fast() : cpu::gemm_bf16_is_fast();
 }
 
 }  // namespace plimsoll

@@ -183,6 +183,51 @@ void multiply_tiles(float* c, int64_t c_row, const Left& a, const Right& b, int6
     store_tile<2>(below, c_bytes), store_tile<3>(below + 16, c_bytes);
 }
 
+__m512bh as_pairs(__m512i dwords) {
+    __m512bh pairs;
+    std::memcpy(&pairs, &dwords, sizeof pairs);
+    return pairs;
+}
+
+// kRows rows of c by vectors: 16 sums stay in registers, each row's pair of K meets 32 columns.
+constexpr int64_t kRowsTogether = 8;
+void multiply_rows(float* c, int64_t c_row, const uint16_t* left, int64_t left_row, int64_t left_next,
+                   const uint16_t* right, int64_t across, int64_t right_next, int64_t depth, bool accumulate) {
+    __m512 sums[kRowsTogether][2];
+#pragma GCC unroll 8
+    for (int64_t r = 0; r < kRowsTogether; ++r) {
+        sums[r][0] = accumulate ? _mm512_loadu_ps(c + r * c_row) : _mm512_setzero_ps();
+        sums[r][1] = accumulate ? _mm512_loadu_ps(c + r * c_row + kLanes) : _mm512_setzero_ps();
+    }
+    for (int64_t k = 0; k < depth; ++k, left += left_next, right += right_next)
+#pragma GCC unroll 2
+        for (int64_t pair = 0; pair < kTileDepth; pair += 2) {
+            const __m512bh low = as_pairs(_mm512_load_si512(right + pair * kLanes));
+            const __m512bh high = as_pairs(_mm512_load_si512(right + across + pair * kLanes));
+#pragma GCC unroll 8
+            for (int64_t r = 0; r < kRowsTogether; ++r) {
+                int32_t both = 0;
+                std::memcpy(&both, left + r * left_row + pair, sizeof both);
+                const __m512bh a = as_pairs(_mm512_set1_epi32(both));
+                sums[r][0] = _mm512_dpbf16_ps(sums[r][0], a, low);
+                sums[r][1] = _mm512_dpbf16_ps(sums[r][1], a, high);
+            }
+        }
+#pragma GCC unroll 8
+    for (int64_t r = 0; r < kRowsTogether; ++r) {
+        _mm512_storeu_ps(c + r * c_row, sums[r][0]);
+        _mm512_storeu_ps(c + r * c_row + kLanes, sums[r][1]);
+    }
+}
+
+void multiply_vectors(float* c, int64_t c_row, const Left& a, const Right& b, int64_t depth, bool accumulate) {
+    const auto* left = reinterpret_cast<const uint16_t*>(a.data);
+    const auto* right = reinterpret_cast<const uint16_t*>(b.data);
+    for (int64_t r = 0; r < kBlock; r += kRowsTogether)
+        multiply_rows(c + r * c_row, c_row, left + r / kTileRows * a.down + r % kTileRows * a.row, a.row, a.next, right,
+                      b.across, b.next, depth, accumulate);
+}
+
 // Calls f(rows) with what finishes this block.
 template <bool kWhole, class F>
 void with_rows(const Finish& block, F&& f) {
@@ -223,6 +268,10 @@ void finish(const Finish& block) {
 
 void multiply(float* c, int64_t c_row, const Left& a, const Right& b, int64_t depth, bool accumulate,
               const Finish* last) {
+    if (!has_tiles()) {
+        if (last) finish(*last);
+        return multiply_vectors(c, c_row, a, b, depth, accumulate);
+    }
     if (last && (last->rows < kBlock || last->columns < kBlock)) finish(*last), last = nullptr;
     if (!last) return multiply_tiles(c, c_row, a, b, depth, accumulate, Nothing());
     with_rows<true>(*last, [&](auto rows) { multiply_tiles(c, c_row, a, b, depth, accumulate, rows); });

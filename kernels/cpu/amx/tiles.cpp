@@ -12,19 +12,27 @@
 namespace plimsoll::cpu::amx {
 namespace {
 
-bool cpu_has_them() {
-    unsigned a = 0, b = 0, c = 0, d = 0;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-    constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;  // of edx
-    if ((d & (kAmxBf16 | kAmxTile)) != (kAmxBf16 | kAmxTile)) return false;
+bool cpu_has_vectors() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512bf16");
 }
 
+bool cpu_has_tiles() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;  // of edx
+    return (d & (kAmxBf16 | kAmxTile)) == (kAmxBf16 | kAmxTile);
+}
+
 bool system_allows() {
     constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM of Linux 5.16 and later
     return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+bool is_off(const char* variable) {
+    const char* wish = std::getenv(variable);
+    return wish && std::strcmp(wish, "0") == 0;
 }
 
 // bf16 is not defined here.
@@ -158,14 +166,19 @@ void pack_pairs(bf16* to, int64_t apart, const Element* from, int64_t stride, in
 }  // namespace
 
 bool available() {
-    static const bool answer = [] {
-        const char* wish = std::getenv("PLIMSOLL_AMX");
-        return !(wish && std::strcmp(wish, "0") == 0) && cpu_has_them() && system_allows();
-    }();
+    static const bool answer = !is_off("PLIMSOLL_AVX512") && cpu_has_vectors();
     return answer;
+}
+bool has_tiles() {
+    static const bool answer = available() && !is_off("PLIMSOLL_AMX") && cpu_has_tiles() && system_allows();
+    return answer;
+}
+bool is_fast() {
+    return has_tiles() || (available() && __builtin_cpu_is("amd"));
 }
 
 TileScope::TileScope() {
+    if (!has_tiles()) return;
     struct alignas(64) {
         uint8_t palette = 1, start = 0, reserved[14] = {};
         uint16_t row_bytes[16] = {};
@@ -177,7 +190,7 @@ TileScope::TileScope() {
 }
 TileScope::~TileScope() {
     _mm_sfence();  // for kStream
-    asm volatile("tilerelease");
+    if (has_tiles()) asm volatile("tilerelease");
 }
 
 void pack_right(bf16* to, int64_t apart, const bf16* from, int64_t stride, int64_t rows, int64_t columns) {

@@ -22,9 +22,15 @@ inline constexpr int64_t kTileDepth = 32;      // how much of K a tile has
 inline constexpr int64_t kTileElements = 512;  // of bf16
 inline constexpr int64_t kBlock = 32;          // rows and columns of a block of sums (blocks.h): 2 by 2 tiles
 
-// Whether this CPU has AMX for bf16 and AVX-512, and the operating system lets this process use it (asked for once).
-// PLIMSOLL_AMX=0 in the environment answers no.
+// Whether this CPU has AVX-512 with AVX512_BF16: what is declared in this folder can be called. PLIMSOLL_AVX512=0 in the
+// environment answers no.
 bool available();
+// Whether it also has AMX for bf16, and the operating system lets this process use it (asked for once): else vectors
+// multiply what tiles would. PLIMSOLL_AMX=0 in the environment answers no.
+bool has_tiles();
+// Whether products in bf16 are faster than in fp32: with tiles, and on AMD's CPUs, whose vectors multiply bf16 twice as
+// fast (measured on Zen 4, 464 against 232 GFLOP/s on two cores); Intel's without tiles do not.
+bool is_fast();
 
 // The calling thread's tile registers are set up while one of these lives. Cheap (tens of nanoseconds); does not nest.
 class TileScope {

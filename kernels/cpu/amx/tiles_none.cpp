@@ -16,6 +16,12 @@ namespace plimsoll::cpu::amx {
 bool available() {
     return false;
 }
+bool has_tiles() {
+    return false;
+}
+bool is_fast() {
+    return false;
+}
 TileScope::TileScope() = default;
 TileScope::~TileScope() = default;
 void pack_right(bf16*, int64_t, const bf16*, int64_t, int64_t, int64_t) {
