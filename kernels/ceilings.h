@@ -7,13 +7,13 @@ namespace plimsoll {
 
 // Of all threads together.
 struct Ceilings {
-    double bf16_products = 0;  // FLOP/s of AMX tiles that are in registers and L1; 0 without AMX
+    double bf16_products = 0;  // FLOP/s of bf16 blocks that are in registers and L1; 0 without AVX512_BF16
     double fp32 = 0;           // FLOP/s of fused multiply-adds in registers, in the widest vectors this CPU has
     double read = 0;           // bytes/s of a sum over memory far larger than the caches
     double triad = 0;          // bytes/s of a = b + s c there (STREAM's; the reading of lines before they are written
                                // is not counted)
 
-    // FLOP/s of matrix products: without AMX bf16 operands are multiplied in fp32.
+    // FLOP/s of matrix products: without AVX512_BF16 bf16 operands are multiplied in fp32.
     double products(bool bf16) const { return bf16 && bf16_products > 0 ? bf16_products : fp32; }
     double memory() const { return read > triad ? read : triad; }
 };

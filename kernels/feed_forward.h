@@ -1,5 +1,6 @@
-// The feed-forward half of a block as one op each way: on a CPU with AMX, rows go through all of it while they are in
-// cache. Elsewhere, and where that does not pay, it is the ops it is made of, one after the other, with the same bits.
+// The feed-forward half of a block as one op each way: on a CPU with AVX512_BF16, rows go through all of it while they
+// are in cache. Elsewhere, and where that does not pay, it is the ops it is made of, one after the other, with the same
+// bits.
 #pragma once
 
 #include "kernels/mlp.h"

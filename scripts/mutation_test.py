@@ -19,15 +19,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # Tables of mutations: `text` stands in `file` once; `becomes` breaks it, nothing where it is left out; a test of
-# `program` that `tests`, a filter of gtest's, picks must notice.
+# `program` that `tests`, a filter of gtest's, picks must notice, with the variables of `environment` set.
 TABLES = sorted((ROOT / "scripts/mutations").glob("*.toml"))
-Mutation = namedtuple("Mutation", "name file text becomes program tests")
+Mutation = namedtuple("Mutation", "name file text becomes program tests environment")
 
 
 def applicable(root):
     """The mutations whose text stands in its file exactly once."""
     for table, row in ((table, row) for table in TABLES for row in tomllib.loads(table.read_text())["mutation"]):
-        mutation = Mutation(**{"becomes": ""} | row)
+        mutation = Mutation(**{"becomes": "", "environment": {}} | row)
         count = (root / mutation.file).read_text().count(mutation.text)
         if count != 1:
             sys.exit(f"mutation_test: '{mutation.name}': {mutation.file} holds its text {count} times, wanted once; "
@@ -46,11 +46,11 @@ def build(tree, programs):
     return done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
-def first_failure(tree, program, tests):
+def first_failure(tree, mutation):
     """Name of the first test that fails, or None."""
-    environment = dict(os.environ, OMP_WAIT_POLICY="passive")
-    done = subprocess.run([tree / "build" / program, f"--gtest_filter={tests}", "--gtest_fail_fast"], capture_output=True,
-                          text=True, env=environment)
+    environment = dict(os.environ, OMP_WAIT_POLICY="passive", **mutation.environment)
+    done = subprocess.run([tree / "build" / mutation.program, f"--gtest_filter={mutation.tests}", "--gtest_fail_fast"],
+                          capture_output=True, text=True, env=environment)
     found = re.search(r"\[  FAILED  \] (\S+?),? ", done.stdout + " ")
     return found.group(1) if found else (f"exit status {done.returncode}" if done.returncode else None)
 
@@ -76,17 +76,19 @@ def main():
         if not good:
             sys.exit(f"mutation_test: the unbroken tree does not build:\n{output}")
         # A test that fails anyway would catch every mutation.
-        for program, tests in sorted({(mutation.program, mutation.tests) for mutation in mutations}):
-            failure = first_failure(tree, program, tests)
+        whole = {(one.program, one.tests, tuple(one.environment)): one for one in mutations}
+        for mutation in whole.values():
+            failure = first_failure(tree, mutation)
             if failure:
-                sys.exit(f"mutation_test: {program} --gtest_filter={tests} fails in the unbroken tree: {failure}")
+                sys.exit(f"mutation_test: {mutation.program} --gtest_filter={mutation.tests} fails in the unbroken tree: "
+                         f"{failure}")
         print("| mutation | caught by |\n|---|---|", flush=True)
         for mutation in mutations:
             path = tree / mutation.file
             kept = path.read_text()
             path.write_text(kept.replace(mutation.text, mutation.becomes))
             good, output = build(tree, [mutation.program])
-            caught = first_failure(tree, mutation.program, mutation.tests) if good else f"does not build: {output[-200:]}"
+            caught = first_failure(tree, mutation) if good else f"does not build: {output[-200:]}"
             path.write_text(kept)
             survivors += caught is None or not good
             print(f"| {mutation.name} | {caught or '**nothing**'} |", flush=True)

@@ -85,11 +85,11 @@ nlohmann::json to_json(const Roofline& step) {
 }
 
 std::string describe(const Ceilings& ceilings) {
-    const std::string amx = ceilings.bf16_products > 0
-                                ? fmt::format("{:.2f} TFLOP/s bf16 products (AMX), ", 1e-12 * ceilings.bf16_products)
-                                : "no AMX, ";
+    const std::string bf16 = ceilings.bf16_products > 0
+                                 ? fmt::format("{:.2f} TFLOP/s bf16 products, ", 1e-12 * ceilings.bf16_products)
+                                 : "bf16 as fp32, ";
     return fmt::format(
-        "measured ceilings: {}{:.3f} TFLOP/s fp32 multiply-adds, memory {:.1f} GB/s read, {:.1f} GB/s triad", amx,
+        "measured ceilings: {}{:.3f} TFLOP/s fp32 multiply-adds, memory {:.1f} GB/s read, {:.1f} GB/s triad", bf16,
         1e-12 * ceilings.fp32, 1e-9 * ceilings.read, 1e-9 * ceilings.triad);
 }
 

@@ -1,8 +1,8 @@
-// Products by AMX in bf16 with an activation behind them. One with an input per output follows element by element;
+// Products in bf16 of our own with an activation behind them. One with an input per output follows element by element;
 // SwiGLU, which wants two columns, follows the whole product.
 #pragma once
 
-#include "kernels/cpu/amx/gemm.h"
+#include "kernels/cpu/avx512_bf16/gemm.h"
 #include "kernels/cpu/cpu.h"
 
 namespace plimsoll::cpu {
@@ -11,23 +11,24 @@ namespace plimsoll::cpu {
 template <class Product>
 void activated_forward(Tensor act, Tensor up, Activation kind, const Exec& exec, Product&& product) {
     if (inputs_per_output(kind) > 1) {
-        product(matrix(up), amx::Then{});
+        product(matrix(up), avx512_bf16::Then{});
         return cpu::activation_forward(act, up, kind, exec);
     }
     product(matrix(up),
-            amx::Then{kind == Activation::kRelu ? amx::Following::kRelu : amx::Following::kGelu, matrix(act)});
+            avx512_bf16::Then{kind == Activation::kRelu ? avx512_bf16::Following::kRelu : avx512_bf16::Following::kGelu,
+                              matrix(act)});
 }
 
 // product(to, then) makes dact, if only as dup = dact f'(up).
 template <class Product>
 void activated_backward(Tensor dup, Tensor dact, Tensor up, Activation kind, const Exec& exec, Product&& product) {
     if (inputs_per_output(kind) > 1) {
-        product(matrix(dact), amx::Then{});
+        product(matrix(dact), avx512_bf16::Then{});
         return cpu::activation_backward(dup, dact, up, kind, exec);
     }
-    product(matrix(dup),
-            amx::Then{kind == Activation::kRelu ? amx::Following::kReluGradient : amx::Following::kGeluGradient,
-                      matrix(up)});
+    product(matrix(dup), avx512_bf16::Then{kind == Activation::kRelu ? avx512_bf16::Following::kReluGradient
+                                                                     : avx512_bf16::Following::kGeluGradient,
+                                           matrix(up)});
 }
 
 }  // namespace plimsoll::cpu

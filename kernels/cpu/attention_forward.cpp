@@ -1,4 +1,4 @@
-#include "kernels/cpu/amx/attention_products.h"
+#include "kernels/cpu/avx512_bf16/attention_products.h"
 #include "kernels/cpu/cpu.h"
 
 namespace plimsoll::cpu {

@@ -1,6 +1,6 @@
 // The matrix products of a tile of attention, behind one interface: here in the type of sums, by vectors; in
-// amx/attention_products.h bf16 by AMX tiles. Scores and weights are transposed, (keys, kQueries), and gradients of
-// scores likewise. An object is made for a block of queries or a range of keys in a thread's workspace.
+// avx512_bf16/attention_products.h bf16 by blocks. Scores and weights are transposed, (keys, kQueries), and gradients
+// of scores likewise. An object is made for a block of queries or a range of keys in a thread's workspace.
 #pragma once
 
 #include "kernels/cpu/attention_tile.h"

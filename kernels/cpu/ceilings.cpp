@@ -7,7 +7,7 @@
 #include <cstring>
 #include <limits>
 
-#include "kernels/cpu/amx/blocks.h"
+#include "kernels/cpu/avx512_bf16/blocks.h"
 #include "kernels/dtype.h"
 #include "kernels/memory.h"
 
@@ -107,19 +107,22 @@ double fp32_rate(int threads) {
 
 // The same 32 rows and 32 columns again and again, from L1.
 double bf16_rate(int threads) {
-    if (!cpu::amx::available()) return 0;
-    constexpr int64_t kBlock = cpu::amx::kBlock, kDepth = 1024;
-    return 2.0 * kBlock * kBlock * cpu::amx::kTileDepth * kDepth * threads * rate([&](int64_t repeats) {
+    if (!cpu::avx512_bf16::available()) return 0;
+    constexpr int64_t kBlock = cpu::avx512_bf16::kBlock, kDepth = 1024;
+    return 2.0 * kBlock * kBlock * cpu::avx512_bf16::kTileDepth * kDepth * threads * rate([&](int64_t repeats) {
 #pragma omp parallel num_threads(threads)
                {
-                   alignas(64) bf16 left[kBlock * cpu::amx::kTileDepth], right[2 * cpu::amx::kTileElements];
+                   alignas(64) bf16 left[kBlock * cpu::avx512_bf16::kTileDepth],
+                       right[2 * cpu::avx512_bf16::kTileElements];
                    alignas(64) float sums[kBlock * kBlock];
                    std::fill(std::begin(left), std::end(left), bf16(0.5f));
                    std::fill(std::begin(right), std::end(right), bf16(0.25f));
-                   const cpu::amx::Left a{left, cpu::amx::kTileDepth, 16 * cpu::amx::kTileDepth, 0};
-                   const cpu::amx::Right b{right, cpu::amx::kTileElements, 0};
-                   const cpu::amx::TileScope scope;
-                   for (int64_t i = 0; i < repeats / 64; ++i) cpu::amx::multiply(sums, kBlock, a, b, kDepth, false);
+                   const cpu::avx512_bf16::Left a{left, cpu::avx512_bf16::kTileDepth, 16 * cpu::avx512_bf16::kTileDepth,
+                                                  0};
+                   const cpu::avx512_bf16::Right b{right, cpu::avx512_bf16::kTileElements, 0};
+                   const cpu::avx512_bf16::TileScope scope;
+                   for (int64_t i = 0; i < repeats / 64; ++i)
+                       cpu::avx512_bf16::multiply(sums, kBlock, a, b, kDepth, false);
 #pragma omp critical
                    g_sink = sums[0];
                }

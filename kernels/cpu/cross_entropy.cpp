@@ -2,8 +2,8 @@
 #include <array>
 #include <cmath>
 
-#include "kernels/cpu/amx/cross_entropy_rows.h"
-#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/avx512_bf16/cross_entropy_rows.h"
+#include "kernels/cpu/avx512_bf16/tiles.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vector_math.h"
 
@@ -18,7 +18,7 @@ template <class T, class R>
 void add_logits(R* max, R* sum, const T* logits, int64_t n) {
     constexpr R kInfinity = std::numeric_limits<R>::infinity();
     if constexpr (!std::is_same_v<T, double>) {
-        if (amx::available()) return amx::add_logits(max, sum, logits, n);
+        if (avx512_bf16::available()) return avx512_bf16::add_logits(max, sum, logits, n);
     }
     for (int64_t begin = 0; begin < n; begin += kBlock) {
         const T* block = logits + begin;
@@ -35,7 +35,7 @@ void add_logits(R* max, R* sum, const T* logits, int64_t n) {
 template <class T, class R>
 void softmax_gradient(T* logits, int64_t n, R lse, R factor) {
     if constexpr (!std::is_same_v<T, double>) {
-        if (amx::available()) return amx::softmax_gradient(logits, n, lse, factor);
+        if (avx512_bf16::available()) return avx512_bf16::softmax_gradient(logits, n, lse, factor);
     }
     for_blocks_ahead(
         n,

@@ -1,4 +1,4 @@
-// The feed-forward half of a block by panels of rows: kernels/feed_forward.h on a CPU with AMX.
+// The feed-forward half of a block by panels of rows: kernels/feed_forward.h on a CPU with AVX512_BF16.
 #pragma once
 
 #include "kernels/exec.h"
@@ -6,7 +6,7 @@
 
 namespace plimsoll::cpu {
 
-// Whether it pays: bf16 operands, AMX, both packed weights in a second-level cache, sums that
+// Whether it pays: bf16 operands, AVX512_BF16, both packed weights in a second-level cache, sums that
 // products make in one go, and panels for all threads.
 bool feed_forward_is_fused(const FeedForwardTensors& t, const Exec& exec);
 

@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "kernels/cpu/amx/gate_rows.h"
-#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/avx512_bf16/gate_rows.h"
+#include "kernels/cpu/avx512_bf16/tiles.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/norm_row.h"
 #include "kernels/cpu/workspace.h"
@@ -27,8 +27,9 @@ class Gate {
                 T* const to = out.ptr<T>() + n * out.row_stride + h * at_.HS;
                 const T* const from = y_ + n * y_stride_ + h * at_.HS;
                 if constexpr (kInLanes)
-                    if (at_.channel && amx::available()) {
-                        amx::gate_forward<Function, Combination>(to, from, z_ + n * at_.token + h * at_.head, at_.HS);
+                    if (at_.channel && avx512_bf16::available()) {
+                        avx512_bf16::gate_forward<Function, Combination>(to, from, z_ + n * at_.token + h * at_.head,
+                                                                         at_.HS);
                         continue;
                     }
                 apply(to, from, n, h, [](R y, R g) { return Combination::out(y, g); });
@@ -52,8 +53,8 @@ class Gate {
                 const T* from = y_ + n * y_stride_;
                 const Z* gate = z_ + n * at_.token;
                 if constexpr (kInLanes)
-                    if (amx::available()) {
-                        amx::gate_backward<Function, Combination>(to, dgate, d, from, gate, at_.HS);
+                    if (avx512_bf16::available()) {
+                        avx512_bf16::gate_backward<Function, Combination>(to, dgate, d, from, gate, at_.HS);
                         continue;
                     }
 #pragma omp simd

@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "kernels/cpu/activated_product.h"
-#include "kernels/cpu/amx/tiles.h"
 #include "kernels/cpu/avx512/gemm.h"
 #include "kernels/cpu/avx512/panels.h"
+#include "kernels/cpu/avx512_bf16/tiles.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/gemm/fallback.h"
 #include "kernels/cpu/norm_row.h"
@@ -20,8 +20,8 @@ void product(Matrix c, Matrix a, Matrix b, Write write, Tensor bias, const Exec&
     if (c.rows == 0 || c.columns == 0) return;
     if (a.columns > 0) {
         const bool accumulate = write == Write::kAccumulate;
-        if (a.dtype == DType::kBF16 && amx::available())
-            return amx::gemm(c, a, b, accumulate, optional_ptr<float>(bias), exec);
+        if (a.dtype == DType::kBF16 && avx512_bf16::available())
+            return avx512_bf16::gemm(c, a, b, accumulate, optional_ptr<float>(bias), exec);
         if (avx512::takes(c, a, b) && avx512::available())
             return avx512::gemm(c, a, b, accumulate, optional_ptr<float>(bias), exec);
         return gemm(c, a, b, accumulate, bias.data, exec);
@@ -72,9 +72,10 @@ void row_forward(Out* out, const T* x, const T* weight, const Accumulator<T>* bi
     }
 }
 
-// Whether an activation follows a product while it is in cache: one with an input per output, in bf16 on AMX.
+// Whether an activation follows a product while it is in cache: one with an input per output, in bf16 on AVX512_BF16.
 bool fuses(Tensor operand, Activation kind) {
-    return operand.dtype == DType::kBF16 && operand.shape[0] > 0 && inputs_per_output(kind) == 1 && amx::available();
+    return operand.dtype == DType::kBF16 && operand.shape[0] > 0 && inputs_per_output(kind) == 1 &&
+           avx512_bf16::available();
 }
 
 }  // namespace
@@ -99,8 +100,8 @@ void matmul_activation_forward(Tensor act, Tensor up, Tensor x, Tensor weight, T
         cpu::matmul_forward(up, x, weight, bias, exec);
         return cpu::activation_forward(act, up, kind, exec);
     }
-    activated_forward(act, up, kind, exec, [&](Matrix to, const amx::Then& then) {
-        amx::gemm(to, matrix(x), transposed(matrix(weight)), false, optional_ptr<float>(bias), exec, then);
+    activated_forward(act, up, kind, exec, [&](Matrix to, const avx512_bf16::Then& then) {
+        avx512_bf16::gemm(to, matrix(x), transposed(matrix(weight)), false, optional_ptr<float>(bias), exec, then);
     });
 }
 
@@ -110,8 +111,8 @@ void matmul_activation_backward(Tensor dup, Tensor dact, Tensor dout, Tensor wei
         cpu::matmul_backward_input(dact, dout, weight, Write::kOverwrite, exec);
         return cpu::activation_backward(dup, dact, up, kind, exec);
     }
-    activated_backward(dup, dact, up, kind, exec, [&](Matrix to, const amx::Then& then) {
-        amx::gemm(to, matrix(dout), matrix(weight), false, nullptr, exec, then);
+    activated_backward(dup, dact, up, kind, exec, [&](Matrix to, const avx512_bf16::Then& then) {
+        avx512_bf16::gemm(to, matrix(dout), matrix(weight), false, nullptr, exec, then);
     });
 }
 
@@ -127,9 +128,9 @@ void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x,
                             Tensor squares) {
     const Matrix c = matrix(dweight), a = transposed(matrix(dout));
     const bool any = c.rows > 0 && c.columns > 0 && a.columns > 0;
-    if (any && dout.dtype == DType::kBF16 && a.column != 1 && amx::available())
-        return amx::weight_gradient(c, {optional_ptr<float>(dbias), optional_ptr<double>(squares)}, a, matrix(x),
-                                    write == Write::kAccumulate, exec);
+    if (any && dout.dtype == DType::kBF16 && a.column != 1 && avx512_bf16::available())
+        return avx512_bf16::weight_gradient(c, {optional_ptr<float>(dbias), optional_ptr<double>(squares)}, a,
+                                            matrix(x), write == Write::kAccumulate, exec);
     product(c, a, matrix(x), write, {}, exec);
     if (squares) cpu::block_squares(squares, dweight, exec);
     if (!dbias) return;
@@ -145,10 +146,14 @@ void matmul_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor x,
 namespace plimsoll {
 
 std::string matmul_backend() {
-    return cpu::gemm_library() + (cpu::avx512::available() ? ", AVX-512" : "") + (cpu::amx::has_tiles() ? ", AMX" : "");
+    const bool narrow = cpu::avx512_bf16::available(), tiles = cpu::avx512_bf16::has_tiles();
+    return cpu::gemm_library() + (cpu::avx512::available() ? ", AVX-512" : "") +
+           (tiles    ? ", AMX"
+            : narrow ? ", AVX512_BF16"
+                     : "");
 }
 bool matmul_bf16_is_fast() {
-    return cpu::amx::available() ? cpu::amx::is_fast() : cpu::gemm_bf16_is_fast();
+    return cpu::avx512_bf16::available() ? cpu::avx512_bf16::is_fast() : cpu::gemm_bf16_is_fast();
 }
 
 }  // namespace plimsoll

@@ -1,7 +1,7 @@
 #include <type_traits>
 
-#include "kernels/cpu/amx/activations.h"
-#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/avx512_bf16/activations.h"
+#include "kernels/cpu/avx512_bf16/tiles.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vector_math.h"
 
@@ -23,8 +23,8 @@ struct Relu {
 
 // 0.5 (1 + tanh u) = sigmoid(2u): one exponential, and no cancellation where x is negative.
 struct Gelu {
-    static constexpr auto kAmxForward = amx::gelu_forward;
-    static constexpr auto kAmxBackward = amx::gelu_backward;
+    static constexpr auto kAmxForward = avx512_bf16::gelu_forward;
+    static constexpr auto kAmxBackward = avx512_bf16::gelu_backward;
     static constexpr double kRoot = 2 * 0.79788456080286536;  // 2 sqrt(2 / pi)
     static constexpr double kCubic = 0.044715;
     template <class R>
@@ -44,15 +44,15 @@ struct Gelu {
 
 // gate sigmoid(gate) up.
 struct Swiglu {
-    static constexpr auto kAmxForward = amx::swiglu_forward;
-    static constexpr auto kAmxBackward = amx::swiglu_backward;
+    static constexpr auto kAmxForward = avx512_bf16::swiglu_forward;
+    static constexpr auto kAmxBackward = avx512_bf16::swiglu_backward;
 };
 
 // Whether the row is computed by a kernel for bf16 on AVX-512: `row` is called with it, if the function has one.
 template <class T, class Row, class... Pointer>
 bool on_amx(Row row, Pointer... pointers) {
     if constexpr (std::is_same_v<T, bf16> && !std::is_same_v<Row, std::nullptr_t>) {
-        if (!amx::available()) return false;
+        if (!avx512_bf16::available()) return false;
         row(pointers...);
         return true;
     }

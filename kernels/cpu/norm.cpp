@@ -1,7 +1,7 @@
 #include <algorithm>
 
-#include "kernels/cpu/amx/norm_rows.h"
-#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/avx512_bf16/norm_rows.h"
+#include "kernels/cpu/avx512_bf16/tiles.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/norm_row.h"
 #include "kernels/cpu/row_slots.h"
@@ -17,9 +17,9 @@ void forward(Out* out, R* mean, R* rstd, R* sum, const R* x, const Branch* branc
     for_row_blocks(N, C, threads, [&](int64_t begin, int64_t rows) {
         if constexpr (std::is_same_v<R, float>) {
             const int64_t at = begin * C;
-            if (amx::available())
-                return amx::norm_forward(out + at, after(mean, begin), rstd + begin, after(sum, at), x + at,
-                                         after(branch, at), gain, bias, rows, C, eps);
+            if (avx512_bf16::available())
+                return avx512_bf16::norm_forward(out + at, after(mean, begin), rstd + begin, after(sum, at), x + at,
+                                                 after(branch, at), gain, bias, rows, C, eps);
         }
         for (int64_t n = begin; n < begin + rows; ++n) {
             const R* row = x + n * C;
@@ -43,9 +43,10 @@ void backward(R* dx, Out* dbranch, R* dgain, R* dbias, const Out* dout, const R*
         const int64_t begin = slots.begin(slot), end = slots.end(slot);
         if constexpr (std::is_same_v<R, float>) {
             const int64_t at = begin * C;
-            if (amx::available()) {
-                amx::norm_backward(dx + at, after(dbranch, at), slot_gain, dbias ? slot_bias : nullptr, dout + at,
-                                   x + at, gain, after(mean, begin), rstd + begin, adds, end - begin, C);
+            if (avx512_bf16::available()) {
+                avx512_bf16::norm_backward(dx + at, after(dbranch, at), slot_gain, dbias ? slot_bias : nullptr,
+                                           dout + at, x + at, gain, after(mean, begin), rstd + begin, adds, end - begin,
+                                           C);
                 continue;
             }
         }

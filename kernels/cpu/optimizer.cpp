@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/cpu/amx/adam_rows.h"
-#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/avx512_bf16/adam_rows.h"
+#include "kernels/cpu/avx512_bf16/tiles.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/norm_row.h"
 
@@ -66,8 +66,8 @@ void adamw(R* param, R* m, R* v, const R* grad, bf16* working, int64_t count, co
         const int64_t unit = std::min(kBlock, count - begin);
         bf16* const copies = working ? working + begin : nullptr;
         if constexpr (std::is_same_v<R, float>) {
-            if (!rounding.stochastic && amx::available()) {
-                amx::adamw(param + begin, m + begin, v + begin, grad + begin, copies, unit, f, streams);
+            if (!rounding.stochastic && avx512_bf16::available()) {
+                avx512_bf16::adamw(param + begin, m + begin, v + begin, grad + begin, copies, unit, f, streams);
                 continue;
             }
         }

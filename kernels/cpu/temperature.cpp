@@ -1,7 +1,7 @@
 #include <algorithm>
 
-#include "kernels/cpu/amx/head_rows.h"
-#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/avx512_bf16/head_rows.h"
+#include "kernels/cpu/avx512_bf16/tiles.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/heads.h"
 #include "kernels/cpu/norm_row.h"
@@ -49,7 +49,7 @@ struct Temperature {
 template <class T>
 void scale(T* to, const T* from, Accumulator<T> tau, int64_t HS) {
     if constexpr (std::is_same_v<T, bf16>)
-        if (amx::available()) return amx::scale(to, from, tau, HS);
+        if (avx512_bf16::available()) return avx512_bf16::scale(to, from, tau, HS);
 #pragma omp simd
     for (int64_t c = 0; c < HS; ++c) store(to[c], tau * static_cast<Accumulator<T>>(from[c]));
 }
@@ -59,7 +59,7 @@ template <class T>
 Accumulator<T> scale_and_dot(T* to, const T* from, const T* other, Accumulator<T> tau, int64_t HS) {
     using R = Accumulator<T>;
     if constexpr (std::is_same_v<T, bf16>)
-        if (amx::available()) return amx::scale_and_dot(to, from, other, tau, HS);
+        if (avx512_bf16::available()) return avx512_bf16::scale_and_dot(to, from, other, tau, HS);
     const R sum = lane_sum<R>(HS, [&](int64_t c) { return static_cast<R>(from[c]) * static_cast<R>(other[c]); });
     scale(to, from, tau, HS);
     return sum;

@@ -14,7 +14,7 @@ SHAPES = {
     "bb3": _BB | dict(layers=3, B=64),
     "bb1-relu": _BB | dict(activation="relu", bias=False, tied=False),
 }
-# How many times as fast as PyTorch's best row plimsoll is to be, by plimsoll's precision.
+# How many times as fast as PyTorch's best row plimsoll is to be, by plimsoll's precision; "auto" is where there is AMX.
 AIMS = {
     "auto": {"bb1": 3.0, "bb3": 2.3, "gpt2-t64": 1.9, "gpt2-t256": 1.7},
     "fp32": {"bb1": 1.1, "bb3": 1.1, "gpt2-t64": 1.1, "gpt2-t256": 1.1},
@@ -117,9 +117,15 @@ def summarize(shape, result):
                                               entry.get("ms", 0)))
 
 
-def claim(shape, precision, entries):
-    """What the entries of summarize() say, or None without both sides: {"ratio", "low", "high", "rounds", "best": row,
+def aim(shape, precision, settings):
+    """None where there is none."""
+    return AIMS[precision if "amx_bf16" in settings["bf16"] else "fp32"].get(shape)
+
+
+def claim(shape, precision, result):
+    """What a shape's measurement says, or None without both sides: {"ratio", "low", "high", "rounds", "best": row,
     "wanted", "reached": None with too few rounds, "memory": of the fastest row, "leanest": row, "memory_leanest"}."""
+    entries = summarize(shape, result)
     own = next((entry for entry in entries if entry["row"] == "plimsoll" and entry.get("rounds")), None)
     peers = [entry for entry in entries if "ratio" in entry]
     if not own or not peers:
@@ -127,7 +133,7 @@ def claim(shape, precision, entries):
     best = min(peers, key=lambda entry: entry["ms"])
     leanest = min((entry for entry in entries if entry["row"] != "plimsoll" and "bytes" in entry),
                   key=lambda entry: entry["bytes"])
-    wanted = AIMS[precision].get(shape)
+    wanted = aim(shape, precision, result["settings"])
     rounds = min(own["rounds"], best["rounds"])
     return {"ratio": best["ratio"], "low": best["ratio_low"], "high": best["ratio_high"], "rounds": rounds,
             "best": best["row"], "wanted": wanted,

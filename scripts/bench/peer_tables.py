@@ -6,6 +6,7 @@ import peer_rows
 from peer_rows import AIMS, ROUNDS, SHAPES
 
 BEGIN, END = "<!-- cpu speed -->", "<!-- end of cpu speed -->"
+_SECTION = "\n### "  # a machine's heading
 NOTHING = "Not measured yet.\n"
 
 
@@ -17,11 +18,14 @@ def megabytes(count):
     return f"{count / 1e6:,.0f}"
 
 
+def processor(settings):
+    return f"{settings['processor']} ({', '.join(settings['bf16']) or 'no bf16 units'})"
+
+
 def header(settings, date):
     """What a reader needs to know of a measurement."""
-    units = ", ".join(settings["bf16"]) or "no bf16 units"
     torch = f", PyTorch {settings['torch']}" if settings.get("torch") else ""
-    return (f"{settings['processor']} ({units}), {settings['threads']} threads on {settings['cores']} cores, transparent "
+    return (f"{processor(settings)}, {settings['threads']} threads on {settings['cores']} cores, transparent "
             f"huge pages {settings['transparent_huge_pages']}{torch}, {date}.")
 
 
@@ -38,11 +42,11 @@ def shape_report(shape, precision, result):
         ratio = f"{entry['ratio']:.2f}x ({entry['ratio_low']:.2f} to {entry['ratio_high']:.2f})" if "ratio" in entry else ""
         lines.append(f"| {entry['row']} | {entry['rounds'] or 'screening'} | {entry['ms']:.1f} | {entry['low']:.1f} to "
                      f"{entry['high']:.1f} | {entry['tokens_per_second']:,.0f} | {megabytes(entry['bytes'])} | {ratio} |")
-    return "\n".join(lines + ["", verdict(shape, precision, entries)])
+    return "\n".join(lines + ["", verdict(shape, precision, result)])
 
 
-def verdict(shape, precision, entries):
-    claim = peer_rows.claim(shape, precision, entries)
+def verdict(shape, precision, result):
+    claim = peer_rows.claim(shape, precision, result)
     if claim is None:
         return f"{shape}: no ratio without a round of both"
     wanted = f"wanted {claim['wanted']}x: {_reached(claim)}" if claim["wanted"] else "no aim"
@@ -65,11 +69,11 @@ def steps_table(steps):
     for precision in AIMS:
         for shape in SHAPES:
             result = steps.get(precision, {}).get(shape)
-            entries = peer_rows.summarize(shape, result) if result else []
-            claim = peer_rows.claim(shape, precision, entries)
+            claim = peer_rows.claim(shape, precision, result) if result else None
             if not claim:
                 continue
-            own, best = (next(entry for entry in entries if entry["row"] == row) for row in ("plimsoll", claim["best"]))
+            entries = {entry["row"]: entry for entry in peer_rows.summarize(shape, result)}
+            own, best = entries["plimsoll"], entries[claim["best"]]
             wanted = f"{claim['wanted']}: {_reached(claim)}" if claim["wanted"] else ""
             lines.append(
                 f"| `{shape}`{', fp32 without AMX' if precision == 'fp32' else ''} | {_speed(own)} | {_speed(best)}, "
@@ -120,7 +124,7 @@ def attention_table(attention):
 
 
 def readme_text(data):
-    """What stands between README.md's markers."""
+    """What was measured on one machine, for README.md."""
     parts = []
     table = steps_table(data.get("steps", {}))
     if table:
@@ -147,9 +151,11 @@ def _range(counts):
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
-def put_into(text, table):
-    """Replaces what stands between the markers. Throws ValueError without them."""
+def put_into(text, settings, table):
+    """Replaces the machine's section between the markers, or adds it. Throws ValueError without markers."""
     if BEGIN not in text or END not in text:
-        raise ValueError(f"no '{BEGIN}' and '{END}' to put the table between")
+        raise ValueError(f"no '{BEGIN}' and '{END}' to put the tables between")
     begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    return f"{text[:begin]}\n{table}{text[end:]}"
+    sections = {part.split("\n", 1)[0]: part.strip("\n") for part in text[begin:end].split(_SECTION)[1:]}
+    sections[processor(settings)] = f"{processor(settings)}\n\n{table}".strip("\n")
+    return text[:begin] + "".join(f"{_SECTION}{one}\n" for one in sections.values()) + text[end:]

@@ -137,7 +137,7 @@ def _parser():
     parser.add_argument("--json", default=str(_ROOT / "runs/bench/torch_peer.json"), metavar="FILE",
                         help="where every number is kept; default: runs/bench/torch_peer.json")
     parser.add_argument("--resume", action="store_true", help="do not measure again what FILE holds")
-    parser.add_argument("--readme", action="store_true", help="put what FILE holds into README.md, between its markers")
+    parser.add_argument("--readme", action="store_true", help="put what FILE holds into README.md, as this machine's section")
     parser.add_argument("--quick", action="store_true",
                         help="gpt2-t64 and bb3, eager rows, 2 steps, one round, lengths up to 1,024, unless said otherwise")
     parser.add_argument("--worker", metavar="ROW", help=argparse.SUPPRESS)
@@ -211,8 +211,8 @@ def main(argv=None):
     if a.readme:
         readme = _ROOT / "README.md"
         try:
-            readme.write_text(peer_tables.put_into(readme.read_text(encoding="utf-8"), peer_tables.readme_text(results.data)),
-                              encoding="utf-8")
+            readme.write_text(peer_tables.put_into(readme.read_text(encoding="utf-8"), machine(),
+                                                   peer_tables.readme_text(results.data)), encoding="utf-8")
         except ValueError as error:
             print(f"torch_peer: README.md: {error}", file=sys.stderr)
             return 1

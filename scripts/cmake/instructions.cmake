@@ -28,16 +28,17 @@ plimsoll_instructions(avx512 PLIMSOLL_HAS_AVX512
     FLAGS -mavx512f
     SOURCES kernels/cpu/avx512/panels.cpp)
 
+set(bf16_sources tiles blocks activations adam_rows attention_rows cross_entropy_rows gate_rows head_rows norm_rows
+    thin_rows)
+list(TRANSFORM bf16_sources PREPEND kernels/cpu/avx512_bf16/)
+list(TRANSFORM bf16_sources APPEND .cpp)
 # The kernel is asked for tiles as Linux is.
 if(CMAKE_SYSTEM_NAME STREQUAL Linux)
-    set(amx_code "return sizeof(__m512bh) == 64 ? 0 : 1;")
+    set(bf16_code "return sizeof(__m512bh) == 64 ? 0 : 1;")
 else()
-    set(amx_code "return only_on_linux;")
+    set(bf16_code "return only_on_linux;")
 endif()
-plimsoll_instructions(amx PLIMSOLL_HAS_AMX "${amx_code}"
-    NONE kernels/cpu/amx/tiles_none.cpp
+plimsoll_instructions(avx512_bf16 PLIMSOLL_HAS_AVX512_BF16 "${bf16_code}"
+    NONE kernels/cpu/avx512_bf16/tiles_none.cpp
     FLAGS -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mamx-tile -mamx-bf16
-    SOURCES kernels/cpu/amx/tiles.cpp kernels/cpu/amx/blocks.cpp kernels/cpu/amx/activations.cpp
-        kernels/cpu/amx/adam_rows.cpp kernels/cpu/amx/attention_rows.cpp kernels/cpu/amx/cross_entropy_rows.cpp
-        kernels/cpu/amx/gate_rows.cpp kernels/cpu/amx/head_rows.cpp kernels/cpu/amx/norm_rows.cpp
-        kernels/cpu/amx/thin_rows.cpp)
+    SOURCES ${bf16_sources})

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/avx512_bf16/tiles.h"
 #include "support/attention_run.h"
 
 namespace plimsoll {
@@ -77,7 +77,7 @@ void expect_oracle(const AttentionCase& c, double roundings) {
     run.forward();
     std::vector<double> out, lse;
     run.oracle(out, lse);
-    if (std::is_same_v<T, bf16> && cpu::amx::available())
+    if (std::is_same_v<T, bf16> && cpu::avx512_bf16::available())
         expect_near(widened(run.out), out, 0x1p-8, "out");
     else
         expect_close(run.out, out, roundings, "out", c.magnitude());
@@ -91,7 +91,7 @@ TEST_P(Attention, ForwardMatchesTheOracleInFp64) {
 TEST_P(Attention, ForwardMatchesTheOracleInFp32) {
     expect_oracle<float>(GetParam(), 200);
 }
-// AMX multiplies weights rounded to bf16: each output has the errors of its terms, up to 2^-9 of each and of either
+// Blocks multiply weights rounded to bf16: each output has the errors of its terms, up to 2^-9 of each and of either
 // sign, so they are measured against all outputs.
 TEST_P(Attention, ForwardMatchesTheOracleInBf16) {
     expect_oracle<bf16>(GetParam(), 200);
@@ -140,10 +140,10 @@ TEST_P(Attention, BackwardInFp32IsCloseToFp64) {
     expect_backward<float>(GetParam(), 1e-5);
 }
 // The saved output, which delta is made of, and the results are rounded to 8 bits. A kernel's scores of one channel can
-// add up to little, and what they are divided by takes the rounding of delta along, and AMX's of weights and dscores.
+// add up to little, and what they are divided by takes the rounding of delta along, and that of weights and dscores.
 TEST_P(Attention, BackwardInBf16IsCloseToFp64) {
     const AttentionCase& c = GetParam();
-    const double cancelled = cpu::amx::available() ? 1e-1 : 5e-2;
+    const double cancelled = cpu::avx512_bf16::available() ? 1e-1 : 5e-2;
     expect_backward<bf16>(c, c.weighting == "kernel_normalized" && c.HS == 1 ? cancelled : 1e-2);
 }
 

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/avx512_bf16/tiles.h"
 
 namespace plimsoll {
 namespace {
@@ -13,8 +13,8 @@ TEST(Ceilings, AreMeasured) {
     EXPECT_GT(ceilings.fp32, 2e9);
     EXPECT_GT(ceilings.read, 1e8);
     EXPECT_GT(ceilings.triad, 1e8);
-    EXPECT_EQ(ceilings.bf16_products > 0, cpu::amx::available());
-    if (cpu::amx::available()) {
+    EXPECT_EQ(ceilings.bf16_products > 0, cpu::avx512_bf16::available());
+    if (cpu::avx512_bf16::available()) {
         EXPECT_GT(ceilings.bf16_products, ceilings.fp32);
     }
 }

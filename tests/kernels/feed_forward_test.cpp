@@ -1,7 +1,7 @@
 // The feed-forward half of a block as one op, against the ops it is made of, bit by bit.
 #include "kernels/feed_forward.h"
 
-#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/avx512_bf16/tiles.h"
 #include "kernels/cpu/feed_forward.h"
 #include "kernels/matmul.h"
 #include "kernels/residual.h"
@@ -83,7 +83,7 @@ void expect_bits_of_the_ops(const Case& c, bool with_branch, Write write, int th
                   write, {});
     if (with_branch) convert(d.dbranch, d.dx, {});
 
-    EXPECT_TRUE(!cpu::amx::available() || cpu::feed_forward_is_fused(fused.tensors(), exec));
+    EXPECT_TRUE(!cpu::avx512_bf16::available() || cpu::feed_forward_is_fused(fused.tensors(), exec));
     feed_forward_forward(fused.tensors(), c.activation, fused.spec(), exec);
     feed_forward_backward(fused.gradients(with_branch), fused.tensors(), c.activation, fused.spec(), write, exec);
     EXPECT_TRUE(same_bits(fused.sum, apart.sum) && same_bits(fused.normed, apart.normed) &&
@@ -120,7 +120,7 @@ TEST(FeedForward, IsFusedOnlyWhereItPays) {
     Half few{{NormKind::kRms, Activation::kGelu, 511, 32, 64}},
         large{{NormKind::kRms, Activation::kGelu, 512, 512, 1024}};
     EXPECT_FALSE(cpu::feed_forward_is_fused(few.tensors(), {.threads = 2}));
-    EXPECT_EQ(cpu::feed_forward_is_fused(few.tensors(), {.threads = 1}), cpu::amx::available());
+    EXPECT_EQ(cpu::feed_forward_is_fused(few.tensors(), {.threads = 1}), cpu::avx512_bf16::available());
     EXPECT_FALSE(cpu::feed_forward_is_fused(large.tensors(), {.threads = 1}));
     // Whose products sum part by part, as panels do not.
     Half long_sums{{NormKind::kRms, Activation::kGelu, 512, 16, 4128}};

@@ -1,5 +1,5 @@
 // Norms of an fp32 stream at the widths of models and around those of vectors, against formulas in double: what
-// kernels/cpu/amx/norm_rows.h computes where there is AVX-512, and loops elsewhere (PLIMSOLL_AMX=0).
+// kernels/cpu/avx512_bf16/norm_rows.h computes where there is AVX-512, and loops elsewhere (PLIMSOLL_AMX=0).
 #include <cmath>
 #include <ostream>
 #include <vector>

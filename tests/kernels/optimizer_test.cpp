@@ -5,8 +5,8 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/cpu/amx/adam_rows.h"
-#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/avx512_bf16/adam_rows.h"
+#include "kernels/cpu/avx512_bf16/tiles.h"
 #include "kernels/global_norm.h"
 #include "tests/support/kernel_test.h"
 #include "tests/support/tolerance.h"
@@ -88,7 +88,7 @@ TEST(AdamW, KeepsSubnormalAndInfiniteParametersInWorkingCopies) {
 
 // Past the caches or not, from a line's begin on or not: the same bits, and none beside them.
 TEST(AdamW, WritesTheSamePastTheCaches) {
-    if (!cpu::amx::available()) GTEST_SKIP() << "no AMX here";
+    if (!cpu::avx512_bf16::available()) GTEST_SKIP() << "no AVX512_BF16 here";
     constexpr int64_t kCount = 1333;
     const cpu::AdamFactors<float> factors{.scale = 0.3f,
                                           .decay = 0.99f,
@@ -107,8 +107,8 @@ TEST(AdamW, WritesTheSamePastTheCaches) {
             State<float> state = start;
             std::ranges::transform(state.param, state.v.begin(), [](float x) { return x * x; });
             alignas(64) std::array<bf16, kCount + 64> memory{};
-            cpu::amx::adamw(state.param.data(), state.m.data(), state.v.data(), grad.data(), memory.data() + offset,
-                            kCount, factors, streams);
+            cpu::avx512_bf16::adamw(state.param.data(), state.m.data(), state.v.data(), grad.data(),
+                                    memory.data() + offset, kCount, factors, streams);
             const std::vector<bf16> working(memory.begin() + static_cast<std::ptrdiff_t>(offset),
                                             memory.begin() + static_cast<std::ptrdiff_t>(offset) + kCount);
             if (expected.empty()) expected = working;

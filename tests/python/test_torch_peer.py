@@ -106,7 +106,7 @@ class Measurement(unittest.TestCase):
 
     def test_a_claim_names_the_best_row_and_the_leanest(self):
         result = measure(self.runner(), self.ROWS)
-        claim = peer_rows.claim("gpt2-t64", "auto", peer_rows.summarize("gpt2-t64", result))
+        claim = peer_rows.claim("gpt2-t64", "auto", result)
         self.assertEqual((claim["best"], claim["leanest"], claim["rounds"]), ("eager bf16 hugetlb", "compiled bf16", 5))
         self.assertAlmostEqual(claim["ratio"], 2.4)
         self.assertAlmostEqual(claim["memory"], 0.5)
@@ -116,7 +116,7 @@ class Measurement(unittest.TestCase):
     def test_verdicts(self):
         def verdict(own, rounds=5, shape="gpt2-t64", precision="auto"):
             result = measure(self.runner(plimsoll=own), self.ROWS, rounds)
-            return peer_tables.verdict(shape, precision, peer_rows.summarize(shape, result))
+            return peer_tables.verdict(shape, precision, result)
         self.assertIn("2.40x PyTorch's best row (eager bf16 hugetlb; 2.40x to 2.40x over 5 rounds); wanted 1.9x: reached.",
                       verdict(10))
         self.assertIn("1.85x PyTorch's best row", verdict(13))
@@ -125,6 +125,11 @@ class Measurement(unittest.TestCase):
         self.assertIn("no aim", verdict(10, shape="bb1-relu"))
         self.assertIn("fp32 without AMX: 1.20x", verdict(20, precision="fp32"))
         self.assertIn("wanted 1.1x: reached", verdict(20, precision="fp32"))
+
+    def test_without_amx_the_aim_is_that_of_fp32(self):
+        self.assertEqual(peer_rows.aim("bb1", "auto", SETTINGS), 3.0)
+        self.assertEqual(peer_rows.aim("bb1", "auto", SETTINGS | {"bf16": ["avx512_bf16"]}), 1.1)
+        self.assertIsNone(peer_rows.aim("bb1-relu", "auto", SETTINGS))
 
     def test_a_failure_leaves_the_others_standing(self):
         result = measure(self.runner(**{"compiled bf16": None}), self.ROWS)
@@ -137,7 +142,7 @@ class Measurement(unittest.TestCase):
         result = measure(self.runner(**{"eager bf16 hugetlb": [20, 20, None, 20, 20, 20]}), self.ROWS)
         entries = peer_rows.summarize("gpt2-t64", result)
         self.assertEqual(entries[-1], {"row": "eager bf16 hugetlb", "error": "no eager bf16 hugetlb"})
-        self.assertEqual(peer_rows.claim("gpt2-t64", "auto", entries)["best"], "compiled bf16")
+        self.assertEqual(peer_rows.claim("gpt2-t64", "auto", result)["best"], "compiled bf16")
 
     def test_a_missing_allocator_is_a_row_but_no_failure(self):
         self.assertFalse(torch_peer.failed({"eager bf16 jemalloc": {"error": "jemalloc: not found (apt-get ...)"}}))
@@ -199,9 +204,15 @@ class Tables(unittest.TestCase):
         self.assertIn("medians of 1 rounds: CPU (amx_bf16), 2 threads on 2 cores, transparent huge pages madvise, 2026", text)
         self.assertIn("| `bb3` | 2.0 ms | 1.0 ms, 2.00x (2.00 to 2.00) |", text)
         self.assertIn("best of 7 calls", text)
-        before = f"# a\n{peer_tables.BEGIN}\nold\n{peer_tables.END}\nb\n"
-        self.assertEqual(peer_tables.put_into(before, "new\n"), before.replace("old", "new"))
-        self.assertRaises(ValueError, peer_tables.put_into, "no markers", "new\n")
+
+    def test_readme_has_a_section_for_each_machine(self):
+        before = f"# a\n{peer_tables.BEGIN}\n{peer_tables.END}\nb\n"
+        one = peer_tables.put_into(before, SETTINGS, "old\n")
+        self.assertEqual(one, f"# a\n{peer_tables.BEGIN}\n### CPU (amx_bf16)\n\nold\n{peer_tables.END}\nb\n")
+        two = peer_tables.put_into(one, SETTINGS | {"bf16": []}, "other\n")
+        self.assertEqual(two, one.replace("old\n", "old\n\n### CPU (no bf16 units)\n\nother\n"))
+        self.assertEqual(peer_tables.put_into(two, SETTINGS, "new\n"), two.replace("old", "new"))
+        self.assertRaises(ValueError, peer_tables.put_into, "no markers", SETTINGS, "new\n")
         self.assertIn(peer_tables.BEGIN, (ROOT / "README.md").read_text())
         self.assertIn(peer_tables.END, (ROOT / "README.md").read_text())
 

@@ -187,8 +187,9 @@ std::string gemm_library() {
 
 // From what the CPU is, not from a timing: the answer decides what is computed, and must be the same in every run on a
 // machine. oneDNN knows the instruction sets (also what the operating system and ONEDNN_MAX_CPU_ISA allow).
-// AMX multiplies bf16 several times faster than fp32. AVX512_BF16 does twice as fast on AMD (measured on Zen 4: 430
-// against 215 GFLOP/s on 2 cores), but not on Intel without AMX (measured: 214 against 320).
+// Asked where bf16 products are not our own. AMX multiplies bf16 several times faster than fp32. AVX512_BF16 does twice
+// as fast on AMD (measured on Zen 4: 430 against 215 GFLOP/s on 2 cores), but not on Intel without AMX (measured: 214
+// against 320).
 bool gemm_bf16_is_fast() {
     static const bool fast = [] {
         const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());

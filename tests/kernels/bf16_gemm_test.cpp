@@ -1,12 +1,12 @@
-// bf16 products on AMX against sums in double, where parts of K, N and M begin and end, and on other thread counts.
-#include "kernels/cpu/amx/gemm.h"
+// bf16 products of our own against sums in double, where parts of K, N and M begin and end, and on other thread counts.
+#include "kernels/cpu/avx512_bf16/gemm.h"
 
 #include <cmath>
 #include <limits>
 #include <ostream>
 #include <vector>
 
-#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/avx512_bf16/tiles.h"
 #include "tests/support/kernel_test.h"
 #include "tests/support/tolerance.h"
 
@@ -54,8 +54,8 @@ std::vector<float> product(const Case& c, const Operand& a, const Operand& b, co
         for (int64_t n = 0; n < c.N; ++n)
             memory[static_cast<size_t>(m * (c.N + 2) + 1 + n)] =
                 c.accumulate ? before[static_cast<size_t>(m * c.N + n)] : T(std::numeric_limits<float>::quiet_NaN());
-    cpu::amx::gemm({memory.data() + 1, c.c, c.M, c.N, c.N + 2, 1}, a.matrix, b.matrix, c.accumulate,
-                   c.bias ? bias.data() : nullptr, {.threads = threads});
+    cpu::avx512_bf16::gemm({memory.data() + 1, c.c, c.M, c.N, c.N + 2, 1}, a.matrix, b.matrix, c.accumulate,
+                           c.bias ? bias.data() : nullptr, {.threads = threads});
     std::vector<float> values;
     for (size_t i = 0; i < memory.size(); ++i) {
         const int64_t n = static_cast<int64_t>(i) % (c.N + 2);
@@ -67,14 +67,14 @@ std::vector<float> product(const Case& c, const Operand& a, const Operand& b, co
     return values;
 }
 
-class AmxGemm : public testing::TestWithParam<Case> {
+class Bf16Gemm : public testing::TestWithParam<Case> {
   protected:
     void SetUp() override {
-        if (!cpu::amx::available()) GTEST_SKIP() << "this CPU has no AMX for bf16";
+        if (!cpu::avx512_bf16::available()) GTEST_SKIP() << "this CPU has no AVX512_BF16";
     }
 };
 
-TEST_P(AmxGemm, IsTheProductOnEveryThreadCount) {
+TEST_P(Bf16Gemm, IsTheProductOnEveryThreadCount) {
     const Case c = GetParam();
     const Operand a(c.M, c.K, c.a_turned, "a"), b(c.K, c.N, c.b_turned, "b");
     const std::vector<float> bias = normals<float>(c.N, "bias");
@@ -99,7 +99,7 @@ TEST_P(AmxGemm, IsTheProductOnEveryThreadCount) {
 }
 
 // Thin ones: few elements of K, few columns.
-INSTANTIATE_TEST_SUITE_P(Thin, AmxGemm,
+INSTANTIATE_TEST_SUITE_P(Thin, Bf16Gemm,
                          testing::Values(Case{150, 75, 3, false, false, DType::kBF16, true, false},
                                          Case{150, 75, 8, false, false, DType::kF32, true, false},
                                          Case{3, 33, 1, false, false, DType::kF32, false, false},
@@ -109,7 +109,7 @@ INSTANTIATE_TEST_SUITE_P(Thin, AmxGemm,
                                          Case{2, 1, 33, false, true, DType::kBF16, true, false}));
 
 // Tails of every size, then what packs by itself and together, several parts of N, and of K in fp32 and in bf16.
-INSTANTIATE_TEST_SUITE_P(Sizes, AmxGemm,
+INSTANTIATE_TEST_SUITE_P(Sizes, Bf16Gemm,
                          testing::Values(Case{1, 1, 1, false, false, DType::kF32, false, false},
                                          Case{31, 33, 31, false, true, DType::kBF16, false, true},
                                          Case{33, 31, 33, true, false, DType::kF32, true, false},
@@ -123,9 +123,9 @@ INSTANTIATE_TEST_SUITE_P(Sizes, AmxGemm,
                                          Case{257, 1600, 4100, true, true, DType::kF32, false, true}));
 
 // Packing from fp32 is packing of the values rounded to bf16, of every height and width, and reads nothing else.
-TEST(AmxTiles, PackFp32AsItsBf16) {
-    if (!cpu::amx::available()) GTEST_SKIP() << "this CPU has no AMX for bf16";
-    constexpr int64_t kStride = 37, kApart = 2 * cpu::amx::kTileElements;
+TEST(Bf16Tiles, PackFp32AsItsBf16) {
+    if (!cpu::avx512_bf16::available()) GTEST_SKIP() << "this CPU has no AVX512_BF16";
+    constexpr int64_t kStride = 37, kApart = 2 * cpu::avx512_bf16::kTileElements;
     alignas(64) bf16 wanted[2 * kApart], seen[2 * kApart];
     for (const int64_t rows : {-1, 0, 1, 15, 16, 17, 31, 32})
         for (const int64_t columns : {1, 15, 16, 17, 31, 32})
@@ -140,8 +140,8 @@ TEST(AmxTiles, PackFp32AsItsBf16) {
                     }
                 const auto pack = [&](bf16* to, const auto* data) {
                     std::fill_n(to, 2 * kApart, bf16(7.0f));
-                    turned ? cpu::amx::pack_left_turned(to, kApart, data, kStride, rows, columns)
-                           : cpu::amx::pack_left(to, kApart, data, kStride, rows, columns);
+                    turned ? cpu::avx512_bf16::pack_left_turned(to, kApart, data, kStride, rows, columns)
+                           : cpu::avx512_bf16::pack_left(to, kApart, data, kStride, rows, columns);
                 };
                 pack(wanted, rounded.data()), pack(seen, from.data());
                 for (int64_t i = 0; i < 2 * kApart; ++i)

@@ -10,7 +10,7 @@ namespace plimsoll {
 struct bf16;
 }
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 
 // adamw_step (kernels/optimizer.h) of `count` neighbours. working, if it is not null, gets the new parameters, rounded
 // to nearest; past the caches, for `streams`, so that nothing reads first what is written. Elements do not depend on
@@ -18,4 +18,4 @@ namespace plimsoll::cpu::amx {
 void adamw(float* param, float* m, float* v, const float* grad, bf16* working, int64_t count,
            const AdamFactors<float>& factors, bool streams);
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

@@ -1,9 +1,9 @@
 // Compiled for AVX-512, as tiles.cpp is. Products that are added are fused by hand, so that no compiler chooses.
-#include "kernels/cpu/amx/adam_rows.h"
+#include "kernels/cpu/avx512_bf16/adam_rows.h"
 
-#include "kernels/cpu/amx/lanes.h"
+#include "kernels/cpu/avx512_bf16/lanes.h"
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 namespace {
 
 // Elements of all four arrays are asked for in bursts of kBurst, kLead before they are wanted: memory takes whole runs
@@ -93,4 +93,4 @@ void adamw(float* param, float* m, float* v, const float* grad, bf16* working, i
     if (whole_lines) _mm_sfence();
 }
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

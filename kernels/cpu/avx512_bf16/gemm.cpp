@@ -1,17 +1,17 @@
 // A thread makes a part of c at a time, whose sums stay in its second-level cache while K passes. The right operand is
 // packed once, by all threads, unless only one part of c wants it; the left one is read where it lies, or packed 32
 // rows at a time if its rows are not contiguous.
-#include "kernels/cpu/amx/gemm.h"
+#include "kernels/cpu/avx512_bf16/gemm.h"
 
 #include <algorithm>
 #include <limits>
 
-#include "kernels/cpu/amx/thin_rows.h"
-#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/avx512_bf16/thin_rows.h"
+#include "kernels/cpu/avx512_bf16/tiles.h"
 #include "kernels/cpu/vector_math.h"
 #include "kernels/cpu/workspace.h"
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 namespace {
 
 constexpr int64_t kPass = 256;            // of K before the next columns: 32 rows and 32 columns of that are in L1
@@ -147,7 +147,7 @@ class Product {
                 const Range lines{rows.begin + r, std::min(kBlock, rows.count - r)};
                 const Left left = left_of(rows, r, pass);
                 for (int64_t s = 0; s < columns.count; s += kBlock) {
-                    const int64_t block = once ? s / kBlock % 2 : r / kBlock * across + s / kBlock;
+                    const int64_t index = r / kBlock * across + s / kBlock, block = once ? index % 2 : index;
                     float* const sum = sums + block * kBlockElements;
                     multiply(sum, kBlock, left, here.at(columns.begin + s, pass.begin), parts(pass.count, kTileDepth),
                              k > 0, waits ? &made : nullptr);
@@ -340,4 +340,4 @@ void weight_gradient(Matrix c, const GradientSums& sums, Matrix a, Matrix b, boo
     Product(c, a, b, accumulate, nullptr, sums, exec, {}).run();
 }
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

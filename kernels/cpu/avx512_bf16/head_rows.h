@@ -7,11 +7,11 @@ namespace plimsoll {
 struct bf16;
 }
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 
 // to (n) = factor from, rounded to nearest.
 void scale(bf16* to, const bf16* from, float factor, int64_t n);
 // The same, and returns from . other, in fp32 in a fixed order.
 float scale_and_dot(bf16* to, const bf16* from, const bf16* other, float factor, int64_t n);
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

@@ -8,7 +8,7 @@ namespace plimsoll {
 struct bf16;
 }
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 
 inline constexpr int64_t kThin = 8;         // the most of K, or of rows of c
 inline constexpr int64_t kThinColumns = 4;  // and of columns
@@ -41,4 +41,4 @@ void thin_columns(C* c, int64_t c_row, const bf16* a, int64_t a_row, const bf16*
     template void thin_columns(C*, int64_t, const bf16*, int64_t, const bf16*, int64_t, const float*, int64_t,  \
                                int64_t, int64_t, bool);
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

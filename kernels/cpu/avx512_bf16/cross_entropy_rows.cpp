@@ -1,13 +1,13 @@
 // Compiled for AVX-512, as tiles.cpp is.
-#include "kernels/cpu/amx/cross_entropy_rows.h"
+#include "kernels/cpu/avx512_bf16/cross_entropy_rows.h"
 
 #include <math.h>  // no inline functions, as <cmath> has
 
 #include <limits>
 
-#include "kernels/cpu/amx/lanes.h"
+#include "kernels/cpu/avx512_bf16/lanes.h"
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 namespace {
 
 // e^x as exp_fast (kernels/cpu/vector_math.h): 0 below -87.33, where floats become subnormal, and for -inf; a NaN stays
@@ -64,4 +64,4 @@ template void add_logits(float*, float*, const bf16*, int64_t);
 template void softmax_gradient(float*, int64_t, float, float);
 template void softmax_gradient(bf16*, int64_t, float, float);
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

@@ -8,7 +8,7 @@ namespace plimsoll {
 struct bf16;
 }
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 
 // As activation_forward and activation_backward of n elements (kernels/mlp.h). Sigmoids are good to 2^-13, results
 // rounded to nearest; an element's bits depend on its operands alone. dx may be x or dout. Want available().
@@ -17,4 +17,4 @@ void gelu_backward(bf16* dx, const bf16* dout, const bf16* x, int64_t n);
 void swiglu_forward(bf16* out, const bf16* gates, const bf16* ups, int64_t n);
 void swiglu_backward(bf16* dgates, bf16* dups, const bf16* dout, const bf16* gates, const bf16* ups, int64_t n);
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

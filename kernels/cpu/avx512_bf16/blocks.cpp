@@ -1,9 +1,9 @@
 // Compiled for AMX and AVX-512, as tiles.cpp is.
-#include "kernels/cpu/amx/blocks.h"
+#include "kernels/cpu/avx512_bf16/blocks.h"
 
-#include "kernels/cpu/amx/activation_lanes.h"
+#include "kernels/cpu/avx512_bf16/activation_lanes.h"
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 namespace {
 
 // Tiles 0 to 3 are sums, 4 and 5 left operands, 6 and 7 right ones. GCC 12's own functions for these instructions do
@@ -183,13 +183,7 @@ void multiply_tiles(float* c, int64_t c_row, const Left& a, const Right& b, int6
     store_tile<2>(below, c_bytes), store_tile<3>(below + 16, c_bytes);
 }
 
-__m512bh as_pairs(__m512i dwords) {
-    __m512bh pairs;
-    std::memcpy(&pairs, &dwords, sizeof pairs);
-    return pairs;
-}
-
-// kRows rows of c by vectors: 16 sums stay in registers, each row's pair of K meets 32 columns.
+// Some rows of c by vectors: 16 sums stay in registers, each row's pair of K meets 32 columns.
 constexpr int64_t kRowsTogether = 8;
 void multiply_rows(float* c, int64_t c_row, const uint16_t* left, int64_t left_row, int64_t left_next,
                    const uint16_t* right, int64_t across, int64_t right_next, int64_t depth, bool accumulate) {
@@ -220,12 +214,17 @@ void multiply_rows(float* c, int64_t c_row, const uint16_t* left, int64_t left_r
     }
 }
 
-void multiply_vectors(float* c, int64_t c_row, const Left& a, const Right& b, int64_t depth, bool accumulate) {
+template <class Meanwhile>
+void multiply_vectors(float* c, int64_t c_row, const Left& a, const Right& b, int64_t depth, bool accumulate,
+                      Meanwhile meanwhile) {
     const auto* left = reinterpret_cast<const uint16_t*>(a.data);
     const auto* right = reinterpret_cast<const uint16_t*>(b.data);
-    for (int64_t r = 0; r < kBlock; r += kRowsTogether)
+    for (int64_t r = 0; r < kBlock; r += kRowsTogether) {
         multiply_rows(c + r * c_row, c_row, left + r / kTileRows * a.down + r % kTileRows * a.row, a.row, a.next, right,
                       b.across, b.next, depth, accumulate);
+        meanwhile.pairs(kRowsTogether / 2);
+    }
+    meanwhile.end();
 }
 
 // Calls f(rows) with what finishes this block.
@@ -260,6 +259,14 @@ void with_rows(const Finish& block, F&& f) {
     }
 }
 
+// Calls f(rows) with what finishes the block before meanwhile, if there is one and it is whole.
+template <class F>
+void with_last(const Finish* last, F&& f) {
+    if (last && (last->rows < kBlock || last->columns < kBlock)) finish(*last), last = nullptr;
+    if (!last) return f(Nothing());
+    with_rows<true>(*last, f);
+}
+
 }  // namespace
 
 void finish(const Finish& block) {
@@ -268,13 +275,9 @@ void finish(const Finish& block) {
 
 void multiply(float* c, int64_t c_row, const Left& a, const Right& b, int64_t depth, bool accumulate,
               const Finish* last) {
-    if (!has_tiles()) {
-        if (last) finish(*last);
-        return multiply_vectors(c, c_row, a, b, depth, accumulate);
-    }
-    if (last && (last->rows < kBlock || last->columns < kBlock)) finish(*last), last = nullptr;
-    if (!last) return multiply_tiles(c, c_row, a, b, depth, accumulate, Nothing());
-    with_rows<true>(*last, [&](auto rows) { multiply_tiles(c, c_row, a, b, depth, accumulate, rows); });
+    static const bool tiles = has_tiles();
+    if (tiles) return with_last(last, [&](auto rows) { multiply_tiles(c, c_row, a, b, depth, accumulate, rows); });
+    with_last(last, [&](auto rows) { multiply_vectors(c, c_row, a, b, depth, accumulate, rows); });
 }
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

@@ -8,7 +8,7 @@ namespace plimsoll {
 struct bf16;
 }
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 
 // A row of cross_entropy_accumulate (kernels/cross_entropy.h): max and sum after n more logits. Exponentials are good
 // to 2 ulp; sums have a fixed order. NaNs show in the sum. T: float or bf16. Want available().
@@ -19,4 +19,4 @@ void add_logits(float* max, float* sum, const T* logits, int64_t n);
 template <class T>
 void softmax_gradient(T* logits, int64_t n, float lse, float factor);
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

@@ -1,4 +1,4 @@
-// bf16 products by AMX tiles: what a CPU with Intel's matrix extensions has, as functions of small blocks.
+// bf16 in tiles: what Intel's matrix extensions (AMX) multiply, and vectors (AVX512_BF16) where a CPU has no AMX.
 //
 // A tile register holds 16 rows of 64 bytes. One instruction adds to a tile of fp32 (16, 16) the product of a left tile
 // of bf16 (16 rows, 32 of K) and a right one (32 of K, 16 columns), whose element (k, n) lies at [k / 2][n][k % 2].
@@ -15,15 +15,15 @@ namespace plimsoll {
 struct bf16;
 }
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 
 inline constexpr int64_t kTileRows = 16;       // rows of a left tile, columns of a right one
 inline constexpr int64_t kTileDepth = 32;      // how much of K a tile has
 inline constexpr int64_t kTileElements = 512;  // of bf16
 inline constexpr int64_t kBlock = 32;          // rows and columns of a block of sums (blocks.h): 2 by 2 tiles
 
-// Whether this CPU has AVX-512 with AVX512_BF16: what is declared in this folder can be called. PLIMSOLL_AVX512=0 in the
-// environment answers no.
+// Whether this CPU has AVX-512 with AVX512_BF16: what is declared in this folder can be called. PLIMSOLL_AVX512=0 in
+// the environment answers no.
 bool available();
 // Whether it also has AMX for bf16, and the operating system lets this process use it (asked for once): else vectors
 // multiply what tiles would. PLIMSOLL_AMX=0 in the environment answers no.
@@ -56,4 +56,4 @@ void pack_left_turned(bf16* to, int64_t apart, const bf16* from, int64_t stride,
 void pack_left(bf16* to, int64_t apart, const float* from, int64_t stride, int64_t rows, int64_t columns);
 void pack_left_turned(bf16* to, int64_t apart, const float* from, int64_t stride, int64_t rows, int64_t columns);
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

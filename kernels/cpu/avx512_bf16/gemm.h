@@ -1,11 +1,11 @@
-// bf16 matrix products on AMX.
+// bf16 matrix products by blocks of 32 x 32 (blocks.h).
 #pragma once
 
-#include "kernels/cpu/amx/blocks.h"
-#include "kernels/cpu/amx/packed_right.h"
+#include "kernels/cpu/avx512_bf16/blocks.h"
+#include "kernels/cpu/avx512_bf16/packed_right.h"
 #include "kernels/exec.h"
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 
 // How much of K a product sums in one go; where there is more, it adds the sums of parts.
 inline constexpr int64_t kLongest = 4096;
@@ -38,4 +38,4 @@ struct GradientSums {
 // is thin.
 void weight_gradient(Matrix c, const GradientSums& sums, Matrix a, Matrix b, bool accumulate, const Exec& exec);
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

@@ -1,11 +1,11 @@
 // Compiled for AVX-512, as tiles.cpp is. Of the gates' functions it has instances of its own: for a type that only this
 // file knows.
-#include "kernels/cpu/amx/gate_rows.h"
+#include "kernels/cpu/avx512_bf16/gate_rows.h"
 
-#include "kernels/cpu/amx/activation_lanes.h"
+#include "kernels/cpu/avx512_bf16/activation_lanes.h"
 #include "kernels/gate_function.h"
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 namespace {
 
 // 16 elements as a number.
@@ -67,4 +67,4 @@ void gate_backward(bf16* dy, bf16* dz, const bf16* dout, const bf16* y, const bf
 
 PLIMSOLL_INSTANTIATE_GATE_ROWS
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

@@ -1,4 +1,4 @@
-// The products of FloatProducts (kernels/cpu/attention_products.h) for bf16, by AMX tiles, with sums in fp32.
+// The products of FloatProducts (kernels/cpu/attention_products.h) for bf16, by blocks (blocks.h), with sums in fp32.
 //
 // Rounded to bf16 before they are multiplied: weights, gradients of scores, and dout where it has factors. Scores are
 // scaled in fp32, as they are weighed where they can. Sums run over kTogether tiles of keys, or blocks of queries,
@@ -9,11 +9,11 @@
 
 #include <bit>
 
-#include "kernels/cpu/amx/attention_rows.h"
-#include "kernels/cpu/amx/blocks.h"
 #include "kernels/cpu/attention_products.h"
+#include "kernels/cpu/avx512_bf16/attention_rows.h"
+#include "kernels/cpu/avx512_bf16/blocks.h"
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 
 class AttentionProducts {
   public:
@@ -96,7 +96,7 @@ class AttentionProducts {
     template <class V>
     static void weigh(float* scores, const KeyTile& tile, float factor, const float* shift, const float* bias,
                       float* sum) {
-        amx::weigh<V>(scores, tile.count, factor, shift, bias, sum);
+        avx512_bf16::weigh<V>(scores, tile.count, factor, shift, bias, sum);
     }
     void add_values(const float* weights, const TilesOfStrip<kTogether>& tiles) {
         for (const KeyTile& tile : tiles)
@@ -121,8 +121,9 @@ class AttentionProducts {
                          const float* delta, int64_t block, const KeyTile& tile) {
         for (int64_t r = 0; r < 2; ++r) {
             const int64_t to = block_of(tile, r, block, 0), keys = std::min(kHalf, tile.count - kHalf * r);
-            amx::weigh_gradients<V>(weights_ + to, dscores_ + to, 2 * kTileElements, scores + kHalf * r * kQueries,
-                                    gradients + kHalf * r * kQueries, keys, factor, lse, bias, delta);
+            avx512_bf16::weigh_gradients<V>(weights_ + to, dscores_ + to, 2 * kTileElements,
+                                            scores + kHalf * r * kQueries, gradients + kHalf * r * kQueries, keys,
+                                            factor, lse, bias, delta);
         }
     }
     // weights: null if weigh_gradients made them and dscores.
@@ -173,7 +174,7 @@ class AttentionProducts {
         store_scaled(to, from, HS, scale, gate);
     }
     static float dot(const bf16* a, const bf16* b, int64_t HS) {
-        return amx::dot(a, b, HS);
+        return avx512_bf16::dot(a, b, HS);
     }
 
     const float* out(int64_t i) const {
@@ -319,14 +320,15 @@ class AttentionProducts {
     bool* begun_keys_ = nullptr;     // likewise 32 rows each of dkeys and dvalues
 };
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16
 
 namespace plimsoll::cpu {
 
 // Calls f.template operator()<T, Products>() for a floating dtype and the products that this CPU is to use.
 template <class F>
 void dispatch_products(DType dtype, F&& f) {
-    if (dtype == DType::kBF16 && amx::available()) return f.template operator()<bf16, amx::AttentionProducts>();
+    if (dtype == DType::kBF16 && avx512_bf16::available())
+        return f.template operator()<bf16, avx512_bf16::AttentionProducts>();
     dispatch_float(dtype, [&]<class T>() { f.template operator()<T, FloatProducts<T>>(); });
 }
 

@@ -8,7 +8,7 @@ namespace plimsoll {
 struct bf16;
 }
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 
 // norm_forward (kernels/norm.h) of `rows` contiguous rows of C elements; where branch is not null, of x + branch, which
 // goes to `sum` (it may be x). mean is null for RMSNorm, bias may be. A row's sums have a fixed order: its bits depend
@@ -40,4 +40,4 @@ void norm_backward(float* dx, Out* dbranch, float* gain_sums, float* bias_sums, 
     PLIMSOLL_INSTANTIATE_NORM_BACKWARD(float)       \
     PLIMSOLL_INSTANTIATE_NORM_BACKWARD(bf16)
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

@@ -1,15 +1,17 @@
-// Compiled for AMX and AVX-512 whatever the rest is compiled for: includes nothing with inline functions of ours.
-#include "kernels/cpu/amx/tiles.h"
+// Compiled for AMX and AVX-512 whatever the rest is compiled for: includes nothing of ours with inline functions that
+// others could share.
+#include "kernels/cpu/avx512_bf16/tiles.h"
 
 #include <cpuid.h>
-#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
 
-namespace plimsoll::cpu::amx {
+#include "kernels/cpu/avx512_bf16/lanes.h"
+
+namespace plimsoll::cpu::avx512_bf16 {
 namespace {
 
 bool cpu_has_vectors() {
@@ -46,15 +48,6 @@ const float* bits(const float* p) {
     return p;
 }
 
-__mmask32 first(int64_t count) {
-    return count >= 32 ? ~0u : count <= 0 ? 0 : (1u << count) - 1;
-}
-__m512bh as_pairs(__m512i dwords) {
-    __m512bh pairs;
-    std::memcpy(&pairs, &dwords, sizeof pairs);
-    return pairs;
-}
-
 // Rows of 16 dwords become columns.
 void transpose(__m512i (&r)[16]) {
     __m512i t[16];
@@ -89,18 +82,14 @@ __m512i load_row(const uint16_t* data, __mmask32 mask) {
 }
 __m512i load_row(const float* data, __mmask32 mask) {
     const auto low = static_cast<__mmask16>(mask), high = static_cast<__mmask16>(mask >> 16);
-    const __m512bh rounded =
-        _mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(high, data + 16), _mm512_maskz_loadu_ps(low, data));
-    __m512i row;
-    std::memcpy(&row, &rounded, sizeof row);
-    return row;
+    return in_order(load(data, 0, low), load(data, kLanes, high));
 }
 
 // A pair of rows of K as rows of two right tiles, of columns 0-15 and 16-31: a dword has an element of each.
-struct Pair {
+struct Interleaved {
     __m512i low, high;
 };
-Pair interleave(__m512i a, __m512i b) {
+Interleaved interleave(__m512i a, __m512i b) {
     // Quarters of the even and odd interleavings: 0-3 and 4-7 of each 8 columns.
     const __m512i low_order = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0);
     const __m512i high_order = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
@@ -116,7 +105,7 @@ void for_rows(const Element* data, int64_t stride, int64_t rows, int64_t columns
         for (int64_t i = 0; i < kBlock; ++i) f(i, load_row(data + i * stride, ~__mmask32{0}));
         return;
     }
-    const __mmask32 mask = first(columns);
+    const __mmask32 mask = pair_lanes(columns);
 #pragma GCC unroll 1
     for (int64_t i = 0; i < kBlock; ++i) f(i, i < rows ? load_row(data + i * stride, mask) : _mm512_setzero_si512());
 }
@@ -155,7 +144,7 @@ void pack_pairs(bf16* to, int64_t apart, const Element* from, int64_t stride, in
             even = row;
             return;
         }
-        const Pair pair = interleave(even, row);
+        const Interleaved pair = interleave(even, row);
         _mm512_store_si512(bits(to) + i / 2 * 32, pair.low);
         _mm512_store_si512(bits(to) + apart + i / 2 * 32, pair.high);
     });
@@ -213,4 +202,4 @@ void pack_left_turned(bf16* to, int64_t apart, const float* from, int64_t stride
     pack_pairs<true>(to, apart, from, stride, rows, columns);
 }
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

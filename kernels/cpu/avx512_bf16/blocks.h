@@ -1,11 +1,11 @@
-// Products of blocks of 32 x 32 by AMX tiles, and what becomes of the sums. A core's tiles and its vectors work at the
-// same time, as far as it sees the instructions of both: so a block is finished while the next one is multiplied, a few
-// rows between two steps of K.
+// Products of blocks of 32 x 32, and what becomes of the sums. With AMX a core's tiles and its vectors work at the same
+// time, as far as it sees the instructions of both: so a block is finished while the next one is multiplied, a few rows
+// between two steps of K. Without, vectors multiply, and round in another order.
 #pragma once
 
-#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/avx512_bf16/tiles.h"
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 
 // 32 rows of a left operand: row r of tile t begins at data + (r / 16) * down + (r % 16) * row + t * next.
 struct Left {
@@ -60,4 +60,4 @@ void finish(const Finish& block);
 void multiply(float* c, int64_t c_row, const Left& a, const Right& b, int64_t depth, bool accumulate,
               const Finish* last = nullptr);
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

@@ -1,9 +1,9 @@
 // Compiled for AVX-512, as tiles.cpp is.
-#include "kernels/cpu/amx/thin_rows.h"
+#include "kernels/cpu/avx512_bf16/thin_rows.h"
 
-#include "kernels/cpu/amx/lanes.h"
+#include "kernels/cpu/avx512_bf16/lanes.h"
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 namespace {
 
 float widened(const bf16* from, int64_t i) {
@@ -68,10 +68,7 @@ void add_rows(float* sums, int64_t apart, const float* a, const bf16* b, int64_t
 
 // 32 elements as the operand of an instruction.
 __m512bh operand(const bf16* from, int64_t i, __mmask32 mask) {
-    const __m512i bits = _mm512_maskz_loadu_epi16(mask, reinterpret_cast<const uint16_t*>(from) + i);
-    __m512bh all;
-    std::memcpy(&all, &bits, sizeof all);
-    return all;
+    return as_pairs(_mm512_maskz_loadu_epi16(mask, reinterpret_cast<const uint16_t*>(from) + i));
 }
 
 // The products of a row with up to kThinColumns columns, pairs of K summed as tiles sum them.
@@ -142,4 +139,4 @@ void thin_columns(C* c, int64_t c_row, const bf16* a, int64_t a_row, const bf16*
 PLIMSOLL_INSTANTIATE_THIN(bf16)
 PLIMSOLL_INSTANTIATE_THIN(float)
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

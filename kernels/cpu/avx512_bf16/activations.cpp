@@ -1,9 +1,9 @@
 // Compiled for AVX-512, as tiles.cpp is.
-#include "kernels/cpu/amx/activations.h"
+#include "kernels/cpu/avx512_bf16/activations.h"
 
-#include "kernels/cpu/amx/activation_lanes.h"
+#include "kernels/cpu/avx512_bf16/activation_lanes.h"
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 
 void gelu_forward(bf16* out, const bf16* x, int64_t n) {
     for_pairs(n, [&](int64_t i, __mmask32 mask) {
@@ -36,4 +36,4 @@ void swiglu_backward(bf16* dgates, bf16* dups, const bf16* dout, const bf16* gat
     });
 }
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

@@ -1,12 +1,12 @@
-// The right operand of products by AMX, packed in tiles.
+// The right operand of bf16 products, packed in tiles.
 #pragma once
 
 #include <algorithm>
 
-#include "kernels/cpu/amx/blocks.h"
+#include "kernels/cpu/avx512_bf16/blocks.h"
 #include "kernels/matrix.h"
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 
 constexpr int64_t parts(int64_t n, int64_t size) {
     return (n + size - 1) / size;
@@ -72,4 +72,4 @@ class PackedRight {
     Range columns_, depth_;
 };
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

@@ -11,7 +11,7 @@ namespace plimsoll {
 struct bf16;
 }
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 namespace {
 
 constexpr int64_t kLanes = 16;
@@ -67,6 +67,12 @@ inline Pair pair(__m512i both) {
 }
 inline Pair load_pair(const bf16* from, int64_t i, __mmask32 mask) {
     return pair(_mm512_maskz_loadu_epi16(mask, reinterpret_cast<const uint16_t*>(from) + i));
+}
+// Dwords as operands of products: pairs of bf16.
+inline __m512bh as_pairs(__m512i dwords) {
+    __m512bh pairs;
+    std::memcpy(&pairs, &dwords, sizeof pairs);
+    return pairs;
 }
 // The first 16 elements and the next, rounded as store() does, in order.
 inline __m512i in_order(__m512 low, __m512 high) {
@@ -150,4 +156,4 @@ inline float total(__m512 all) {
 }
 
 }  // namespace
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

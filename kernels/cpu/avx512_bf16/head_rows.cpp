@@ -1,9 +1,9 @@
 // Compiled for AVX-512, as tiles.cpp is.
-#include "kernels/cpu/amx/head_rows.h"
+#include "kernels/cpu/avx512_bf16/head_rows.h"
 
-#include "kernels/cpu/amx/lanes.h"
+#include "kernels/cpu/avx512_bf16/lanes.h"
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 
 void scale(bf16* to, const bf16* from, float factor, int64_t n) {
     const __m512 by = _mm512_set1_ps(factor);
@@ -25,4 +25,4 @@ float scale_and_dot(bf16* to, const bf16* from, const bf16* other, float factor,
     return total(_mm512_add_ps(even, odd));
 }
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

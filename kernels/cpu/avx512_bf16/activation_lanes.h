@@ -1,9 +1,9 @@
 // Activation functions in 16 lanes of fp32. Included as lanes.h is.
 #pragma once
 
-#include "kernels/cpu/amx/lanes.h"
+#include "kernels/cpu/avx512_bf16/lanes.h"
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 namespace {
 
 // c 2^(i/32) in fp32, such that n added to the exponent and i below it, (32 n + i) << 18, gives c 2^(n + i/32).
@@ -84,4 +84,4 @@ inline SwigluGradient swiglu_gradient(__m512 dout, __m512 gate, __m512 up) {
 }
 
 }  // namespace
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

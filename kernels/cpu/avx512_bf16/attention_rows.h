@@ -11,7 +11,7 @@ struct bf16;
 }  // namespace plimsoll
 #undef PLIMSOLL_VARIANT
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 
 // Queries of a tile: the lanes of its rows. Rows of a tile are 64-byte aligned and lie kTileQueries elements apart.
 inline constexpr int64_t kTileQueries = 64;
@@ -41,4 +41,4 @@ float dot(const bf16* a, const bf16* b, int64_t n);
     template void weigh_gradients<V>(bf16*, bf16*, int64_t, const float*, float*, int64_t, float, const float*, \
                                      const float*, const float*);
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

@@ -1,17 +1,17 @@
-// For processors and compilers without AMX: nothing here is called, as available() says no.
-#include "kernels/cpu/amx/activations.h"
-#include "kernels/cpu/amx/adam_rows.h"
-#include "kernels/cpu/amx/attention_rows.h"
-#include "kernels/cpu/amx/blocks.h"
-#include "kernels/cpu/amx/cross_entropy_rows.h"
-#include "kernels/cpu/amx/gate_rows.h"
-#include "kernels/cpu/amx/head_rows.h"
-#include "kernels/cpu/amx/norm_rows.h"
-#include "kernels/cpu/amx/thin_rows.h"
+// For processors and compilers without AVX512_BF16: nothing here is called, as available() says no.
+#include "kernels/cpu/avx512_bf16/activations.h"
+#include "kernels/cpu/avx512_bf16/adam_rows.h"
+#include "kernels/cpu/avx512_bf16/attention_rows.h"
+#include "kernels/cpu/avx512_bf16/blocks.h"
+#include "kernels/cpu/avx512_bf16/cross_entropy_rows.h"
+#include "kernels/cpu/avx512_bf16/gate_rows.h"
+#include "kernels/cpu/avx512_bf16/head_rows.h"
+#include "kernels/cpu/avx512_bf16/norm_rows.h"
+#include "kernels/cpu/avx512_bf16/thin_rows.h"
 
 #include <cstdlib>
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 
 bool available() {
     return false;
@@ -140,4 +140,4 @@ void adamw(float*, float*, float*, const float*, bf16*, int64_t, const AdamFacto
     std::abort();
 }
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

@@ -14,7 +14,7 @@ struct MultiplyGate;
 struct AddGate;
 }  // namespace plimsoll
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 
 // As gate_forward and gate_backward of n elements (kernels/gate.h), with a function and a combination of
 // kernels/gate_function.h: fp32, results rounded to nearest; an element's bits depend on its operands alone. dy may be
@@ -38,4 +38,4 @@ void gate_backward(bf16* dy, bf16* dz, const bf16* dout, const bf16* y, const bf
     PLIMSOLL_INSTANTIATE_GATE(IdentityGate, MultiplyGate)    \
     PLIMSOLL_INSTANTIATE_GATE(IdentityGate, AddGate)
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

@@ -1,17 +1,17 @@
 // Compiled for AVX-512, as tiles.cpp is. Products that are added are fused by hand, so that no compiler chooses.
-#include "kernels/cpu/amx/norm_rows.h"
+#include "kernels/cpu/avx512_bf16/norm_rows.h"
 
 #include <math.h>  // no inline functions, as <cmath> has
 
-#include "kernels/cpu/amx/lanes.h"
+#include "kernels/cpu/avx512_bf16/lanes.h"
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 namespace {
 
 // A sum of elements, even and odd sixteens apart.
 struct Sum {
     __m512 half[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-    float total() const { return amx::total(_mm512_add_ps(half[0], half[1])); }
+    float total() const { return avx512_bf16::total(_mm512_add_ps(half[0], half[1])); }
 };
 
 // As store(), and keeps subnormals, which its instruction makes zero.
@@ -113,4 +113,4 @@ void norm_backward(float* dx, Out* dbranch, float* gain_sums, float* bias_sums, 
 
 PLIMSOLL_INSTANTIATE_NORM_ROWS
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16

@@ -1,12 +1,12 @@
 // Compiled for AVX-512, as tiles.cpp is. Of the weightings' functions it has instances of its own: for a Math that only
 // this file knows.
-#include "kernels/cpu/amx/attention_rows.h"
+#include "kernels/cpu/avx512_bf16/attention_rows.h"
 
 #include "kernels/attention/row.h"
 #include "kernels/attention/variants.h"
-#include "kernels/cpu/amx/lanes.h"
+#include "kernels/cpu/avx512_bf16/lanes.h"
 
-namespace plimsoll::cpu::amx {
+namespace plimsoll::cpu::avx512_bf16 {
 namespace {
 
 // Loops of these become vectors: no calls, no branches.
@@ -97,4 +97,4 @@ float dot(const bf16* a, const bf16* b, int64_t n) {
 #include "kernels/attention/variants.def"
 #undef PLIMSOLL_VARIANT
 
-}  // namespace plimsoll::cpu::amx
+}  // namespace plimsoll::cpu::avx512_bf16
