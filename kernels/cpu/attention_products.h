@@ -69,17 +69,17 @@ class FloatProducts {
 
     // `keys`: how many load_keys will bring at most. Backward wants gradients.
     FloatProducts(int64_t HS, int64_t keys, R scale, bool gradients)
-        : HS_(HS), W_(round_up(HS, kPanel)), scale_(scale) {
+        : HS_(HS), W_(round_up(HS, kPanel)), row_(W_ + kPad), scale_(scale) {
         const int64_t rows = round_up(keys, kRows), kept = gradients ? 4 : 2, blocks = gradients ? 3 : 2;
-        R* at = workspace<FloatProducts, R>(kept * rows * W_ + blocks * kQueries * W_ + 2 * HS * kQueries);
+        R* at = workspace<FloatProducts, R>((kept * rows + blocks * kQueries) * row_ + 2 * HS * kQueries);
         const auto take = [&](int64_t count) { return std::exchange(at, at + count); };
-        keys_ = take(rows * W_), values_ = take(rows * W_);
-        query_rows_ = take(kQueries * W_), out_ = take(kQueries * W_);
+        keys_ = take(rows * row_), values_ = take(rows * row_);
+        query_rows_ = take(kQueries * row_), out_ = take(kQueries * row_);
         queries_ = take(HS * kQueries);
         loaded_ = workspace<struct LoadedKeys, bool>(round_up(keys, kKeys) / kKeys);
         if (!gradients) return;
-        dkeys_ = take(rows * W_), dvalues_ = take(rows * W_);
-        dout_rows_ = take(kQueries * W_), douts_ = take(HS * kQueries);
+        dkeys_ = take(rows * row_), dvalues_ = take(rows * row_);
+        dout_rows_ = take(kQueries * row_), douts_ = take(HS * kQueries);
     }
 
     // Rows of a tile of keys that products read and write beyond those that are there: up to this many.
@@ -87,19 +87,19 @@ class FloatProducts {
 
     // The first `count` rows become the queries of a block, one of kTogether; its out, or dq, becomes 0.
     void load_queries(int64_t /*block*/, const HeadRows<const T>& from, int64_t count) {
-        pack_rows(query_rows_, from, 0, count, kQueries, HS_, W_, scale_);
-        transpose_rows(queries_, query_rows_, HS_, W_);
-        std::fill_n(out_, kQueries * W_, R(0));
+        pack_rows(query_rows_, from, 0, count, kQueries, HS_, row_, scale_);
+        transpose_halves(queries_, query_rows_, row_, HS_);
+        std::fill_n(out_, kQueries * row_, R(0));
     }
     // Likewise dout, times its factors; null: 1.
     void load_gradients(int64_t /*block*/, const HeadRows<const T>& from, int64_t count, const RowFactors<R>* factors) {
-        pack_rows(dout_rows_, from, 0, count, kQueries, HS_, W_, R(1));
+        pack_rows(dout_rows_, from, 0, count, kQueries, HS_, row_, R(1));
         for (int64_t i = 0; factors && i < count; ++i) {
-            R* const row = dout_rows_ + i * W_;
+            R* const row = dout_rows_ + i * row_;
 #pragma omp simd
             for (int64_t c = 0; c < W_; ++c) row[c] = row[c] * factors->gate[i] * factors->weights[i];
         }
-        transpose_rows(douts_, dout_rows_, HS_, W_);
+        transpose_halves(douts_, dout_rows_, row_, HS_);
     }
     // The first `count` rows are keys and values 0 .. count - 1: not read before use_keys asks for them. dk and dv
     // become 0.
@@ -107,29 +107,29 @@ class FloatProducts {
         from_keys_ = keys, from_values_ = values;
         std::fill_n(loaded_, round_up(count, kKeys) / kKeys, false);
         if (!dkeys_) return;
-        std::fill_n(dkeys_, padded(count) * W_, R(0));
-        std::fill_n(dvalues_, padded(count) * W_, R(0));
+        std::fill_n(dkeys_, padded(count) * row_, R(0));
+        std::fill_n(dvalues_, padded(count) * row_, R(0));
     }
     // Before products with tiles of the strip from `first` on.
     void use_strip(int64_t /*first*/) {}
     // Before products with a tile.
     void use_keys(const KeyTile& tile) {
         if (std::exchange(loaded_[tile.first / kKeys], true)) return;
-        const int64_t at = tile.first * W_;
-        pack_rows(keys_ + at, from_keys_, tile.first, tile.count, padded(tile.count), HS_, W_, R(1));
-        pack_rows(values_ + at, from_values_, tile.first, tile.count, padded(tile.count), HS_, W_, R(1));
+        const int64_t at = tile.first * row_;
+        pack_rows(keys_ + at, from_keys_, tile.first, tile.count, padded(tile.count), HS_, row_, R(1));
+        pack_rows(values_ + at, from_values_, tile.first, tile.count, padded(tile.count), HS_, row_, R(1));
     }
 
     // to = k q^T, to be multiplied by score_scale(), for the keys of a tile and the queries of a block.
     void scores(R* to, int64_t /*block*/, const KeyTile& tile) const {
-        multiply_keys(to, keys_ + tile.first * W_, queries_, tile.count);
+        multiply_keys(to, keys_, queries_, tile);
     }
     static constexpr R score_scale() {
         return R(1);
     }  // queries were packed with it
     // to = v dout^T.
     void weight_gradients(R* to, int64_t /*block*/, const KeyTile& tile) const {
-        multiply_keys(to, values_ + tile.first * W_, douts_, tile.count);
+        multiply_keys(to, values_, douts_, tile);
     }
     // Scores of a tile, times `factor`, become weights; `sum` of each query's grows by them, if it is not null.
     template <class V>
@@ -144,12 +144,15 @@ class FloatProducts {
     // out += p v, for tiles of the strip: weights (keys of the strip, kQueries).
     void add_values(const R* weights, const TilesOfStrip<kTogether>& tiles) {
         for (const KeyTile& tile : tiles)
-            tile_gemm(out_, W_, weights, 1, kQueries, values_ + tile.first * W_, W_, kQueries, W_, tile.count);
+            for_seen(tile, [&](int64_t i, int64_t queries, int64_t j, int64_t keys) {
+                tile_gemm(out_ + i * row_, row_, weights + j * kQueries + i, 1, kQueries,
+                          values_ + (tile.first + j) * row_, row_, queries, W_, keys, true);
+            });
     }
     // out's rows times their factors.
     void scale_out(const R* factors) {
         for (int64_t i = 0; i < kQueries; ++i) {
-            R* row = out_ + i * W_;
+            R* row = out_ + i * row_;
 #pragma omp simd
             for (int64_t c = 0; c < W_; ++c) row[c] *= factors[i];
         }
@@ -157,10 +160,15 @@ class FloatProducts {
     // dv += p^T dout, dk += ds^T q, dq += ds k, of a block and a tile. dq has it after finish_queries, the others after
     // finish_keys.
     void add_gradients(const R* weights, const R* dscores, int64_t /*block*/, const KeyTile& tile) {
-        const int64_t rows = padded(tile.count), at = tile.first * W_;
-        tile_gemm(dvalues_ + at, W_, weights, kQueries, 1, dout_rows_, W_, rows, W_, kQueries);
-        tile_gemm(dkeys_ + at, W_, dscores, kQueries, 1, query_rows_, W_, rows, W_, kQueries);
-        tile_gemm(out_, W_, dscores, 1, kQueries, keys_ + at, W_, kQueries, W_, tile.count);
+        for_seen(tile, [&](int64_t i, int64_t queries, int64_t j, int64_t keys) {
+            const int64_t of_keys = (tile.first + j) * row_, of_queries = i * row_, of_scores = j * kQueries + i;
+            tile_gemm(dvalues_ + of_keys, row_, weights + of_scores, kQueries, 1, dout_rows_ + of_queries, row_,
+                      padded(keys), W_, queries, true);
+            tile_gemm(dkeys_ + of_keys, row_, dscores + of_scores, kQueries, 1, query_rows_ + of_queries, row_,
+                      padded(keys), W_, queries, true);
+            tile_gemm(out_ + of_queries, row_, dscores + of_scores, 1, kQueries, keys_ + of_keys, row_, queries, W_,
+                      keys, true);
+        });
     }
     // After the tiles of a strip with a block; `last`: of the range.
     void finish_queries(int64_t /*block*/, bool /*last*/) {}
@@ -168,7 +176,7 @@ class FloatProducts {
     // elements each, those of dkey to be multiplied by key_scale().
     template <class F>
     void finish_keys(int64_t first, int64_t end, bool last, F&& f) {
-        for (int64_t j = first; last && j < end; ++j) f(j, dkeys_ + j * W_, dvalues_ + j * W_);
+        for (int64_t j = first; last && j < end; ++j) f(j, dkeys_ + j * row_, dvalues_ + j * row_);
     }
 
     // A row of what was summed, times one factor and then the other, rounded.
@@ -182,28 +190,53 @@ class FloatProducts {
 
     // Rows of HS elements; those of dq are to be multiplied by scale.
     const R* out(int64_t i) const {
-        return out_ + i * W_;
+        return out_ + i * row_;
     }
     const R* dquery(int64_t /*block*/, int64_t i) const {
-        return out_ + i * W_;
+        return out_ + i * row_;
     }
     R key_scale() const {
         return R(1);
     }  // queries were packed with it
 
   private:
-    void multiply_keys(R* to, const R* rows, const R* columns, int64_t count) const {
-        std::fill_n(to, padded(count) * kQueries, R(0));
-        tile_gemm(to, kQueries, rows, W_, 1, columns, kQueries, padded(count), kQueries, HS_);
+    static constexpr int64_t kHalf = SeenHalves::kHalf;
+    static constexpr int64_t kPad = 16;  // of rows: no few of them share a set of the first-level cache
+
+    // Calls f(first query, queries, first key, keys) for parts of a tile that hold every half some query sees.
+    template <class F>
+    static void for_seen(const KeyTile& tile, F&& f) {
+        struct Keys {
+            int64_t begin, end;
+            bool operator==(const Keys&) const = default;
+        };
+        const auto seen_by = [&](int64_t half) {
+            const bool low = tile.halves.seen[0][half], high = tile.halves.seen[1][half];
+            return Keys{low ? 0 : kHalf, high ? tile.count : low ? std::min(kHalf, tile.count) : kHalf};
+        };
+        const Keys first = seen_by(0), second = seen_by(1);
+        if (first == second && first.begin < first.end)
+            return f(int64_t{0}, kQueries, first.begin, first.end - first.begin);
+        for (int64_t half = 0; half < 2; ++half)
+            if (const Keys keys = half == 0 ? first : second; keys.begin < keys.end)
+                f(kHalf * half, kHalf, keys.begin, keys.end - keys.begin);
+    }
+    // Rows of the tile's keys times columns of queries, in halves.
+    void multiply_keys(R* to, const R* rows, const R* columns, const KeyTile& tile) const {
+        for_seen(tile, [&](int64_t i, int64_t queries, int64_t j, int64_t keys) {
+            for (int64_t end = i + queries; i < end; i += kHalf)
+                tile_gemm(to + j * kQueries + i, kQueries, rows + (tile.first + j) * row_, row_, 1, columns + i * HS_,
+                          kHalf, padded(keys), kHalf, HS_, false);
+        });
     }
 
-    int64_t HS_, W_;
+    int64_t HS_, W_, row_;
     R scale_;
     HeadRows<const T> from_keys_{nullptr, 0}, from_values_{nullptr, 0};
     bool* loaded_;                                               // by tiles
-    R *keys_, *values_, *dkeys_ = nullptr, *dvalues_ = nullptr;  // (n, W) each
-    R *query_rows_, *queries_, *out_;                            // (64, W), (HS, 64), (64, W)
-    R *dout_rows_ = nullptr, *douts_ = nullptr;                  // (64, W), (HS, 64)
+    R *keys_, *values_, *dkeys_ = nullptr, *dvalues_ = nullptr;  // (n, W) each, rows row_ apart
+    R *query_rows_, *queries_, *out_;                            // (64, W), (2, HS, 32), (64, W)
+    R *dout_rows_ = nullptr, *douts_ = nullptr;                  // (64, W), (2, HS, 32)
 };
 
 }  // namespace plimsoll::cpu

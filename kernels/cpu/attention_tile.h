@@ -11,7 +11,9 @@
 #include "kernels/attention/row.h"
 #include "kernels/attention/variants.h"
 #include "kernels/attention_tasks.h"
+#include "kernels/cpu/avx512/panels.h"
 #include "kernels/cpu/heads.h"
+#include "kernels/cpu/ranges.h"
 #include "kernels/cpu/workspace.h"
 
 namespace plimsoll::cpu {
@@ -21,10 +23,6 @@ inline constexpr int64_t kKeys = 64;
 inline constexpr int64_t kPanel = 32;  // columns of a product are padded to a multiple of this
 inline constexpr int64_t kRows = 8;    // and rows to this: the register block is kRows x 2 vectors
 
-constexpr int64_t round_up(int64_t n, int64_t to) {
-    return (n + to - 1) / to * to;
-}
-
 // One register of the target: GCC 12 makes very slow code of vectors wider than that.
 template <class T>
 struct VectorOf {
@@ -33,12 +31,12 @@ struct VectorOf {
     static constexpr int64_t kSize = kBytes / static_cast<int64_t>(sizeof(T));
 };
 
-// c (M, N) += a (M, K) b (K, N): c and b row-major with row lengths N' = `c_row`, `b_row`, a element (m, k) at
-// m * a_row + k * a_k. M is a multiple of kRows, N of kPanel (padding included), c and b are 64-byte aligned. K
-// ascends.
+// c (M, N) = a (M, K) b (K, N), or += for `accumulate`: c and b row-major with row lengths N' = `c_row`, `b_row`, a
+// element (m, k) at m * a_row + k * a_k. M is a multiple of kRows, N of kPanel (padding included), c and b are 64-byte
+// aligned. K ascends.
 template <class T>
 inline void tile_gemm(T* c, int64_t c_row, const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_row, int64_t M,
-                      int64_t N, int64_t K) {
+                      int64_t N, int64_t K, bool accumulate) {
     using Vector = typename VectorOf<T>::type;
     constexpr int64_t kSize = VectorOf<T>::kSize;
     for (int64_t n = 0; n < N; n += 2 * kSize) {
@@ -46,7 +44,7 @@ inline void tile_gemm(T* c, int64_t c_row, const T* a, int64_t a_row, int64_t a_
             Vector sum[kRows][2];
             for (int64_t r = 0; r < kRows; ++r) {
                 const auto* from = reinterpret_cast<const Vector*>(c + (m + r) * c_row + n);
-                sum[r][0] = from[0], sum[r][1] = from[1];
+                sum[r][0] = accumulate ? from[0] : Vector{}, sum[r][1] = accumulate ? from[1] : Vector{};
             }
             const T* left = a + m * a_row;
             const T* right = b + n;
@@ -151,14 +149,17 @@ inline void pack_rows(R* to, const HeadRows<T>& from, int64_t first, int64_t cou
     }
 }
 
-// to (HS, kQueries) = the transpose of packed rows (kQueries, width).
+// to (2, HS, kQueries / 2) = the transposes of the halves of packed rows (kQueries, HS), `row` elements apart.
 template <class R>
-inline void transpose_rows(R* to, const R* rows, int64_t HS, int64_t width) {
-    constexpr int64_t kBlock = 16;
+inline void transpose_halves(R* to, const R* rows, int64_t row, int64_t HS) {
+    constexpr int64_t kHalf = kQueries / 2, kBlock = 16;
+    if constexpr (std::is_same_v<R, float> && kHalf == avx512::kPanelColumns)
+        if (avx512::available()) return avx512::pack_right(to, HS * kHalf, rows, row, 1, kQueries, HS);
     for (int64_t c0 = 0; c0 < HS; c0 += kBlock)
         for (int64_t i0 = 0; i0 < kQueries; i0 += kBlock)
             for (int64_t c = c0; c < std::min(HS, c0 + kBlock); ++c)
-                for (int64_t i = i0; i < i0 + kBlock; ++i) to[c * kQueries + i] = rows[i * width + c];
+                for (int64_t i = i0; i < i0 + kBlock; ++i)
+                    to[(i0 / kHalf * HS + c) * kHalf + i % kHalf] = rows[i * row + c];
 }
 
 // A row of packed values, times one factor and then the other, rounded to T.

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "kernels/cpu/avx512/panels.h"
+#include "kernels/cpu/ranges.h"
 #include "kernels/cpu/vector_math.h"
 #include "kernels/cpu/workspace.h"
 
@@ -16,10 +17,6 @@ constexpr int64_t kWidth = 1024;             // columns of b that are packed tog
 constexpr int64_t kHeight = 6 * kPanelRows;  // rows of a, at most
 constexpr int64_t kLeastRows = 512;          // of c: fewer do not repay packing b, oneDNN is the faster one
 constexpr int64_t kRowsTogether = 16;        // rows of b that a thread packs at a time
-
-constexpr int64_t parts(int64_t n, int64_t size) {
-    return (n + size - 1) / size;
-}
 
 const float* element(const Matrix& m, int64_t i, int64_t j) {
     return static_cast<const float*>(m.data) + i * m.row + j * m.column;
@@ -37,7 +34,7 @@ void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, cons
     const int64_t M = c.rows, N = c.columns, K = a.columns;
     // As many parts of rows for every thread, in whole panels.
     const int64_t shares = exec.threads * parts(M, exec.threads * kHeight);
-    const int64_t height = parts(parts(M, shares), kPanelRows) * kPanelRows;
+    const int64_t height = round_up(parts(M, shares), kPanelRows);
     float* const right = workspace<struct RightPanels, float>(parts(std::min(N, kWidth), kPanelColumns) *
                                                               kPanelColumns * std::min(K, kDepth));
 #pragma omp parallel num_threads(exec.threads) if (worth_threads(M * N * K / 1024))

@@ -41,8 +41,8 @@ class Product {
         streams_ = c.dtype == DType::kF32 && M * N >= kStreamed;
         depth_ = K <= kLongest ? K : kShort;
         shares_ = parts(M, height_) > 1;
-        columns_ = shares_ ? std::min(padded(N, width_), std::max(width_, kShared / padded(depth_) / width_ * width_))
-                           : padded(N, width_);
+        columns_ = shares_ ? std::min(round_up(N, width_), std::max(width_, kShared / padded(depth_) / width_ * width_))
+                           : round_up(N, width_);
         if (shares_) shared_ = workspace<struct Shared, bf16>(PackedRight::elements(columns_, depth_));
         if (c.dtype != DType::kF32 && depth_ < K) sums_ = workspace<struct Sums, float>(M * N);
     }
@@ -159,7 +159,7 @@ class Product {
         if (waits) finish(made);
         for (int64_t r = 0; of_rows && r < rows.count; ++r) {
             float& to = row_sums_[rows.begin + r];
-            to = (accumulate_ || depth.begin > 0 ? to : 0.0f) + of_rows[r];
+            to = (accumulate_ || !is_first(depth) ? to : 0.0f) + of_rows[r];
         }
     }
 
@@ -198,27 +198,34 @@ class Product {
         return {packed_left(), kTileDepth, apart, kTileElements};
     }
 
+    static bool is_first(Range depth) {
+        return depth.begin == 0;
+    }
+    bool is_last(Range depth) const {
+        return depth.begin + depth.count == a_.columns;
+    }
+
     // What becomes of all blocks of sums over a part of K: they are added to what those before have left, the last ones
     // go to c.
     Finish made_of(Range depth) const {
-        const bool first = depth.begin == 0, last = depth.begin + depth.count == a_.columns;
+        const bool last = is_last(depth);
         Finish made;
         if (sums_ && !last) {
             made.to_row = c_.columns;
-            made.how = first ? BlockStore::kWrite : BlockStore::kAdd;
+            made.how = is_first(depth) ? BlockStore::kWrite : BlockStore::kAdd;
             return made;
         }
         made.to_row = c_.row;
-        made.how = accumulate_ || (!sums_ && !first) ? BlockStore::kAdd
-                   : streams_                        ? BlockStore::kStream
-                                                     : BlockStore::kWrite;
+        made.how = accumulate_ || (!sums_ && !is_first(depth)) ? BlockStore::kAdd
+                   : streams_                                  ? BlockStore::kStream
+                                                               : BlockStore::kWrite;
         if (last) made.following = then_.following, made.other_row = then_.other.row;
         return made;
     }
 
     // One block of them.
     void aim(Finish& made, float* sums, Range depth, Range rows, Range columns) const {
-        const bool first = depth.begin == 0, last = depth.begin + depth.count == a_.columns;
+        const bool last = is_last(depth);
         made.rows = rows.count, made.columns = columns.count;
         made.sums = sums, made.sums_row = kBlock;
         if (sums_) {
@@ -231,7 +238,7 @@ class Product {
             finish(added);
             made.sums = kept, made.sums_row = c_.columns;
         }
-        made.bias = bias_ && (sums_ || first) ? bias_ + columns.begin : nullptr;
+        made.bias = bias_ && (sums_ || is_first(depth)) ? bias_ + columns.begin : nullptr;
         if (squares_ && last)
             made.squares = squares_ + rows.begin / kBlock * parts(c_.columns, kBlock) + columns.begin / kBlock;
         const int64_t at = rows.begin * c_.row + columns.begin;

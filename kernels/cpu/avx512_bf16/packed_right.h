@@ -1,27 +1,15 @@
 // The right operand of bf16 products, packed in tiles.
 #pragma once
 
-#include <algorithm>
-
 #include "kernels/cpu/avx512_bf16/blocks.h"
+#include "kernels/cpu/ranges.h"
 #include "kernels/matrix.h"
 
 namespace plimsoll::cpu::avx512_bf16 {
 
-constexpr int64_t parts(int64_t n, int64_t size) {
-    return (n + size - 1) / size;
-}
-constexpr int64_t padded(int64_t n, int64_t to = kBlock) {
-    return parts(n, to) * to;
-}
-
-// A range of rows, columns or K.
-struct Range {
-    int64_t begin, count;
-};
-// The index-th range of `size`, of n.
-constexpr Range range(int64_t index, int64_t size, int64_t n) {
-    return {index * size, std::min(size, n - index * size)};
+// To whole blocks.
+constexpr int64_t padded(int64_t n) {
+    return round_up(n, kBlock);
 }
 
 // Where an element of a bf16 matrix is.

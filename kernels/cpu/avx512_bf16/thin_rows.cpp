@@ -66,6 +66,10 @@ void add_rows(float* sums, int64_t apart, const float* a, const bf16* b, int64_t
     }
 }
 
+int64_t padded(int64_t columns) {
+    return (columns + kThinPart - 1) / kThinPart * kThinPart;
+}
+
 // 32 elements as the operand of an instruction.
 __m512bh operand(const bf16* from, int64_t i, __mmask32 mask) {
     return as_pairs(_mm512_maskz_loadu_epi16(mask, reinterpret_cast<const uint16_t*>(from) + i));
@@ -100,7 +104,7 @@ void write_pairs(float* to, const float* sums, int64_t columns, bool accumulate)
 template <class C>
 void thin_depth(C* c, int64_t c_row, const bf16* a, int64_t a_row, const float* b, int64_t rows, int64_t columns,
                 int64_t K, bool accumulate) {
-    const int64_t apart = (columns + kThinPart - 1) / kThinPart * kThinPart;
+    const int64_t apart = padded(columns);
     for (int64_t r = 0; r < rows; ++r) {
         __m512 factors[kThin];
         for (int64_t k = 0; k < K; ++k) factors[k] = _mm512_set1_ps(widened(a, r * a_row + k));
@@ -117,7 +121,7 @@ void thin_depth(C* c, int64_t c_row, const bf16* a, int64_t a_row, const float* 
 }
 
 void thin_rows(float* sums, const float* a, const bf16* b, int64_t b_row, int64_t rows, int64_t columns, int64_t K) {
-    const int64_t apart = (columns + kThinPart - 1) / kThinPart * kThinPart;
+    const int64_t apart = padded(columns);
     if (rows <= kThin / 2) return add_rows<kThin / 2>(sums, apart, a, b, b_row, columns, K);
     add_rows<kThin>(sums, apart, a, b, b_row, columns, K);
 }

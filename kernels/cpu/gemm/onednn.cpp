@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/cpu/gemm/fallback.h"
+#include "kernels/cpu/ranges.h"
 
 namespace plimsoll::cpu {
 namespace {
@@ -126,8 +127,7 @@ struct Tiles {
 // few for several threads. Sizes of c alone decide, so that bits do not depend on threads.
 Tiles tiles_of(int64_t M, int64_t N) {
     constexpr int64_t kLargest = 256, kSmallest = 32, kEnough = 8;
-    const auto parts = [](int64_t n, int64_t size) { return (n + size - 1) / size; };
-    const auto size = [&](int64_t n) { return std::min(kLargest, parts(n, kSmallest) * kSmallest); };
+    const auto size = [&](int64_t n) { return std::min(kLargest, round_up(n, kSmallest)); };
     Tiles t{size(M), size(N), 0, 0};
     while (true) {
         t.down = parts(M, t.height), t.across = parts(N, t.width);
