@@ -19,11 +19,11 @@ void elu1_forward(Tensor out, Tensor x, const Exec& exec) {
     PLIMSOLL_RUN(exec, elu1_forward(out, x, exec));
 }
 
-void elu1_backward(Tensor dx, Tensor dout, Tensor x, const Exec& exec) {
+void elu1_backward(Tensor dx, Tensor dout, Tensor out, const Exec& exec) {
     check_device(exec, "elu1_backward");
-    check_rows("elu1_backward", dx, x);
-    check_rows("elu1_backward", dout, x);
-    PLIMSOLL_RUN(exec, elu1_backward(dx, dout, x, exec));
+    check_rows("elu1_backward", dx, out);
+    check_rows("elu1_backward", dout, out);
+    PLIMSOLL_RUN(exec, elu1_backward(dx, dout, out, exec));
 }
 
 }  // namespace plimsoll

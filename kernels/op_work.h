@@ -230,8 +230,8 @@ inline OpWork qk_norm_backward(Tensor dx, Tensor dgain, Tensor dout, Tensor x, T
 inline OpWork elu1_forward(Tensor out, Tensor x, const Exec& /*exec*/) {
     return elementwise(3, x, bytes_of({out, x}));
 }
-inline OpWork elu1_backward(Tensor dx, Tensor dout, Tensor x, const Exec& /*exec*/) {
-    return elementwise(3, x, bytes_of({dx, dout, x}));
+inline OpWork elu1_backward(Tensor dx, Tensor dout, Tensor out, const Exec& /*exec*/) {
+    return elementwise(2, out, bytes_of({dx, dout, out}));
 }
 // A product with the key 2, the output scaled 1, and with a value 2 more.
 inline OpWork extra_key_forward(const AttentionTensors& t, const ExtraKey& key, double /*scale*/,

@@ -91,6 +91,7 @@ class BlockPart {
     // 2 What core attention reads, (N, NH, HS) and (N, NKV, HS) after QK-norm and RoPE: `bind` replaces operands of `t`
     // by the part's own tensors, forward_operands fills them from those before. The gradients that core attention then
     // writes, bound by bind_gradients, become those of the operands before: `d`, as the parts before have bound them.
+    // A part that wants nothing of what was before may write its operands there, without `bind`.
     virtual void bind(const PartView& /*v*/, AttentionTensors& /*t*/) const {}
     virtual void bind_gradients(const PartView& /*v*/, AttentionTensors& /*d*/) const {}
     virtual void forward_operands(const PartView& /*v*/, const AttentionTensors& /*before*/,

@@ -3,6 +3,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/heads.h"
 #include "kernels/cpu/row_slots.h"
+#include "kernels/cpu/workspace.h"
 
 namespace plimsoll::cpu {
 namespace {
@@ -39,6 +40,27 @@ class Pair {
         return static_cast<R>(first[c]) - lambda * static_cast<R>(second[c]);
     }
 
+    // dz from the gradient of out = factor gain xhat, xhat = rstd z: rstd (g - xhat mean(g xhat)), g = xhat's gradient.
+    // Adds the gain's.
+    void norm_gradient(R* dz, R* dgain, const T* grad, R rstd) const {
+        const int64_t HS = t_.y.shape[2], W = spec_.halves * HS;
+        const R factor = static_cast<R>(spec_.factor);
+        const R* const gain = t_.gain.ptr<R>();
+        R* const xhat = workspace<Pair, R>(W);
+        for (int64_t a = 0; a < spec_.halves; ++a) {
+            const T *first = half(t_.y, 0, a), *second = half(t_.y, 1, a);
+#pragma omp simd
+            for (int64_t c = 0; c < HS; ++c) xhat[a * HS + c] = rstd * z(first, second, c);
+        }
+        const auto g = [&](int64_t c) { return static_cast<R>(grad[c]) * factor * gain[c]; };
+        const R mean = lane_sum<R>(W, [&](int64_t c) { return g(c) * xhat[c]; }) / static_cast<R>(W);
+#pragma omp simd
+        for (int64_t c = 0; c < W; ++c) {
+            dgain[c] += static_cast<R>(grad[c]) * factor * xhat[c];
+            dz[c] = rstd * (g(c) - xhat[c] * mean);
+        }
+    }
+
   private:
     const DifferentialTensors& t_;
     const DifferentialSpec& spec_;
@@ -62,9 +84,14 @@ void differential_forward(const DifferentialTensors& t, const DifferentialSpec& 
             for (int64_t a = 0; a < spec.halves; ++a) {
                 const T *first = pair.half(t.y, 0, a), *second = pair.half(t.y, 1, a);
                 T* to = head_row<T>(t.out, n, p) + a * HS;
-                const R* gain = t.gain ? t.gain.ptr<R>() + a * HS : nullptr;
-                for (int64_t c = 0; c < HS; ++c)
-                    store(to[c], pair.z(first, second, c) * scale * (gain ? gain[c] : R(1)));
+                if (t.gain) {
+                    const R* gain = t.gain.ptr<R>() + a * HS;
+#pragma omp simd
+                    for (int64_t c = 0; c < HS; ++c) store(to[c], pair.z(first, second, c) * scale * gain[c]);
+                } else {
+#pragma omp simd
+                    for (int64_t c = 0; c < HS; ++c) store(to[c], pair.z(first, second, c));
+                }
             }
         });
     });
@@ -80,30 +107,21 @@ void differential_backward(const DifferentialTensors& d, const DifferentialTenso
         const R* const sums = sum_rows<R>(N, P, W + 1, t.y.elements(), exec, [&](int64_t n, int64_t p, R* own) {
             const Pair<T> pair(t, spec, n, p);
             const T* grad = head_row<T>(d.out, n, p);
-            const R rstd = t.gain ? t.rstd.ptr<R>()[n * P + p] : R(1);
-            // g = the gradient of xhat = rstd z; dz = rstd (g - xhat mean(g xhat)).
-            const auto g = [&](int64_t at) {
-                const R dout = static_cast<R>(grad[at]);
-                return t.gain ? dout * static_cast<R>(spec.factor) * t.gain.ptr<R>()[at] : dout;
-            };
-            R mean = 0;
-            for (int64_t a = 0; t.gain && a < spec.halves; ++a) {
-                const T *first = pair.half(t.y, 0, a), *second = pair.half(t.y, 1, a);
-                mean += lane_sum<R>(HS, [&](int64_t c) { return g(a * HS + c) * rstd * pair.z(first, second, c); });
+            R* const dz = workspace<struct PairGradient, R>(W);
+            if (t.gain) {
+                pair.norm_gradient(dz, own, grad, t.rstd.ptr<R>()[n * P + p]);
+            } else {
+#pragma omp simd
+                for (int64_t c = 0; c < W; ++c) dz[c] = static_cast<R>(grad[c]);
             }
-            mean /= static_cast<R>(W);
             R dlambda = 0;
             for (int64_t a = 0; a < spec.halves; ++a) {
-                const T *first = pair.half(t.y, 0, a), *second = pair.half(t.y, 1, a);
+                const R* from = dz + a * HS;
+                const T* second = pair.half(t.y, 1, a);
                 T *dfirst = pair.half(d.y, 0, a), *dsecond = pair.half(d.y, 1, a);
-                for (int64_t c = 0; c < HS; ++c) {
-                    const int64_t at = a * HS + c;
-                    const R xhat = rstd * pair.z(first, second, c), dz = rstd * (g(at) - xhat * mean);
-                    if (t.gain) own[at] += static_cast<R>(grad[at]) * static_cast<R>(spec.factor) * xhat;
-                    dlambda -= dz * static_cast<R>(second[c]);
-                    store(dfirst[c], dz);
-                    store(dsecond[c], -pair.lambda * dz);
-                }
+                dlambda -= lane_sum<R>(HS, [&](int64_t c) { return from[c] * static_cast<R>(second[c]); });
+#pragma omp simd
+                for (int64_t c = 0; c < HS; ++c) store(dfirst[c], from[c]), store(dsecond[c], -pair.lambda * from[c]);
             }
             own[W] += dlambda;
             if (!one_lambda) store(d.lambda.ptr<T>()[n * P + p], dlambda * pair.lambda * (R(1) - pair.lambda));

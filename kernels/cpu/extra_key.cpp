@@ -27,9 +27,10 @@ void extra_key_forward(const AttentionTensors& t, const ExtraKey& key, double sc
             const R e = static_cast<R>(scale) * lane_sum<R>(HS, [&](int64_t c) { return static_cast<R>(q[c]) * k[c]; });
             key.score.ptr<R>()[n * NH + h] = e;
             R& lse = t.lse.ptr<R>()[h * N + n];
-            const R top = std::max(lse, e), sum = top + std::log1p(std::exp(std::min(lse, e) - top));
-            const R kept = std::exp(lse - sum), weight = std::exp(e - sum) * gate_of<T>(t.gate, n, h);
-            lse = sum;
+            const R top = std::max(lse, e), of_keys = exp_fast(lse - top), of_extra = exp_fast(e - top);
+            const R whole = of_keys + of_extra, kept = of_keys / whole;
+            const R weight = of_extra / whole * gate_of<T>(t.gate, n, h);
+            lse = top + std::log(whole);
             T* out = head_row<T>(t.out, n, h);
             if (key.v) {
                 const R* v = of_head<R>(key.v, h);
@@ -51,7 +52,7 @@ void extra_key_backward(const ExtraKey& d, Tensor dout, const AttentionTensors& 
         const R* const sums =
             sum_rows<R>(N, NH, key.v ? 2 * each : each, N * NH * HS, exec, [&](int64_t n, int64_t h, R* own) {
                 const T *grad = head_row<T>(dout, n, h), *out = head_row<T>(t.out, n, h), *q = head_row<T>(t.q, n, h);
-                const R w = std::exp(key.score.ptr<R>()[n * NH + h] - t.lse.ptr<R>()[h * N + n]);
+                const R w = exp_fast(key.score.ptr<R>()[n * NH + h] - t.lse.ptr<R>()[h * N + n]);
                 const R gw = w * gate_of<T>(t.gate, n, h);
                 const int64_t at = key.k.shape[0] == 1 ? 0 : h * HS;
                 const auto with_grad = [&](const auto* x) {

@@ -3,6 +3,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/heads.h"
 #include "kernels/cpu/row_slots.h"
+#include "kernels/cpu/workspace.h"
 
 namespace plimsoll::cpu {
 
@@ -28,15 +29,20 @@ void key_bias_backward(Tensor dv, Tensor dw, Tensor dbias, Tensor v, Tensor w, W
                 const T* value = head_row<T>(v, n, g);
                 T* to = head_row<T>(dv, n, g);
                 const R* db = dbias.ptr<R>() + n * NH;
+                R* const sum = workspace<struct KeyBiasGradient, R>(HS);
 #pragma omp simd
-                for (int64_t c = 0; c < HS; ++c) {
-                    R sum = static_cast<R>(to[c]);
-                    for (int64_t h = g * group; h < (g + 1) * group; ++h) {
-                        sum += db[h] * w.ptr<R>()[h * HS + c];
-                        own[h * HS + c] += db[h] * static_cast<R>(value[c]);
+                for (int64_t c = 0; c < HS; ++c) sum[c] = static_cast<R>(to[c]);
+                for (int64_t h = g * group; h < (g + 1) * group; ++h) {
+                    const R* weight = w.ptr<R>() + h * HS;
+                    R* const dweight = own + h * HS;
+#pragma omp simd
+                    for (int64_t c = 0; c < HS; ++c) {
+                        sum[c] += db[h] * weight[c];
+                        dweight[c] += db[h] * static_cast<R>(value[c]);
                     }
-                    store(to[c], sum);
                 }
+#pragma omp simd
+                for (int64_t c = 0; c < HS; ++c) store(to[c], sum[c]);
             });
         write_sums(dw, sums, write);
     });

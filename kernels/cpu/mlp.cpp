@@ -10,7 +10,7 @@ namespace {
 
 // f(x) and f'(x) of the activations with one input, and their kernels for bf16 on AVX-512, or null.
 struct Relu {
-    static constexpr std::nullptr_t kAmxForward = nullptr, kAmxBackward = nullptr;
+    static constexpr std::nullptr_t kInLanes = nullptr, kGradientInLanes = nullptr;
     template <class R>
     static R value(R x) {
         return x > 0 ? x : R(0);
@@ -23,8 +23,8 @@ struct Relu {
 
 // 0.5 (1 + tanh u) = sigmoid(2u): one exponential, and no cancellation where x is negative.
 struct Gelu {
-    static constexpr auto kAmxForward = avx512_bf16::gelu_forward;
-    static constexpr auto kAmxBackward = avx512_bf16::gelu_backward;
+    static constexpr auto kInLanes = avx512_bf16::gelu_forward;
+    static constexpr auto kGradientInLanes = avx512_bf16::gelu_backward;
     static constexpr double kRoot = 2 * 0.79788456080286536;  // 2 sqrt(2 / pi)
     static constexpr double kCubic = 0.044715;
     template <class R>
@@ -44,13 +44,13 @@ struct Gelu {
 
 // gate sigmoid(gate) up.
 struct Swiglu {
-    static constexpr auto kAmxForward = avx512_bf16::swiglu_forward;
-    static constexpr auto kAmxBackward = avx512_bf16::swiglu_backward;
+    static constexpr auto kInLanes = avx512_bf16::swiglu_forward;
+    static constexpr auto kGradientInLanes = avx512_bf16::swiglu_backward;
 };
 
 // Whether the row is computed by a kernel for bf16 on AVX-512: `row` is called with it, if the function has one.
 template <class T, class Row, class... Pointer>
-bool on_amx(Row row, Pointer... pointers) {
+bool in_lanes(Row row, Pointer... pointers) {
     if constexpr (std::is_same_v<T, bf16> && !std::is_same_v<Row, std::nullptr_t>) {
         if (!avx512_bf16::available()) return false;
         row(pointers...);
@@ -61,7 +61,7 @@ bool on_amx(Row row, Pointer... pointers) {
 
 template <class Function, class T>
 void forward_row(T* out, const T* x, int64_t F) {
-    if (on_amx<T>(Function::kAmxForward, out, x, F)) return;
+    if (in_lanes<T>(Function::kInLanes, out, x, F)) return;
 #pragma omp simd
     for (int64_t c = 0; c < F; ++c) store(out[c], Function::value(static_cast<Accumulator<T>>(x[c])));
 }
@@ -69,7 +69,7 @@ void forward_row(T* out, const T* x, int64_t F) {
 template <class Function, class T>
 void backward_row(T* dx, const T* dout, const T* x, int64_t F) {
     using R = Accumulator<T>;
-    if (on_amx<T>(Function::kAmxBackward, dx, dout, x, F)) return;
+    if (in_lanes<T>(Function::kGradientInLanes, dx, dout, x, F)) return;
 #pragma omp simd
     for (int64_t c = 0; c < F; ++c) store(dx[c], static_cast<R>(dout[c]) * Function::slope(static_cast<R>(x[c])));
 }
@@ -77,7 +77,7 @@ void backward_row(T* dx, const T* dout, const T* x, int64_t F) {
 template <class T>
 void swiglu_forward_row(T* out, const T* gates, const T* ups, int64_t F) {
     using R = Accumulator<T>;
-    if (on_amx<T>(Swiglu::kAmxForward, out, gates, ups, F)) return;
+    if (in_lanes<T>(Swiglu::kInLanes, out, gates, ups, F)) return;
 #pragma omp simd
     for (int64_t c = 0; c < F; ++c) {
         const R gate = static_cast<R>(gates[c]);
@@ -88,7 +88,7 @@ void swiglu_forward_row(T* out, const T* gates, const T* ups, int64_t F) {
 template <class T>
 void swiglu_backward_row(T* dgates, T* dups, const T* dout, const T* gates, const T* ups, int64_t F) {
     using R = Accumulator<T>;
-    if (on_amx<T>(Swiglu::kAmxBackward, dgates, dups, dout, gates, ups, F)) return;
+    if (in_lanes<T>(Swiglu::kGradientInLanes, dgates, dups, dout, gates, ups, F)) return;
 #pragma omp simd
     for (int64_t c = 0; c < F; ++c) {
         const R gate = static_cast<R>(gates[c]), up = static_cast<R>(ups[c]), d = static_cast<R>(dout[c]);

@@ -32,11 +32,11 @@ __global__ void __launch_bounds__(kThreads) elu1_forward_kernel(Strided<T> out, 
 // A thread writes dx where only it has read dout: dx may be dout.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    elu1_backward_kernel(Strided<T> dx, Strided<const T> dout, Strided<const T> x, int64_t count) {
+    elu1_backward_kernel(Strided<T> dx, Strided<const T> dout, Strided<const T> out, int64_t count) {
     const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
     if (i >= count) return;
-    const float value = static_cast<float>(x.at(i));
-    dx.at(i) = static_cast<T>(static_cast<float>(dout.at(i)) * (value > 0 ? 1.0f : DeviceMath::exp(value)));
+    const float value = static_cast<float>(out.at(i));
+    dx.at(i) = static_cast<T>(static_cast<float>(dout.at(i)) * (value > 1 ? 1.0f : value));
 }
 
 }  // namespace
@@ -51,12 +51,12 @@ void elu1_forward(Tensor out, Tensor x, const Exec& exec) {
     });
 }
 
-void elu1_backward(Tensor dx, Tensor dout, Tensor x, const Exec& exec) {
-    const int64_t count = x.elements();
+void elu1_backward(Tensor dx, Tensor dout, Tensor out, const Exec& exec) {
+    const int64_t count = out.elements();
     if (count == 0) return;
-    dispatch_device_float(x.dtype, [&]<class T>() {
+    dispatch_device_float(out.dtype, [&]<class T>() {
         PLIMSOLL_LAUNCH(elu1_backward_kernel<T>, dim3(blocks_for(count, kThreads)), dim3(kThreads), 0,
-                        exec.cuda->stream(), strided<T>(dx), strided<const T>(dout), strided<const T>(x), count);
+                        exec.cuda->stream(), strided<T>(dx), strided<const T>(dout), strided<const T>(out), count);
         launch_check("elu1_backward");
     });
 }

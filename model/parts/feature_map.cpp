@@ -12,29 +12,19 @@
 namespace plimsoll {
 namespace {
 
+// In place: nobody wants queries and keys as they were, since the gradient follows from what they became.
 class Elu1 final : public BlockPart {
   public:
-    explicit Elu1(const ModelConfig& model) : NH_(model.heads), NKV_(model.key_heads()), HS_(model.head_channels()) {}
-
-    PartNeeds needs(int64_t N, Precision precision) const override {
-        return {.kept = {{"phi_qk", {N, NH_ + NKV_, HS_}, precision.compute}}, .operands = {}, .scratch = {}};
-    }
-    void bind(const PartView& v, AttentionTensors& t) const override { t.q = queries(v), t.k = keys(v); }
-    void forward_operands(const PartView& v, const AttentionTensors& before, const Exec& exec) const override {
-        elu1_forward(queries(v), before.q, exec);
-        elu1_forward(keys(v), before.k, exec);
+    PartNeeds needs(int64_t /*N*/, Precision /*precision*/) const override { return {}; }
+    void forward_operands(const PartView& /*v*/, const AttentionTensors& before, const Exec& exec) const override {
+        elu1_forward(before.q, before.q, exec);
+        elu1_forward(before.k, before.k, exec);
     }
     void backward_operands(const PartView& /*v*/, const AttentionTensors& d, const AttentionTensors& before,
                            Write /*write*/, const Exec& exec) const override {
         elu1_backward(d.q, d.q, before.q, exec);
         elu1_backward(d.k, d.k, before.k, exec);
     }
-
-  private:
-    Tensor queries(const PartView& v) const { return v.kept[0].slice_columns(0, NH_); }
-    Tensor keys(const PartView& v) const { return v.kept[0].slice_columns(NH_, NKV_); }
-
-    int64_t NH_, NKV_, HS_;
 };
 
 class MlpMap final : public BlockPart {
@@ -88,7 +78,7 @@ class MlpMap final : public BlockPart {
 }  // namespace
 
 std::unique_ptr<BlockPart> make_feature_map(const NetworkConfig& config, int64_t /*layer*/) {
-    if (config.attention.feature_map == "elu1") return std::make_unique<Elu1>(config.model);
+    if (config.attention.feature_map == "elu1") return std::make_unique<Elu1>();
     if (config.attention.feature_map == "mlp") return std::make_unique<MlpMap>(config.model);
     return nullptr;
 }

@@ -175,7 +175,7 @@ template <class T>
 void expect_same_bits_for(Case c, std::vector<int> thread_counts) {
     Layer<T, T> layer(c);
     const auto out = layer.forward(true, 1), dx = layer.backward_input(Write::kAccumulate, 1);
-    const auto g = layer.backward_weight(Write::kAccumulate, 1);
+    const auto g = layer.backward_weight(Write::kAccumulate, 1), fresh = layer.backward_weight(Write::kOverwrite, 1);
     for (const int threads : thread_counts) {
         EXPECT_TRUE(same_bits(layer.forward(true, threads).memory, out.memory)) << threads << " threads";
         EXPECT_TRUE(same_bits(layer.backward_input(Write::kAccumulate, threads).memory, dx.memory))
@@ -183,6 +183,9 @@ void expect_same_bits_for(Case c, std::vector<int> thread_counts) {
         const auto again = layer.backward_weight(Write::kAccumulate, threads);
         EXPECT_TRUE(same_bits(again.dweight, g.dweight)) << threads << " threads";
         EXPECT_TRUE(same_bits(again.dbias, g.dbias)) << threads << " threads";
+        const auto anew = layer.backward_weight(Write::kOverwrite, threads);
+        EXPECT_TRUE(same_bits(anew.dweight, fresh.dweight)) << threads << " threads";
+        EXPECT_TRUE(same_bits(anew.dbias, fresh.dbias)) << threads << " threads";
     }
 }
 
@@ -206,6 +209,11 @@ TEST(Matmul, WeightGradientOfManyRowsDoesNotDependOnThreads) {
     for (const Case c : {Case{16384, 16, 16}, Case{4096, 64, 64, 8}, Case{5000, 67, 32}, Case{2048, 3, 1}}) {
         SCOPED_TRACE(testing::PrintToString(c));
         expect_same_bits_for<float>(c, {2, 3, 8});
+    }
+    if (!cpu::avx512_bf16::available()) return;
+    for (const Case c : {Case{9000, 64, 64}, Case{6200, 60, 120, 8}, Case{4100, 33, 61}}) {
+        SCOPED_TRACE(testing::PrintToString(c));
+        expect_same_bits_for<bf16>(c, {2, 3, 8});
     }
 }
 

@@ -38,6 +38,17 @@ inline __m512 sigmoid_of_log2(__m512 a, __m512 b) {
     return _mm512_rcp14_ps(_mm512_fmadd_ps(power(kCentred, shifted), line, constant(1)));
 }
 
+// 2^(a b) to a few roundings in fp32, |a b| below 126: a power from the table times 2^f by its series.
+inline __m512 exact_power(__m512 a, __m512 b) {
+    static constexpr Powers kPowers = powers(1);
+    constexpr double kLn2 = 0.6931471805599453;
+    const __m512 shifted = _mm512_fmadd_ps(a, b, constant(kShift));
+    const __m512 f = _mm512_fmsub_ps(a, b, _mm512_sub_ps(shifted, constant(kShift)));
+    __m512 series = _mm512_fmadd_ps(f, constant(kLn2 * kLn2 * kLn2 / 6), constant(kLn2 * kLn2 / 2));
+    series = _mm512_fmadd_ps(_mm512_fmadd_ps(series, f, constant(kLn2)), f, constant(1));
+    return _mm512_mul_ps(power(kPowers, shifted), series);
+}
+
 // x where |x| is below the limit, and there the limit with x's sign; of a NaN, too.
 inline __m512 bounded(__m512 x, double limit) {
     constexpr int kSmallerMagnitude = 2;
@@ -81,6 +92,12 @@ inline SwigluGradient swiglu_gradient(__m512 dout, __m512 gate, __m512 up) {
     const __m512 w = sigmoid(gate), dw = _mm512_mul_ps(dout, w);
     const __m512 slope = _mm512_fmadd_ps(gate, _mm512_sub_ps(constant(1), w), constant(1));
     return {_mm512_mul_ps(_mm512_mul_ps(dw, up), slope), _mm512_mul_ps(dw, gate)};
+}
+
+// e^x for x <= 0, 0 below -kSigmoidLimit. A NaN stays one: of two operands max returns the second.
+inline __m512 falling_exponential(__m512 x) {
+    const __m512 limit = constant(-kSigmoidLimit), near = _mm512_max_ps(limit, x);
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), exact_power(near, constant(kLog2E)));
 }
 
 }  // namespace

@@ -17,4 +17,7 @@ void gelu_backward(bf16* dx, const bf16* dout, const bf16* x, int64_t n);
 void swiglu_forward(bf16* out, const bf16* gates, const bf16* ups, int64_t n);
 void swiglu_backward(bf16* dgates, bf16* dups, const bf16* dout, const bf16* gates, const bf16* ups, int64_t n);
 
+// As elu1_forward of n elements (kernels/feature_map.h). out may be x.
+void elu1_forward(bf16* out, const bf16* x, int64_t n);
+
 }  // namespace plimsoll::cpu::avx512_bf16

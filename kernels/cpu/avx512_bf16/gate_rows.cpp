@@ -21,14 +21,7 @@ struct Lanes {
 // To a few roundings in fp32, since what is added to it may cancel it: 2^f by its series, and the reciprocal corrected.
 // What bounding hides of a NaN, z itself brings back.
 Lanes sigmoid_of(__m512 z) {
-    static constexpr Powers kPowers = powers(1);
-    constexpr double kLn2 = 0.6931471805599453;
-    const __m512 near = bounded(z, kSigmoidLimit), scale = constant(-kLog2E);
-    const __m512 shifted = _mm512_fmadd_ps(near, scale, constant(kShift));
-    const __m512 f = _mm512_fmsub_ps(near, scale, _mm512_sub_ps(shifted, constant(kShift)));
-    __m512 series = _mm512_fmadd_ps(f, constant(kLn2 * kLn2 * kLn2 / 6), constant(kLn2 * kLn2 / 2));
-    series = _mm512_fmadd_ps(_mm512_fmadd_ps(series, f, constant(kLn2)), f, constant(1));
-    const __m512 whole = _mm512_fmadd_ps(power(kPowers, shifted), series, constant(1));
+    const __m512 whole = _mm512_add_ps(exact_power(bounded(z, kSigmoidLimit), constant(-kLog2E)), constant(1));
     const __m512 first = _mm512_rcp14_ps(whole);
     const __m512 corrected = _mm512_mul_ps(first, _mm512_fnmadd_ps(whole, first, constant(2)));
     return Lanes(_mm512_fmadd_ps(z, _mm512_setzero_ps(), corrected));

@@ -14,6 +14,7 @@
 namespace plimsoll::cpu::avx512_bf16 {
 namespace {
 
+constexpr int kLeastHeight = 64, kLeastWidth = 128;  // of a part of c
 constexpr int64_t kPass = 256;            // of K before the next columns: 32 rows and 32 columns of that are in L1
 constexpr int64_t kWidth = 512;           // columns of c at a time, of rows of one thread
 constexpr int64_t kShort = 2048;          // of K in a part where there are several
@@ -109,8 +110,8 @@ class Product {
         const int64_t M = c_.rows, N = c_.columns;
         const double left = a_.column == 1 ? 0.05 : 0.33;
         double least = std::numeric_limits<double>::infinity();
-        for (const int64_t height : {512, 384, 256, 128, 64})
-            for (const int64_t width : {768, 512, 384, 256, 128}) {
+        for (const int64_t height : {512, 384, 256, 128, kLeastHeight})
+            for (const int64_t width : {768, 512, 384, 256, kLeastWidth}) {
                 const int64_t h = std::min(height, padded(M)), w = std::min(width, padded(N));
                 if (h * w > kMostSums && a_.columns > kPass) continue;
                 const bool shares = M > h;
@@ -327,6 +328,35 @@ void multiply_thin_rows(Matrix c, float* row_sums, Matrix a, Matrix b, bool accu
     }
 }
 
+// As Product(..).run() for so few elements of c that one thread would make them all, over parts of K: each is made by
+// itself, and they are added in their order.
+void multiply_in_parts(Matrix c, float* row_sums, Matrix a, Matrix b, bool accumulate, int threads) {
+    const int64_t M = c.rows, N = c.columns, K = a.columns, each = M * (N + 1);
+    float* const made = workspace<struct PartsOfDepth, float>(parts(K, kShort) * each);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t part = 0; part < parts(K, kShort); ++part) {
+        const Range depth = range(part, kShort, K);
+        float* const own = made + part * each;
+        const auto of = [&](const Matrix& m, int64_t first, int64_t rows, int64_t columns) {
+            return Matrix{static_cast<bf16*>(m.data) + first, m.dtype, rows, columns, m.row, m.column};
+        };
+        Product({own, DType::kF32, M, N, N, 1}, of(a, depth.begin * a.column, M, depth.count),
+                of(b, depth.begin * b.row, depth.count, N), false, nullptr,
+                {.of_rows = row_sums ? own + M * N : nullptr}, {}, {})
+            .run();
+    }
+    const auto add = [&](float* to, int64_t from, int64_t count) {
+        for (int64_t part = 0; part < parts(K, kShort); ++part) {
+            const float* own = made + part * each + from;
+            const bool first = part == 0 && !accumulate;
+#pragma omp simd
+            for (int64_t i = 0; i < count; ++i) to[i] = first ? own[i] : to[i] + own[i];
+        }
+    };
+    for (int64_t m = 0; m < M; ++m) add(static_cast<float*>(c.data) + m * c.row, m * N, N);
+    if (row_sums) add(row_sums, M * N, M);
+}
+
 }  // namespace
 
 void gemm(Matrix c, Matrix a, Matrix b, bool accumulate, const float* bias, const Exec& exec, const Then& then) {
@@ -344,6 +374,9 @@ void gemm_rows(Matrix c, Matrix a, const PackedRight& b, const float* bias, cons
 void weight_gradient(Matrix c, const GradientSums& sums, Matrix a, Matrix b, bool accumulate, const Exec& exec) {
     if (c.rows <= kThin && b.column == 1 && c.dtype == DType::kF32 && !sums.squares)
         return multiply_thin_rows(c, sums.of_rows, a, b, accumulate, exec.threads);
+    if (c.rows <= kLeastHeight && c.columns <= kLeastWidth && a.columns > kLongest && exec.threads > 1 &&
+        c.dtype == DType::kF32 && !sums.squares)
+        return multiply_in_parts(c, sums.of_rows, a, b, accumulate, exec.threads);
     Product(c, a, b, accumulate, nullptr, sums, exec, {}).run();
 }
 
