@@ -51,6 +51,7 @@ void extra_key_backward(const ExtraKey& d, Tensor dout, const AttentionTensors& 
         using R = Accumulator<T>;
         const R* const sums =
             sum_rows<R>(N, NH, key.v ? 2 * each : each, N * NH * HS, exec, [&](int64_t n, int64_t h, R* own) {
+                prefetch_head_row<T>(t.q, n + 2, h);  // nobody has read it since forward
                 const T *grad = head_row<T>(dout, n, h), *out = head_row<T>(t.out, n, h), *q = head_row<T>(t.q, n, h);
                 const R w = exp_fast(key.score.ptr<R>()[n * NH + h] - t.lse.ptr<R>()[h * N + n]);
                 const R gw = w * gate_of<T>(t.gate, n, h);

@@ -13,6 +13,13 @@ T* head_row(const Tensor& t, int64_t n, int64_t h) {
     return t.ptr<T>() + n * t.row_stride + h * t.shape[2];
 }
 
+// Asks for a head's row to come near. Nothing is read, so that it may lie past the tensor's end.
+template <class T>
+void prefetch_head_row(const Tensor& t, int64_t n, int64_t h) {
+    const char* const row = reinterpret_cast<const char*>(head_row<T>(t, n, h));
+    for (int64_t at = 0; at < t.shape[2] * static_cast<int64_t>(sizeof(T)); at += 64) __builtin_prefetch(row + at);
+}
+
 // The gate of a token's head, (N, H) before the sigmoid; 1 without one.
 template <class T>
 Accumulator<T> gate_of(const Tensor& gate, int64_t n, int64_t h) {
