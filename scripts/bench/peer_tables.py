@@ -1,4 +1,4 @@
-"""What torch_peer.py prints and puts into README.md, made of what it keeps in its file."""
+"""What torch_peer.py prints and puts into README.md and kernels/README.md, made of what it keeps in its file."""
 
 import statistics
 
@@ -7,7 +7,6 @@ from peer_rows import AIMS, ROUNDS, SHAPES
 
 BEGIN, END = "<!-- cpu speed -->", "<!-- end of cpu speed -->"
 _SECTION = "\n### "  # a machine's heading
-NOTHING = "Not measured yet.\n"
 
 
 def duration(seconds):
@@ -123,19 +122,24 @@ def attention_table(attention):
     return "\n".join(lines)
 
 
-def readme_text(data):
-    """What was measured on one machine, for README.md."""
-    parts = []
+def steps_text(data):
+    """Steps beside PyTorch's on one machine, for README.md; nothing if none were measured."""
     table = steps_table(data.get("steps", {}))
     if table:
         results = [result for shapes in data["steps"].values() for result in shapes.values() if result["rounds"]]
         heads = list(dict.fromkeys(header(result["settings"], result["date"]) for result in results))
         rows = max(len(result["screening"]) for result in results)
         rounds = sorted({len(result["rounds"]) for result in results})
-        parts += ["\n".join(heads) + f" Medians of {_range(rounds)} rounds in turns, a run the median of "
+        return ("\n".join(heads) + f" Medians of {_range(rounds)} rounds in turns, a run the median of "
                   f"{_range(sorted({result['settings']['timed_steps'] for result in results}))} steps; in brackets the least "
-                  f"and the greatest quotient within a round; PyTorch's best of up to {rows} rows, screened by a run of each.",
-                  table]
+                  f"and the greatest quotient within a round; PyTorch's best of up to {rows} rows, screened by a run of each.\n\n"
+                + table + "\n")
+    return ""
+
+
+def details_text(data):
+    """Steps by the number of threads, and attention by length, on one machine, for kernels/README.md; likewise."""
+    parts = []
     if data.get("scaling"):
         one = data["scaling"]
         parts += [f"By the number of threads, medians of {len(next(iter(one['shapes'].values())))} rounds: "
@@ -144,7 +148,7 @@ def readme_text(data):
         one = data["attention"]
         parts += [f"Core attention of one causal sequence with 12 heads of 64, medians of {len(one['rounds'])} rounds, each the "
                   f"best of 7 calls: {header(one['settings'] | {'torch': None}, one['date'])}", attention_table(one)]
-    return "\n\n".join(parts) + "\n" if parts else NOTHING
+    return "\n\n".join(parts) + "\n" if parts else ""
 
 
 def _range(counts):
@@ -159,3 +163,6 @@ def put_into(text, settings, table):
     sections = {part.split("\n", 1)[0]: part.strip("\n") for part in text[begin:end].split(_SECTION)[1:]}
     sections[processor(settings)] = f"{processor(settings)}\n\n{table}".strip("\n")
     return text[:begin] + "".join(f"{_SECTION}{one}\n" for one in sections.values()) + text[end:]
+
+
+PAGES = {"README.md": steps_text, "kernels/README.md": details_text}

@@ -4,7 +4,7 @@
     scripts/bench/torch_peer.py                            # bf16 where the CPU has it; PyTorch's best row of all
     scripts/bench/torch_peer.py --precision fp32           # fp32 without AMX, against PyTorch's fp32 rows
     scripts/bench/torch_peer.py --no-steps --scaling --attention-lengths
-    scripts/bench/torch_peer.py --no-steps --readme        # what was measured, into README.md
+    scripts/bench/torch_peer.py --no-steps --readme        # what was measured, into README.md and kernels/README.md
 
 A step is forward, backward and AdamW (fused in PyTorch), without clipping and without the norm that it needs, on one fixed
 batch. Every run is a process of its own.
@@ -137,7 +137,8 @@ def _parser():
     parser.add_argument("--json", default=str(_ROOT / "runs/bench/torch_peer.json"), metavar="FILE",
                         help="where every number is kept; default: runs/bench/torch_peer.json")
     parser.add_argument("--resume", action="store_true", help="do not measure again what FILE holds")
-    parser.add_argument("--readme", action="store_true", help="put what FILE holds into README.md, as this machine's section")
+    parser.add_argument("--readme", action="store_true", help="put what FILE holds into README.md and kernels/README.md, as "
+                        "this machine's sections")
     parser.add_argument("--quick", action="store_true",
                         help="gpt2-t64 and bb3, eager rows, 2 steps, one round, lengths up to 1,024, unless said otherwise")
     parser.add_argument("--worker", metavar="ROW", help=argparse.SUPPRESS)
@@ -209,13 +210,14 @@ def main(argv=None):
         results.save()
         print(peer_tables.attention_table(results.data["attention"]) + "\n")
     if a.readme:
-        readme = _ROOT / "README.md"
-        try:
-            readme.write_text(peer_tables.put_into(readme.read_text(encoding="utf-8"), machine(),
-                                                   peer_tables.readme_text(results.data)), encoding="utf-8")
-        except ValueError as error:
-            print(f"torch_peer: README.md: {error}", file=sys.stderr)
-            return 1
+        for name, text_of in peer_tables.PAGES.items():
+            page, text = _ROOT / name, text_of(results.data)
+            try:
+                if text:
+                    page.write_text(peer_tables.put_into(page.read_text(encoding="utf-8"), machine(), text), encoding="utf-8")
+            except ValueError as error:
+                print(f"torch_peer: {name}: {error}", file=sys.stderr)
+                return 1
     return 1 if failed(measured) else 0
 
 

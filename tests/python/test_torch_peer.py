@@ -192,15 +192,15 @@ class Tables(unittest.TestCase):
         self.assertEqual(lines[3], "| 1,024 | 1024.00 | 2048.00 | 1,998,049 | 3,996,098 |")
 
     def test_readme(self):
-        self.assertEqual(peer_tables.readme_text({}), "Not measured yet.\n")
+        self.assertEqual([text_of({}) for text_of in peer_tables.PAGES.values()], ["", ""])
         result = measure(FakeRunner({"eager bf16": 40, "plimsoll": 10}, {"plimsoll": 50}), ("eager bf16",))
-        text = peer_tables.readme_text({"steps": {"auto": {"gpt2-t64": result}}})
+        text = peer_tables.steps_text({"steps": {"auto": {"gpt2-t64": result}}})
         self.assertIn("| `gpt2-t64` | 10.0 ms, 25,600 tokens/s | 40.0 ms, 6,400 tokens/s, eager bf16 | 4.00 (4.00 to 4.00) | "
                       "1.9: reached | 50 MB | 0.50 | 0.50, eager bf16 |", text)
         self.assertIn("Medians of 5 rounds in turns, a run the median of 5 steps", text)
         scaling = {"settings": SETTINGS, "date": "2026-01-01", "shapes": {"bb3": [{"1": {"ms": 2}, "2": {"ms": 1}}]}}
         attention = {"settings": SETTINGS, "date": "2026-01-01", "rounds": [{"256": {"softmax": {"forward": 1, "backward": 2}}}]}
-        text = peer_tables.readme_text({"scaling": scaling, "attention": attention})
+        text = peer_tables.details_text({"scaling": scaling, "attention": attention})
         self.assertIn("medians of 1 rounds: CPU (amx_bf16), 2 threads on 2 cores, transparent huge pages madvise, 2026", text)
         self.assertIn("| `bb3` | 2.0 ms | 1.0 ms, 2.00x (2.00 to 2.00) |", text)
         self.assertIn("best of 7 calls", text)
@@ -213,8 +213,9 @@ class Tables(unittest.TestCase):
         self.assertEqual(two, one.replace("old\n", "old\n\n### CPU (no bf16 units)\n\nother\n"))
         self.assertEqual(peer_tables.put_into(two, SETTINGS, "new\n"), two.replace("old", "new"))
         self.assertRaises(ValueError, peer_tables.put_into, "no markers", SETTINGS, "new\n")
-        self.assertIn(peer_tables.BEGIN, (ROOT / "README.md").read_text())
-        self.assertIn(peer_tables.END, (ROOT / "README.md").read_text())
+        for page in peer_tables.PAGES:
+            self.assertIn(peer_tables.BEGIN, (ROOT / page).read_text())
+            self.assertIn(peer_tables.END, (ROOT / page).read_text())
 
 
 class Processes(unittest.TestCase):
