@@ -1,10 +1,8 @@
 #include "kernels/feature_map.h"
 
-#include <type_traits>
-
 #include "kernels/cpu/avx512_bf16/activations.h"
-#include "kernels/cpu/avx512_bf16/tiles.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/in_lanes.h"
 #include "kernels/cpu/vector_math.h"
 
 namespace plimsoll::cpu {
@@ -17,11 +15,7 @@ void elu1_forward(Tensor out, Tensor x, const Exec& exec) {
         for (int64_t n = 0; n < N; ++n) {
             T* to = out.ptr<T>() + n * out.row_stride;
             const T* from = x.ptr<T>() + n * x.row_stride;
-            if constexpr (std::is_same_v<T, bf16>)
-                if (avx512_bf16::available()) {
-                    avx512_bf16::elu1_forward(to, from, width);
-                    continue;
-                }
+            if (in_lanes<T>(avx512_bf16::elu1_forward, to, from, width)) continue;
 #pragma omp simd
             for (int64_t c = 0; c < width; ++c) {
                 const R value = static_cast<R>(from[c]), below = exp_fast(value);

@@ -1,8 +1,6 @@
-#include <type_traits>
-
 #include "kernels/cpu/avx512_bf16/activations.h"
-#include "kernels/cpu/avx512_bf16/tiles.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/in_lanes.h"
 #include "kernels/cpu/vector_math.h"
 
 namespace plimsoll::cpu {
@@ -47,17 +45,6 @@ struct Swiglu {
     static constexpr auto kInLanes = avx512_bf16::swiglu_forward;
     static constexpr auto kGradientInLanes = avx512_bf16::swiglu_backward;
 };
-
-// Whether the row is computed by a kernel for bf16 on AVX-512: `row` is called with it, if the function has one.
-template <class T, class Row, class... Pointer>
-bool in_lanes(Row row, Pointer... pointers) {
-    if constexpr (std::is_same_v<T, bf16> && !std::is_same_v<Row, std::nullptr_t>) {
-        if (!avx512_bf16::available()) return false;
-        row(pointers...);
-        return true;
-    }
-    return false;
-}
 
 template <class Function, class T>
 void forward_row(T* out, const T* x, int64_t F) {

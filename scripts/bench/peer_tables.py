@@ -125,16 +125,16 @@ def attention_table(attention):
 def steps_text(data):
     """Steps beside PyTorch's on one machine, for README.md; nothing if none were measured."""
     table = steps_table(data.get("steps", {}))
-    if table:
-        results = [result for shapes in data["steps"].values() for result in shapes.values() if result["rounds"]]
-        heads = list(dict.fromkeys(header(result["settings"], result["date"]) for result in results))
-        rows = max(len(result["screening"]) for result in results)
-        rounds = sorted({len(result["rounds"]) for result in results})
-        return ("\n".join(heads) + f" Medians of {_range(rounds)} rounds in turns, a run the median of "
-                  f"{_range(sorted({result['settings']['timed_steps'] for result in results}))} steps; in brackets the least "
-                  f"and the greatest quotient within a round; PyTorch's best of up to {rows} rows, screened by a run of each.\n\n"
-                + table + "\n")
-    return ""
+    if not table:
+        return ""
+    results = [result for shapes in data["steps"].values() for result in shapes.values() if result["rounds"]]
+    heads = list(dict.fromkeys(header(result["settings"], result["date"]) for result in results))
+    rows = max(len(result["screening"]) for result in results)
+    rounds = sorted({len(result["rounds"]) for result in results})
+    return ("\n".join(heads) + f" Medians of {_range(rounds)} rounds in turns, a run the median of "
+            f"{_range(sorted({result['settings']['timed_steps'] for result in results}))} steps; in brackets the least "
+            "and the greatest quotient within a round; PyTorch's best of up to "
+            f"{rows} rows, screened by a run of each.\n\n{table}\n")
 
 
 def details_text(data):

@@ -103,7 +103,7 @@ class Style(Tree):
                 (self.root / name).unlink()
 
     def test_what_is_not_a_machine_path(self):
-        self.write("scripts/a.sh", '# /usr/bin/python3 /dev/null https://example.org/ho' + 'me/page $HOME/work/x\n')
+        self.write("scripts/a.sh", '# /usr/bin/python3 /dev/null https://example.org/ho' + 'me/page $HOME/wo' + 'rk/x\n')
         self.assertEqual(check_style.problems(self.root), [])
 
     def test_golden_fixtures_and_build_directories_are_left_alone(self):

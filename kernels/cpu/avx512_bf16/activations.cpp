@@ -4,6 +4,7 @@
 #include "kernels/cpu/avx512_bf16/activation_lanes.h"
 
 namespace plimsoll::cpu::avx512_bf16 {
+
 void gelu_forward(bf16* out, const bf16* x, int64_t n) {
     for_pairs(n, [&](int64_t i, __mmask32 mask) {
         const Pair v = load_pair(x, i, mask);
