@@ -82,10 +82,11 @@ struct AttentionSpec {
 //   p_ij = exp(s_ij - lse_i),  lse_i = log(exp(extra logit) + sum_j exp(s_ij)).
 // What core attention reads and writes, or the gradients of that.
 struct AttentionTensors {
-    Tensor out;         // (N, NH, HS)
+    Tensor out;         // (N, NH, VS)
     Tensor lse;         // (NH, N) the rows' statistic, in the dtype sums are kept in, for weightings that have one:
                         // kExp: the natural logarithm above; kSum: the sum of a row's f(s)
-    Tensor q, k, v;     // (N, NH, HS), (N, NKV, HS) twice: one floating dtype, each with a row stride or not
+    Tensor q, k, v;     // (N, NH, HS), (N, NKV, HS), (N, NKV, VS): one floating dtype, each with a row stride or not.
+                        // VS is HS but for values of another width; on CUDA that is 2 HS (attention_wide.h)
     Tensor sink_logit;  // (NH) in the dtype sums are kept in; for kLearnedLogit only
     Tensor gate;        // (N, NH), before the sigmoid; empty = none
     Tensor score_bias = {};  // (NH) in the dtype sums are kept in; for ScoreBias::kLearned only
@@ -97,7 +98,7 @@ struct AttentionTensors {
 // (kSum); one whose divisor is not above 0 has weights, output and gradients 0.
 // cu_seqlens: where documents start among the N tokens, ascending, then N. Tiles are counted from each document's first
 // token, so a document gives the same bits wherever it lies. Bits do not depend on the number of threads.
-// Throws Error if NH is not a multiple of NKV, HS is not in 1..256, or shapes and dtypes disagree.
+// Throws Error if NH is not a multiple of NKV, HS is not in 1..256 or VS in 1..512, or shapes and dtypes disagree.
 void attention_forward(const AttentionTensors& t, std::span<const int32_t> cu_seqlens, const AttentionSpec& spec,
                        const Exec& exec);
 

@@ -22,8 +22,8 @@ struct CachedQuery {
 };
 
 // attention_forward (formulas, gate and lse included) of query i of q (N, NH, HS) on the keys of queries[i], under the
-// spec's mask at these positions. k, v (M, NKV, HS): M may differ from N. Positions need not begin at 0, and may have
-// gaps: with a bias per row, n_i is what the mask counts at the query's position.
+// spec's mask at these positions. k (M, NKV, HS), v (M, NKV, VS): M may differ from N. Positions need not begin at 0,
+// and may have gaps: with a bias per row, n_i is what the mask counts at the query's position.
 // frequencies (HS / 2): q and k are not rotated yet; they are read rotated (RoPE) by position * frequency, and stay as
 // they are. Empty: they are read as they are.
 // Reads each visible key and value once per query head, so that time is that of memory. Sums over keys run in

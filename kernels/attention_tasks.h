@@ -32,9 +32,10 @@ struct AttentionTasks {
     std::span<const AttentionTask> tasks;
 };
 
-// out and lse of the tasks' queries, as attention_forward has them; other rows stay as they are. q, out (N, NH, HS),
-// lse (NH, N); k, v (M, NKV, HS): M may differ from N. The gate is not applied: t.gate must be empty. Tiles are counted
-// from each document's first position, so a query's bits do not depend on the task it is in (on the CPU).
+// out and lse of the tasks' queries, as attention_forward has them; other rows stay as they are. q (N, NH, HS), out
+// (N, NH, VS), lse (NH, N); k (M, NKV, HS), v (M, NKV, VS): M may differ from N. The gate is not applied: t.gate must
+// be empty. Tiles are counted from each document's first position, so a query's bits do not depend on the task it is in
+// (on the CPU).
 void attention_tasks_forward(const AttentionTensors& t, const AttentionTasks& tasks, const AttentionSpec& spec,
                              const Exec& exec);
 
@@ -59,7 +60,7 @@ void attention_backward_rows(const AttentionTensors& d, Tensor delta, const Atte
 // of its query.
 void score_bias_backward(Tensor dscore_bias, Tensor rows, Write write, const Exec& exec);
 
-// out *= sigmoid(gate), in place: out (N, NH, HS), gate (N, NH), one floating dtype.
+// out *= sigmoid(gate), in place: out (N, NH, VS), gate (N, NH), one floating dtype.
 void head_gate_forward(Tensor out, Tensor gate, const Exec& exec);
 
 }  // namespace plimsoll

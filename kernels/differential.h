@@ -5,21 +5,18 @@
 
 namespace plimsoll {
 
-// Where the maps lie among the heads of core attention, and what follows their difference.
+// What follows the difference of two maps: the norm, if there is one.
 struct DifferentialSpec {
-    int64_t halves = 1;  // a map's values are halves * HS wide: it is so many heads of core attention, one per half
-    int64_t group = 1;   // with halves: query heads per key head. Half a of map i is head
-                         // ((i / group) halves + a) group + i % group
-    double factor = 1;   // with a norm: times its output, 1 - lambda_init
-    double eps = 0;      // of the norm
+    double factor = 1;  // times its output: 1 - lambda_init
+    double eps = 0;
 };
 
 struct DifferentialTensors {
-    Tensor y;       // (N, 2 P halves, HS) what core attention wrote
+    Tensor y;       // (N, 2 P, VS) what core attention wrote
     Tensor lambda;  // (1) in the dtype of sums: lambda; or (N, P) in y's dtype: lambda_np = sigmoid of it
-    Tensor gain;    // (halves HS) in the dtype of sums: the norm's; empty = no norm
+    Tensor gain;    // (VS) in the dtype of sums: the norm's; empty = no norm
     Tensor rstd;    // (N, P) in the dtype of sums, with a norm
-    Tensor out;     // (N, P, halves HS)
+    Tensor out;     // (N, P, VS)
 };
 
 // z_p = y_2p - lambda y_2p+1;  out_p = z_p, or with a norm factor rstd_p z_p gain, rstd_p = 1 / sqrt(mean(z_p^2) +

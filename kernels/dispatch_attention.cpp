@@ -10,17 +10,20 @@
 namespace plimsoll {
 namespace {
 
-constexpr int64_t kMaxHeadSize = 256;
+constexpr int64_t kMaxHeadSize = 256, kMaxValueSize = 512;
 
-// What `op` reads and writes, whatever queries there are: k and v may have other rows than q.
+// What `op` reads, whatever queries there are: k and v may have other rows than q.
 void check_attention(const char* op, const AttentionTensors& t, const AttentionSpec& spec) {
     const auto& [out, lse, q, k, v, sink_logit, gate, score_bias, key_bias] = t;
-    check(q.shape.rank() == 3 && k.shape.rank() == 3, "{}: q {} and k {} must be (N, heads, HS)", op, q.shape, k.shape);
-    const int64_t N = q.shape[0], NH = q.shape[1], HS = q.shape[2];
-    check(k.shape == v.shape && k.shape[2] == HS, "{}: q {}, k {}, v {}", op, q.shape, k.shape, v.shape);
+    check(q.shape.rank() == 3 && k.shape.rank() == 3 && v.shape.rank() == 3,
+          "{}: q {} and k {} must be (N, heads, HS), v {} (N, heads, VS)", op, q.shape, k.shape, v.shape);
+    const int64_t N = q.shape[0], NH = q.shape[1], HS = q.shape[2], VS = v.shape[2];
+    check(k.shape[0] == v.shape[0] && k.shape[1] == v.shape[1] && k.shape[2] == HS, "{}: q {}, k {}, v {}", op, q.shape,
+          k.shape, v.shape);
     check(k.shape[1] > 0 && NH % k.shape[1] == 0, "{}: {} query heads are no multiple of {} key heads", op, NH,
           k.shape[1]);
     check(HS >= 1 && HS <= kMaxHeadSize, "{}: head size {}, must lie in 1 .. {}", op, HS, kMaxHeadSize);
+    check(VS >= 1 && VS <= kMaxValueSize, "{}: values of {} channels, must lie in 1 .. {}", op, VS, kMaxValueSize);
     check(k.dtype == q.dtype && v.dtype == q.dtype, "{}: q, k and v must have one dtype", op);
     const bool normalized = is_normalized(spec.weighting);
     check(!normalized || (lse.shape == Shape{NH, N} && lse.contiguous() && lse.dtype == accumulator_of(q.dtype)),
@@ -35,6 +38,13 @@ void check_attention(const char* op, const AttentionTensors& t, const AttentionS
                         key_bias.contiguous()),
           "{}: key_bias {} in {} must be ({}, {}) in {}", op, key_bias.shape, name_of(key_bias.dtype), k.shape[0], NH,
           name_of(accumulator_of(q.dtype)));
+}
+
+// `out` or its gradient.
+void check_output(const char* op, Tensor out, const AttentionTensors& t) {
+    check(out.shape == Shape{t.q.shape[0], t.q.shape[1], t.v.shape[2]} && out.dtype == t.q.dtype,
+          "{}: q {}, v {} in {}, out {} in {}", op, t.q.shape, t.v.shape, name_of(t.q.dtype), out.shape,
+          name_of(out.dtype));
 }
 
 void check_extra_column(const char* op, Tensor sink_logit, int64_t NH, DType sums, const AttentionSpec& spec) {
@@ -55,7 +65,7 @@ void check_score_bias(const char* op, Tensor score_bias, int64_t NH, DType sums,
           "{}: score_bias {} goes with a learned bias, ({}) in {}", op, score_bias.shape, NH, name_of(sums));
 }
 
-// `out` (N, NH, HS) with its gate, if there is one.
+// `out` (N, NH, VS) with its gate, if there is one.
 void check_head_gate(const char* op, Tensor out, Tensor gate) {
     const int64_t N = out.shape[0], NH = out.shape[1];
     check(!gate || (gate.shape == Shape{N, NH} && gate.dtype == out.dtype && gate.contiguous()),
@@ -79,8 +89,8 @@ bool alike(Tensor a, Tensor b) {
 void check_local(const char* op, const AttentionTensors& t, std::span<const int32_t> cu_seqlens,
                  const AttentionSpec& spec, const Exec& exec) {
     check_attention(op, t, spec);
-    check(t.k.shape[0] == t.q.shape[0] && alike(t.out, t.q), "{}: q {}, k {}, out {} in {}", op, t.q.shape, t.k.shape,
-          t.out.shape, name_of(t.out.dtype));
+    check_output(op, t.out, t);
+    check(t.k.shape[0] == t.q.shape[0], "{}: q {}, k {}", op, t.q.shape, t.k.shape);
     check_extra_column(op, t.sink_logit, t.q.shape[1], accumulator_of(t.q.dtype), spec);
     check_score_bias(op, t.score_bias, t.q.shape[1], accumulator_of(t.q.dtype), spec);
     check_head_gate(op, t.out, t.gate);
@@ -177,8 +187,8 @@ void attention_tasks_forward(const AttentionTensors& t, const AttentionTasks& ta
     constexpr const char* op = "attention_tasks_forward";
     check_device(exec, op);
     check_attention(op, t, spec);
-    check(alike(t.out, t.q) && !t.gate, "{}: q {}, out {} in {}, {} gate", op, t.q.shape, t.out.shape,
-          name_of(t.out.dtype), t.gate ? "a" : "no");
+    check_output(op, t.out, t);
+    check(!t.gate, "{}: tasks have no gate, got one of {}", op, t.gate.shape);
     check_extra_column(op, t.sink_logit, t.q.shape[1], accumulator_of(t.q.dtype), spec);
     check_score_bias(op, t.score_bias, t.q.shape[1], accumulator_of(t.q.dtype), spec);
     check_tasks(op, tasks, t.q.shape[0], t.k.shape[0], spec);
@@ -190,7 +200,7 @@ void attention_cached_forward(const AttentionTensors& t, std::span<const CachedQ
     constexpr const char* op = "attention_cached_forward";
     check_on_cpu(exec, op);
     check_attention(op, t, spec);
-    check(alike(t.out, t.q), "{}: q {}, out {} in {}", op, t.q.shape, t.out.shape, name_of(t.out.dtype));
+    check_output(op, t.out, t);
     check_extra_column(op, t.sink_logit, t.q.shape[1], accumulator_of(t.q.dtype), spec);
     check_score_bias(op, t.score_bias, t.q.shape[1], accumulator_of(t.q.dtype), spec);
     check_head_gate(op, t.out, t.gate);
@@ -209,10 +219,11 @@ void attention_tasks_backward(const AttentionTensors& d, const AttentionTensors&
     check(!is_normalized(spec.weighting) || (alike(delta, t.lse) && delta.contiguous()),
           "{}: delta {} in {} must look like lse {}", op, delta.shape, name_of(delta.dtype), t.lse.shape);
     const DType sums = accumulator_of(t.q.dtype);
-    check(alike(d.q, t.q) && alike(d.out, t.q) && d.k.shape == t.k.shape && d.v.shape == t.v.shape &&
-              d.k.dtype == d.v.dtype && (d.k.dtype == t.q.dtype || d.k.dtype == sums),
-          "{}: dq {}, dk {} and dv {} in {}, dout {} for q {}, k {} in {}", op, d.q.shape, d.k.shape, d.v.shape,
-          name_of(d.k.dtype), d.out.shape, t.q.shape, t.k.shape, name_of(t.q.dtype));
+    check_output(op, d.out, t);
+    check(alike(d.q, t.q) && d.k.shape == t.k.shape && d.v.shape == t.v.shape && d.k.dtype == d.v.dtype &&
+              (d.k.dtype == t.q.dtype || d.k.dtype == sums),
+          "{}: dq {}, dk {} and dv {} in {} for q {}, k {} in {}", op, d.q.shape, d.k.shape, d.v.shape,
+          name_of(d.k.dtype), t.q.shape, t.k.shape, name_of(t.q.dtype));
     check_score_bias(op, t.score_bias, t.q.shape[1], sums, spec);
     check(!t.key_bias, "{}: keys of tasks have no biases, got key_bias {}", op, t.key_bias.shape);
     check(!t.score_bias || (d.score_bias.shape == Shape{t.q.shape[1], t.q.shape[0]} && d.score_bias.dtype == sums &&

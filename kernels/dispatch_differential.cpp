@@ -10,20 +10,18 @@ void check_like(const char* op, const char* name, Tensor t, Shape shape, DType d
           name, name_of(dtype), shape, name_of(t.dtype), t.shape);
 }
 
-void check_maps(const char* op, const DifferentialTensors& t, const DifferentialSpec& spec) {
-    check(t.y.shape.rank() == 3 && t.out.shape.rank() == 3 && spec.halves >= 1 && spec.group >= 1,
-          "{}: y {}, out {}, {} halves, groups of {}", op, t.y.shape, t.out.shape, spec.halves, spec.group);
-    const int64_t N = t.out.shape[0], P = t.out.shape[1], HS = t.y.shape[2], W = spec.halves * HS;
+void check_maps(const char* op, const DifferentialTensors& t) {
+    check(t.y.shape.rank() == 3 && t.out.shape.rank() == 3, "{}: y {}, out {}", op, t.y.shape, t.out.shape);
+    const int64_t N = t.out.shape[0], P = t.out.shape[1], VS = t.out.shape[2];
     const DType sums = accumulator_of(t.y.dtype);
-    check(2 * P % spec.group == 0, "{}: {} maps in groups of {}", op, 2 * P, spec.group);
-    check_like(op, "y", t.y, {N, 2 * P * spec.halves, HS}, t.y.dtype);
-    check_like(op, "out", t.out, {N, P, W}, t.y.dtype);
+    check_like(op, "y", t.y, {N, 2 * P, VS}, t.y.dtype);
+    check_like(op, "out", t.out, {N, P, VS}, t.y.dtype);
     if (t.lambda.shape.rank() == 1)
         check_like(op, "lambda", t.lambda, {1}, sums);
     else
         check_like(op, "lambda", t.lambda, {N, P}, t.y.dtype);
     if (!t.gain) return;
-    check_like(op, "gain", t.gain, {W}, sums);
+    check_like(op, "gain", t.gain, {VS}, sums);
     check_like(op, "rstd", t.rstd, {N, P}, sums);
 }
 
@@ -44,7 +42,7 @@ void check_repeated(const char* op, Tensor once, Tensor twice, int64_t block) {
 
 void differential_forward(const DifferentialTensors& t, const DifferentialSpec& spec, const Exec& exec) {
     check_device(exec, "differential_forward");
-    check_maps("differential_forward", t, spec);
+    check_maps("differential_forward", t);
     PLIMSOLL_RUN(exec, differential_forward(t, spec, exec));
 }
 
@@ -52,7 +50,7 @@ void differential_backward(const DifferentialTensors& d, const DifferentialTenso
                            Write write, const Exec& exec) {
     constexpr const char* op = "differential_backward";
     check_device(exec, op);
-    check_maps(op, t, spec);
+    check_maps(op, t);
     check_like(op, "dout", d.out, t.out.shape, t.out.dtype);
     check_like(op, "dy", d.y, t.y.shape, t.y.dtype);
     check_like(op, "dlambda", d.lambda, t.lambda.shape, t.lambda.dtype);

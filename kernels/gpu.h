@@ -32,8 +32,11 @@ int64_t gpu_memory(const Exec& exec);
 
 // The sizes that say how much scratch memory the ops of a network need on a GPU.
 struct ScratchSizes {
-    int64_t tokens = 0;      // at once
-    int64_t heads = 0;       // of queries
+    int64_t tokens = 0;  // at once
+    int64_t heads = 0;   // of queries
+    int64_t key_heads = 0;
+    int64_t head_size = 0;   // channels of queries and keys
+    int64_t value_size = 0;  // and of values
     int64_t columns = 0;     // of the widest activation
     int64_t parameters = 0;  // elements
 };

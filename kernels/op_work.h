@@ -303,13 +303,16 @@ inline double visible_pairs(const AttentionSpec& spec, const AttentionTasks& tas
                                tasks.keys[static_cast<size_t>(task.keys)].end);
     return pairs;
 }
-// So many products of q's heads, and so many operations on each score, as softmax has them.
-inline OpWork of_scores(double products, double others, Tensor q, double pairs, double bytes) {
-    const double scores = static_cast<double>(q.shape[1]) * pairs;
-    return {.products = products * 2 * static_cast<double>(q.shape[2]) * scores,
+// So many products with queries or keys and with values or outputs, and so many operations on each score, as softmax
+// has them.
+inline OpWork of_scores(double of_keys, double of_values, double others, const AttentionTensors& t, double pairs,
+                        double bytes) {
+    const double scores = static_cast<double>(t.q.shape[1]) * pairs;
+    return {.products = 2 * scores *
+                        (of_keys * static_cast<double>(t.q.shape[2]) + of_values * static_cast<double>(t.v.shape[2])),
             .others = others * scores,
             .bytes = bytes,
-            .bf16 = q.dtype == DType::kBF16};
+            .bf16 = t.q.dtype == DType::kBF16};
 }
 inline double forward_bytes(const AttentionTensors& t) {
     return bytes_of({t.out, t.lse, t.q, t.k, t.v, t.sink_logit, t.gate, t.score_bias, t.key_bias});
@@ -317,14 +320,14 @@ inline double forward_bytes(const AttentionTensors& t) {
 // A score: scale, maximum, difference, exp, sum. A gate per head: one per output.
 inline OpWork attention_forward(const AttentionTensors& t, Ids cu_seqlens, const AttentionSpec& spec,
                                 const Exec& /*exec*/) {
-    OpWork work = of_scores(2, 5, t.q, visible_pairs(spec, cu_seqlens), forward_bytes(t) + bytes_of(cu_seqlens));
+    OpWork work = of_scores(1, 1, 5, t, visible_pairs(spec, cu_seqlens), forward_bytes(t) + bytes_of(cu_seqlens));
     work.others += t.gate ? count(t.out) : 0;
     return work;
 }
 // A score: scale, difference and exp again, ds = p (dp - delta) 2. A row: delta, 2 per output.
 inline OpWork attention_backward(const AttentionTensors& d, const AttentionTensors& t, Ids cu_seqlens,
                                  const AttentionSpec& spec, Write write, const Exec& /*exec*/) {
-    OpWork work = of_scores(5, 5, t.q, visible_pairs(spec, cu_seqlens),
+    OpWork work = of_scores(3, 2, 5, t, visible_pairs(spec, cu_seqlens),
                             forward_bytes(t) + bytes_of({d.out, d.q, d.k, d.v, d.gate, d.key_bias}) +
                                 bytes_of({d.sink_logit, d.score_bias}, write) + bytes_of(cu_seqlens));
     work.others += 2 * count(t.out);
@@ -332,11 +335,11 @@ inline OpWork attention_backward(const AttentionTensors& d, const AttentionTenso
 }
 inline OpWork attention_tasks_forward(const AttentionTensors& t, const AttentionTasks& tasks, const AttentionSpec& spec,
                                       const Exec& /*exec*/) {
-    return of_scores(2, 5, t.q, visible_pairs(spec, tasks), forward_bytes(t));
+    return of_scores(1, 1, 5, t, visible_pairs(spec, tasks), forward_bytes(t));
 }
 inline OpWork attention_tasks_backward(const AttentionTensors& d, const AttentionTensors& t, Tensor delta,
                                        const AttentionTasks& tasks, const AttentionSpec& spec, const Exec& /*exec*/) {
-    return of_scores(5, 5, t.q, visible_pairs(spec, tasks),
+    return of_scores(3, 2, 5, t, visible_pairs(spec, tasks),
                      bytes_of({t.q, t.k, t.v, t.lse, t.score_bias, delta, d.out, d.q, d.k, d.v, d.score_bias}));
 }
 inline OpWork attention_backward_rows(const AttentionTensors& d, Tensor delta, const AttentionTensors& t,

@@ -93,9 +93,8 @@ void check_differential(const NetworkConfig& network) {
         fail_input("attention.differential = \"v1\" wants an even number of key heads, got {}", m.key_heads());
     if (a.differential == "v1" && m.position == "alibi")
         fail_input(
-            "attention.differential = \"v1\" with model.position = \"alibi\": core attention has either half of a "
-            "map's "
-            "values as a head, and would bias them by two slopes; take rope, learned or none");
+            "attention.differential = \"v1\" with model.position = \"alibi\": on a GPU core attention has either half "
+            "of a map's values as a head, and would bias them by two slopes; take rope, learned or none");
     if (a.differential == "v2" && group % 2)
         fail_input("attention.differential = \"v2\" wants an even number of heads per key head, got {}", group);
     const auto all = [](const std::vector<std::string>& list, std::initializer_list<std::string_view> legal) {
@@ -150,9 +149,9 @@ bool AttentionConfig::learned_score_bias(int64_t layer) const {
     return score_bias == "learned" && takes_bias(weighting_by_name(at(weighting, layer)));
 }
 
-AttentionConfig::CoreHeads AttentionConfig::core_heads(const ModelConfig& model) const {
-    const int64_t times = differential == "v1" ? 2 : 1;
-    return {times * model.heads, times * model.key_heads()};
+AttentionConfig::CoreSizes AttentionConfig::core_sizes(const ModelConfig& model) const {
+    const int64_t HS = model.head_channels();
+    return {.NH = model.heads, .NKV = model.key_heads(), .HS = HS, .VS = differential == "v1" ? 2 * HS : HS};
 }
 
 AttentionSpec AttentionConfig::spec(int64_t layer, const ModelConfig& model) const {

@@ -196,11 +196,12 @@ struct AttentionConfig {
     static const T& at(const std::vector<T>& values, int64_t layer) {
         return values[static_cast<size_t>(layer) % values.size()];
     }
-    struct CoreHeads {
-        int64_t query, key;
+    // The sizes of core attention: heads of queries, and of keys and values; channels of queries and keys, and of
+    // values and outputs, which are two heads wide with differential = "v1".
+    struct CoreSizes {
+        int64_t NH, NKV, HS, VS;
     };
-    // Heads of core attention: those of the model, but twice as many with differential = "v1".
-    CoreHeads core_heads(const ModelConfig& model) const;
+    CoreSizes core_sizes(const ModelConfig& model) const;
     // What the kernels need for a layer.
     AttentionSpec spec(int64_t layer, const ModelConfig& model) const;
 };

@@ -21,8 +21,9 @@ double block_flops_per_token(const NetworkConfig& config, int64_t layer) {
     double visible = 0;
     const Mask mask(config.attention.spec(layer, model));
     for (int64_t i = 0; i < T; ++i) visible += static_cast<double>(mask.visible_keys(i, T));
+    const auto core = config.attention.core_sizes(model);
     const double attention =
-        4.0 * static_cast<double>(config.attention.core_heads(model).query * HS) * visible / static_cast<double>(T);
+        2.0 * static_cast<double>(core.NH * (core.HS + core.VS)) * visible / static_cast<double>(T);
     // Vectors of positions have no gradient.
     const bool fixed = config.attention.qk_source_at(layer) == QkSource::kPosition;
     const double unneeded = fixed ? 2 * static_cast<double>((maps[0] + (maps.size() > 2 ? maps[1] : 0)) * C) : 0;

@@ -25,9 +25,9 @@ CachedAttention::CachedAttention(const NetworkConfig& network, DType dtype, cons
     const ModelConfig& model = network.model;
     ArenaPlan plan("key-value cache");
     for (int64_t layer = 0; layer < model.layers; ++layer) {
-        const Shape shape{rows_, network.attention.core_heads(model).key, model.head_channels()};
-        keys_.push_back(plan.add(fmt::format("keys {}", layer), shape, dtype));
-        values_.push_back(plan.add(fmt::format("values {}", layer), shape, dtype));
+        const auto [NH, NKV, HS, VS] = network.attention.core_sizes(model);
+        keys_.push_back(plan.add(fmt::format("keys {}", layer), {rows_, NKV, HS}, dtype));
+        values_.push_back(plan.add(fmt::format("values {}", layer), {rows_, NKV, VS}, dtype));
         if (network.attention.key_bias != "none")
             key_biases_.push_back(
                 plan.add(fmt::format("key biases {}", layer), {rows_, model.heads}, accumulator_of(dtype)));

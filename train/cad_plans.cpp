@@ -22,14 +22,18 @@ size_t index(Pass pass) {
     return static_cast<size_t>(pass);
 }
 
+CaShape shape_of(const NetworkConfig& network, DType compute) {
+    const auto [NH, NKV, HS, VS] = network.attention.core_sizes(network.model);
+    return {.NH = NH, .NKV = NKV, .HS = HS, .VS = VS, .dtype = compute};
+}
+
 }  // namespace
 
 CadPlans::CadPlans(const RunConfig& config, const NetworkConfig& network, DType compute, const Loader& data,
                    const RankPlace& place, int64_t micro_batches)
     : config_(config),
       data_(data),
-      shape_{network.attention.core_heads(network.model).query, network.attention.core_heads(network.model).key,
-             network.model.head_channels(), compute},
+      shape_(shape_of(network, compute)),
       data_ranks_(place.data_ranks * static_cast<int>(config.parallel.virtual_ranks)),
       stages_(static_cast<int>(place.stages * config.parallel.chunks)),
       rank_(place.data_rank * place.stages + place.stage),

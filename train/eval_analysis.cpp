@@ -168,8 +168,7 @@ class Analysis {
                 const Block block = transformer_->block(core_, input, layer, context_.exec);
                 f(group, layer, [&](int64_t document, int64_t head) {
                     const auto d = static_cast<size_t>(document);
-                    return HeadWeights(block, context_.network(), head, group.cu_seqlens[d],
-                                       group.cu_seqlens[d + 1] - group.cu_seqlens[d]);
+                    return HeadWeights(block, head, group.cu_seqlens[d], group.cu_seqlens[d + 1] - group.cu_seqlens[d]);
                 });
             }
         }

@@ -42,7 +42,7 @@ class Experiment {
     Outcome run(const Interventions& interventions, bool with_sinks) {
         const WithoutBranches without(*model_, interventions);
         LocalCoreAttention local;
-        IntervenedAttention core(local, interventions, config_.model.heads);
+        IntervenedAttention core(local, interventions);
         Outcome outcome{interventions,
                         evaluate(*model_, core, rows_, context_.samples(), config_.train.micro_batch,
                                  config_.scored_tokens(), context_.exec),

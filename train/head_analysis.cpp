@@ -12,7 +12,7 @@ namespace {
 
 HeadAttribution attribution(const AttentionCall& call, int64_t head, int64_t begin, int64_t n) {
     const AttentionTensors& t = call.t;
-    const int64_t HS = t.q.shape[2], group = t.q.shape[1] / t.v.shape[1];
+    const int64_t VS = t.v.shape[2], group = t.q.shape[1] / t.v.shape[1];
     const HeadWeights weights(t, call.spec, head, begin, n);
     const std::vector<double> v = widened_rows(head_rows(t.v, head / group, begin, n)),
                               dout = widened_rows(head_rows(call.d.out, head, begin, n));
@@ -22,8 +22,8 @@ HeadAttribution attribution(const AttentionCall& call, int64_t head, int64_t beg
         for (int64_t j = 0; j < weights.keys_end(i); ++j) {
             if (!weights.visible(i, j)) continue;
             double dot = 0;
-            for (int64_t c = 0; c < HS; ++c)
-                dot += dout[static_cast<size_t>(i * HS + c)] * v[static_cast<size_t>(j * HS + c)];
+            for (int64_t c = 0; c < VS; ++c)
+                dot += dout[static_cast<size_t>(i * VS + c)] * v[static_cast<size_t>(j * VS + c)];
             const double product = weights.weight(i, j) * g * dot;
             result.signed_sum += product, result.absolute += std::abs(product);
             if (j == 0) result.first += std::abs(product);

@@ -30,17 +30,9 @@ bool multiplies(const OutputGate& gate) {
     return gate && gate.spec.combination == GateCombination::kMultiply;
 }
 
-// Where a head of the model (with differential attention a score map) is found.
-struct HeadPlace {
-    int64_t query, key;  // among the heads of core attention
-    int64_t output;      // among those that the output projection reads
-};
-HeadPlace place_of(const NetworkConfig& network, int64_t head) {
-    const int64_t group = network.model.heads / network.model.key_heads(), key = head / group;
-    if (network.attention.differential == "v2") return {head, key, head / 2};
-    if (network.attention.differential != "v1") return {head, key, head};
-    const int64_t half = head % 2;  // of the pair's values: one for either map
-    return {(2 * key + half) * group + head % group, 2 * key + half, head};
+// The key head of a head of the model.
+int64_t key_of(const NetworkConfig& network, int64_t head) {
+    return head / (network.model.heads / network.model.key_heads());
 }
 
 }  // namespace
@@ -63,8 +55,8 @@ HeadWeights::HeadWeights(const AttentionTensors& core, const AttentionSpec& spec
         for (int64_t i = 0; i < n; ++i) take_column(i, element(column_scores, (begin + i) * NH + head));
 }
 
-HeadWeights::HeadWeights(const Block& block, const NetworkConfig& network, int64_t head, int64_t begin, int64_t n)
-    : HeadWeights(block.core_tensors(), block.spec(), place_of(network, head).query, begin, n, block.column_scores()) {}
+HeadWeights::HeadWeights(const Block& block, int64_t head, int64_t begin, int64_t n)
+    : HeadWeights(block.core_tensors(), block.spec(), head, begin, n, block.column_scores()) {}
 
 double HeadWeights::row_sum(int64_t i) const {
     double sum = 0;
@@ -83,31 +75,32 @@ void HeadWeights::take_column(int64_t i, double e) {
 LayerProbe::LayerProbe(const Block& block, Transformer& model, int64_t layer, const std::vector<bool>& is_trigger,
                        const ModelInput& input, const Exec& exec)
     : block_(block), network_(model.config()), is_trigger_(is_trigger), input_(input) {
-    const int64_t NH = network_.model.heads, HS = network_.model.head_channels(), C = network_.model.channels;
+    const int64_t NH = network_.model.heads, C = network_.model.channels;
+    const int64_t VS = network_.attention.core_sizes(network_.model).VS;
+    const int64_t maps = network_.attention.differential == "none" ? 1 : 2;  // that the projection reads as one
     const int64_t N = static_cast<int64_t>(input.tokens.size());
     const AttentionTensors core = block.core_tensors();
     const Tensor out =
         model.table().view(model.parameters(), model.table().find(fmt::format("blocks.{}.attn.out.weight", layer)));
-    std::vector<float> values(static_cast<size_t>(N * HS)), weight(static_cast<size_t>(C * HS)),
+    std::vector<float> values(static_cast<size_t>(N * VS)), weight(static_cast<size_t>(C * VS)),
         product(static_cast<size_t>(N * C));
     for (int64_t head = 0; head < NH; ++head) {
-        const HeadPlace place = place_of(network_, head);
-        const Tensor v = head_rows(core.v, place.key, 0, N), y = head_rows(core.out, place.query, 0, N);
+        const Tensor v = head_rows(core.v, key_of(network_, head), 0, N), y = head_rows(core.out, head, 0, N);
         for (int64_t t = 0; t < N; ++t)
-            for (int64_t c = 0; c < HS; ++c)
-                values[static_cast<size_t>(t * HS + c)] = static_cast<float>(element(v, t * v.row_stride + c));
+            for (int64_t c = 0; c < VS; ++c)
+                values[static_cast<size_t>(t * VS + c)] = static_cast<float>(element(v, t * v.row_stride + c));
         for (int64_t o = 0; o < C; ++o)
-            for (int64_t c = 0; c < HS; ++c)
-                weight[static_cast<size_t>(o * HS + c)] =
-                    static_cast<float>(element(out, o * out.row_stride + place.output * HS + c));
+            for (int64_t c = 0; c < VS; ++c)
+                weight[static_cast<size_t>(o * VS + c)] =
+                    static_cast<float>(element(out, o * out.row_stride + head / maps * VS + c));
         const Tensor result(product.data(), DType::kF32, {N, C});
-        matmul_forward(result, Tensor(values.data(), DType::kF32, {N, HS}), Tensor(weight.data(), DType::kF32, {C, HS}),
+        matmul_forward(result, Tensor(values.data(), DType::kF32, {N, VS}), Tensor(weight.data(), DType::kF32, {C, VS}),
                        {}, exec);
         for (int64_t t = 0; t < N; ++t) wo_value_norm_.push_back(row_norm(result, t));
         const OutputGate gate = block.output_gate();
         for (int64_t t = 0; t < N; ++t) {
             double sum = 0;
-            for (int64_t c = 0; c < HS; ++c) {
+            for (int64_t c = 0; c < VS; ++c) {
                 double value = element(y, t * y.row_stride + c);
                 if (gate && !gate.inside) {
                     const double g = gate_at(gate, t, head, c);
@@ -182,10 +175,10 @@ void LayerProbe::add_masses(NamedValues& out, const HeadWeights& weights, int64_
 
 void LayerProbe::add_values(NamedValues& out, int64_t head, int64_t begin, int64_t n) const {
     const int64_t N = static_cast<int64_t>(input_.tokens.size());
-    const HeadPlace place = place_of(network_, head);
     const AttentionTensors core = block_.core_tensors();
-    const Tensor q = head_rows(core.q, place.query, begin, n), k = head_rows(core.k, place.key, begin, n);
-    const Tensor v = head_rows(core.v, place.key, begin, n);
+    const int64_t key = key_of(network_, head);
+    const Tensor q = head_rows(core.q, head, begin, n), k = head_rows(core.k, key, begin, n);
+    const Tensor v = head_rows(core.v, key, begin, n);
     const auto pushed = [&](int64_t t) { return wo_value_norm_[static_cast<size_t>(head * N + begin + t)]; };
     Mean pushed_rest, value_rest, key_rest, cosine, output, layer_output;
     for (int64_t t = 1; t < n; ++t)
@@ -248,7 +241,7 @@ void LayerProbe::add_gates(NamedValues& out, int64_t head, int64_t begin, int64_
 
 NamedValues LayerProbe::measure_head(int64_t head, int64_t begin, int64_t n) const {
     NamedValues out;
-    const HeadWeights weights(block_, network_, head, begin, n);
+    const HeadWeights weights(block_, head, begin, n);
     add_masses(out, weights, head, begin, n);
     add_values(out, head, begin, n);
     add_logits(out, weights, begin, n);

@@ -26,7 +26,7 @@ class HeadWeights {
     HeadWeights(const AttentionTensors& core, const AttentionSpec& spec, int64_t head, int64_t begin, int64_t n,
                 Tensor column_scores = {});
     // Of a head of the model; with differential attention, of a score map.
-    HeadWeights(const Block& block, const NetworkConfig& network, int64_t head, int64_t begin, int64_t n);
+    HeadWeights(const Block& block, int64_t head, int64_t begin, int64_t n);
     double weight(int64_t i, int64_t j) const { return weights_[static_cast<size_t>(i * n_ + j)]; }
     double score(int64_t i, int64_t j) const { return scores_[static_cast<size_t>(i * n_ + j)]; }
     bool visible(int64_t i, int64_t j) const { return std::isfinite(score(i, j)); }

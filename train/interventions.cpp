@@ -196,14 +196,12 @@ void IntervenedAttention::end_forward(const AttentionCall& call, const Exec& exe
     core_.end_forward(call, exec);
     check(call.t.out.device == Device::kCpu, "interventions are made in host memory");
     const int64_t NH = call.t.q.shape[1], documents = static_cast<int64_t>(call.cu_seqlens.size()) - 1;
-    // Core attention's heads lie by key head; `halves` key heads in turn are one of the model.
-    const int64_t group = NH / call.t.k.shape[1], halves = NH / heads_;
 #pragma omp parallel for num_threads(exec.threads) schedule(dynamic)
     for (int64_t unit = 0; unit < documents * NH; ++unit) {
         const auto d = static_cast<size_t>(unit / NH);
-        const int64_t at = unit % NH, head = at / group / halves * group + at % group;
+        const int64_t head = unit % NH;
         if (const Intervention* here = made_on(interventions_, call.layer, head))
-            intervene(call, *here, unit % NH, call.cu_seqlens[d], call.cu_seqlens[d + 1] - call.cu_seqlens[d]);
+            intervene(call, *here, head, call.cu_seqlens[d], call.cu_seqlens[d + 1] - call.cu_seqlens[d]);
     }
 }
 

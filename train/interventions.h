@@ -59,10 +59,10 @@ std::vector<Interventions> intervention_battery(const ModelConfig& model);
 // Host memory; forward only.
 class IntervenedAttention final : public CoreAttention {
   public:
-    // `heads`: of the model; core attention may have several for one (differential attention, V1). `core` must outlive
-    // this. What is behind core attention, and interventions on whole layers, are left to WithoutBranches.
-    IntervenedAttention(CoreAttention& core, Interventions interventions, int64_t heads)
-        : core_(core), interventions_(std::move(interventions)), heads_(heads) {}
+    // `core` must outlive this. What is behind core attention, and interventions on whole layers, are left to
+    // WithoutBranches.
+    IntervenedAttention(CoreAttention& core, Interventions interventions)
+        : core_(core), interventions_(std::move(interventions)) {}
 
     void begin_forward(const AttentionCall& call, const Exec& exec) override { core_.begin_forward(call, exec); }
     void compute_forward(const AttentionCall& call, const Exec& exec) override { core_.compute_forward(call, exec); }
@@ -72,7 +72,6 @@ class IntervenedAttention final : public CoreAttention {
   private:
     CoreAttention& core_;
     Interventions interventions_;
-    int64_t heads_;
 };
 
 // While it lives, the last projections (and their biases) of the branches that are to be zero, and the columns of heads

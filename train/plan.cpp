@@ -50,9 +50,13 @@ int64_t bytes_of(const Chunks& chunks, int64_t tokens, const RankPlace& place, c
 
 ScratchSizes scratch_sizes(const Transformer& model, int64_t tokens) {
     const ModelConfig& m = model.config().model;
-    const int64_t qkv = (m.heads + 2 * m.key_heads()) * m.head_channels();
+    const auto core = model.config().attention.core_sizes(m);
+    const int64_t qkv = (core.NH + 2 * core.NKV) * core.HS;
     return {.tokens = tokens,
-            .heads = model.config().attention.core_heads(m).query,
+            .heads = core.NH,
+            .key_heads = core.NKV,
+            .head_size = core.HS,
+            .value_size = core.VS,
             .columns = std::max({m.channels, qkv, 2 * m.hidden()}),
             .parameters = model.table().buffer_elements()};
 }

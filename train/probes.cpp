@@ -132,7 +132,7 @@ json Probes::attention_maps(ProbedModel& probed, CoreAttention& core, const Load
         const Block block = model.block(core, input, layer, exec);
         json by_head = json::array();
         for (int64_t head = 0; head < network_.model.heads; ++head) {
-            const HeadWeights weights(block, network_, head, 0, length);
+            const HeadWeights weights(block, head, 0, length);
             json rows = json::array();
             for (int64_t i = 0; i < length; ++i) {
                 json row = json::array();

@@ -32,19 +32,19 @@ void send(RowExchange& exchange, const std::vector<RowPart>& parts, int rank, co
 }  // namespace
 
 CaCosts CaShape::forward_costs(const AttentionSpec& spec) const {
-    const int64_t query = NH * HS * size_of(dtype), per_head = NH * size_of(accumulator_of(dtype));
-    return {.query_out = query,
-            .query_back = query + (is_normalized(spec.weighting) ? per_head : 0),
-            .key_out = 2 * NKV * HS * size_of(dtype),
+    const int64_t per_head = NH * size_of(accumulator_of(dtype));
+    return {.query_out = NH * HS * size_of(dtype),
+            .query_back = NH * VS * size_of(dtype) + (is_normalized(spec.weighting) ? per_head : 0),
+            .key_out = NKV * (HS + VS) * size_of(dtype),
             .pair_out = has_learned(spec) ? per_head : 0};
 }
 
 CaCosts CaShape::backward_costs(const AttentionSpec& spec) const {
-    const int64_t query = NH * HS * size_of(dtype), per_head = NH * size_of(accumulator_of(dtype));
-    return {.query_out = 2 * query + (is_normalized(spec.weighting) ? 2 * per_head : 0),
-            .query_back = query + (has_learned_bias(spec) ? per_head : 0),
-            .key_out = 2 * NKV * HS * size_of(dtype),
-            .key_back = 2 * NKV * HS * size_of(accumulator_of(dtype)),
+    const int64_t per_head = NH * size_of(accumulator_of(dtype));
+    return {.query_out = NH * (HS + VS) * size_of(dtype) + (is_normalized(spec.weighting) ? 2 * per_head : 0),
+            .query_back = NH * HS * size_of(dtype) + (has_learned_bias(spec) ? per_head : 0),
+            .key_out = NKV * (HS + VS) * size_of(dtype),
+            .key_back = NKV * (HS + VS) * size_of(accumulator_of(dtype)),
             .pair_out = has_learned_bias(spec) ? per_head : 0};
 }
 
@@ -78,25 +78,26 @@ DisaggregatedAttention::DisaggregatedAttention(Communicator& group, CaRounds& ro
 
 void DisaggregatedAttention::size_buffers(Lane& lane, const CaRound& round, const AttentionSpec& spec, bool backward,
                                           const Exec& exec) {
-    const auto& [NH, NKV, HS, dtype] = shape_;
+    const auto& [NH, NKV, HS, VS, dtype] = shape_;
     const bool normalized = is_normalized(spec.weighting);
     const DType sums = accumulator_of(dtype);
-    const Shape queries{round.query_rows, NH, HS}, keys{round.key_rows, NKV, HS}, states{NH, round.query_rows};
+    const Shape queries{round.query_rows, NH, HS}, outs{round.query_rows, NH, VS}, states{NH, round.query_rows};
+    const Shape keys{round.key_rows, NKV, HS}, values{round.key_rows, NKV, VS};
     lane.q = lane.q_memory.tensor(queries, dtype, exec);
     lane.k = lane.k_memory.tensor(keys, dtype, exec);
-    lane.v = lane.v_memory.tensor(keys, dtype, exec);
+    lane.v = lane.v_memory.tensor(values, dtype, exec);
     lane.lse = normalized ? lane.lse_memory.tensor(states, sums, exec) : Tensor{};
     lane.learned = has_learned(spec) ? lane.learned_memory.tensor({round.ranks, NH}, sums, exec) : Tensor{};
     if (!backward) {
-        lane.out = lane.out_memory.tensor(queries, dtype, exec);
+        lane.out = lane.out_memory.tensor(outs, dtype, exec);
         return;
     }
     lane.dbias = has_learned_bias(spec) ? lane.dbias_memory.tensor(states, sums, exec) : Tensor{};
     lane.delta = normalized ? lane.delta_memory.tensor(states, sums, exec) : Tensor{};
-    lane.dout = lane.dout_memory.tensor(queries, dtype, exec);
+    lane.dout = lane.dout_memory.tensor(outs, dtype, exec);
     lane.dq = lane.dq_memory.tensor(queries, dtype, exec);
     lane.dk = lane.dk_memory.tensor(keys, sums, exec);
-    lane.dv = lane.dv_memory.tensor(keys, sums, exec);
+    lane.dv = lane.dv_memory.tensor(values, sums, exec);
 }
 
 std::vector<RowPart> DisaggregatedAttention::key_parts(const Lane& lane, const CaRound& round,
@@ -211,7 +212,7 @@ void DisaggregatedAttention::begin_backward(const AttentionCall& call, const Exe
         const DType sums = accumulator_of(shape_.dtype);
         lane.home_delta = lane.home_delta_memory.tensor({shape_.NH, N}, sums, exec);
         lane.home_dk = lane.home_dk_memory.tensor({N, shape_.NKV, shape_.HS}, sums, exec);
-        lane.home_dv = lane.home_dv_memory.tensor({N, shape_.NKV, shape_.HS}, sums, exec);
+        lane.home_dv = lane.home_dv_memory.tensor({N, shape_.NKV, shape_.VS}, sums, exec);
         if (has_learned_bias(call.spec)) lane.home_dbias = lane.home_dbias_memory.tensor({shape_.NH, N}, sums, exec);
         here_->rows_backward(call, lane.home_delta, exec);
     }
@@ -259,13 +260,14 @@ void DisaggregatedAttention::compute_backward(const AttentionCall& call, const E
                               call.spec, exec);
     }
     watch.lap(CaPhase::kServed);
-    const int64_t columns = shape_.NKV * shape_.HS;
+    const int64_t of_keys = shape_.NKV * shape_.HS, of_values = shape_.NKV * shape_.VS;
     const DType sums = accumulator_of(shape_.dtype);
     lane.home_queries = round.queries.reversed();
     lane.home_keys = round.keys.reversed(), lane.home_forwarded = round.forwarded.reversed();
-    std::vector<RowPart> parts{
-        RowPart::by_caller(lane.home_keys, columns, sums), RowPart::by_caller(lane.home_keys, columns, sums),
-        RowPart::by_caller(lane.home_forwarded, columns, sums), RowPart::by_caller(lane.home_forwarded, columns, sums)};
+    std::vector<RowPart> parts{RowPart::by_caller(lane.home_keys, of_keys, sums),
+                               RowPart::by_caller(lane.home_keys, of_values, sums),
+                               RowPart::by_caller(lane.home_forwarded, of_keys, sums),
+                               RowPart::by_caller(lane.home_forwarded, of_values, sums)};
     const size_t by_query = parts.size();
     if (has_learned_bias(call.spec))
         parts.push_back(RowPart::columns_of(lane.home_queries, lane.dbias, lane.home_dbias));
@@ -297,8 +299,10 @@ void DisaggregatedAttention::end_backward(const AttentionCall& call, const Exec&
 // A relay adds up what the servers have of a piece of keys, and the owner gets the sum.
 void DisaggregatedAttention::send_relayed_sums(Lane& lane, const CaRound& round, const Exec& exec) {
     lane.home_relayed = round.relayed.reversed();
-    const RowPart part = RowPart::by_caller(lane.home_relayed, shape_.NKV * shape_.HS, accumulator_of(shape_.dtype));
-    lane.last.pack({part, part}, exec);
+    const DType sums = accumulator_of(shape_.dtype);
+    lane.last.pack({RowPart::by_caller(lane.home_relayed, shape_.NKV * shape_.HS, sums),
+                    RowPart::by_caller(lane.home_relayed, shape_.NKV * shape_.VS, sums)},
+                   exec);
     for (const KeySum& sum : round.relay_sums)
         for (const size_t which : {size_t{0}, size_t{1}}) {
             const Tensor own = which ? lane.dv : lane.dk, to = lane.last.outgoing(which, sum.owner, sum.row, sum.count);

@@ -14,7 +14,7 @@ namespace plimsoll {
 
 // The sizes of core attention, equal on all ranks.
 struct CaShape {
-    int64_t NH = 1, NKV = 1, HS = 1;
+    int64_t NH = 1, NKV = 1, HS = 1, VS = 1;  // heads of queries and of keys; channels of these, and of values
     DType dtype = DType::kF32;
 
     // Bytes of what travels for a layer, for the planner.

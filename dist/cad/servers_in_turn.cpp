@@ -37,16 +37,16 @@ void ServersInTurn::compute_backward(const AttentionCall& call, const Exec& exec
     const CaHomeRound& round = rounds_.backward_round(call);
     if (!round.plan.moves) return attention_backward(call.d, call.t, call.cu_seqlens, call.spec, call.write, exec);
     const DType sums = accumulator_of(call.t.q.dtype);
-    const Shape keys = call.t.k.shape;
+    const Shape keys = call.t.k.shape, values = call.t.v.shape;
     const Tensor delta = delta_.tensor({call.t.q.shape[1], keys[0]}, sums, exec);
     attention_backward_rows(call.d, delta, call.t, call.cu_seqlens, call.spec, call.write, exec);
     AttentionTensors t = call.t, d = call.d;
     t.gate = d.gate = {};
     if (t.score_bias) d.score_bias = dbias_.tensor(delta.shape, sums, exec);
     if (!round.alone.tasks.empty()) attention_tasks_backward(d, t, delta, round.alone, call.spec, exec);
-    const Tensor dk = dk_.tensor(keys, sums, exec), dv = dv_.tensor(keys, sums, exec);
-    const Tensor part_dk = part_dk_.tensor(keys, sums, exec), part_dv = part_dv_.tensor(keys, sums, exec);
-    const Tensor others_dk = others_dk_.tensor(keys, sums, exec), others_dv = others_dv_.tensor(keys, sums, exec);
+    const Tensor dk = dk_.tensor(keys, sums, exec), dv = dv_.tensor(values, sums, exec);
+    const Tensor part_dk = part_dk_.tensor(keys, sums, exec), part_dv = part_dv_.tensor(values, sums, exec);
+    const Tensor others_dk = others_dk_.tensor(keys, sums, exec), others_dv = others_dv_.tensor(values, sums, exec);
     fill_rows_zero(dk, round.summed, exec);
     fill_rows_zero(dv, round.summed, exec);
     for (const CaHomeRound::Server& server : round.servers) {

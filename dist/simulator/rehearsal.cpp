@@ -122,13 +122,14 @@ struct Nano {
         for (const CaSegment& segment : segments)
             if (segment.home == column)
                 bounds.push_back(bounds.back() + static_cast<int32_t>(segment.end - segment.begin));
-        const int64_t N = bounds.back(), query = N * shape.NH * shape.HS, key = N * shape.NKV * shape.HS;
-        memory.resize(static_cast<size_t>(4 * query + 4 * key + N * shape.NH));
+        const int64_t N = bounds.back(), both = shape.HS + shape.VS;
+        memory.resize(static_cast<size_t>(2 * N * (shape.NH + shape.NKV) * both + N * shape.NH));
         float* at = memory.data();
         const auto take = [&](Shape s) { return Tensor(std::exchange(at, at + s.elements()), DType::kF32, s); };
-        const Shape queries{N, shape.NH, shape.HS}, keys{N, shape.NKV, shape.HS};
+        const Shape queries{N, shape.NH, shape.HS}, outs{N, shape.NH, shape.VS};
+        const Shape keys{N, shape.NKV, shape.HS}, values{N, shape.NKV, shape.VS};
         for (AttentionTensors* t : {&forward.t, &backward.d})
-            t->out = take(queries), t->q = take(queries), t->k = take(keys), t->v = take(keys);
+            t->out = take(outs), t->q = take(queries), t->k = take(keys), t->v = take(values);
         forward.t.lse = take({shape.NH, N});
         forward.cu_seqlens = bounds, forward.lane = lane;
         const AttentionTensors gradients = backward.d;

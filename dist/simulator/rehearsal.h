@@ -9,7 +9,7 @@ namespace plimsoll {
 
 // What travels is small, so that ranks share a machine's cores without minding: rows of a few bytes.
 struct RehearsalSizes {
-    CaShape shape{.NH = 1, .NKV = 1, .HS = 4, .dtype = DType::kF32};
+    CaShape shape{.NH = 1, .NKV = 1, .HS = 4, .VS = 4, .dtype = DType::kF32};
     int64_t stream = 4;  // elements of a token between pipeline stages
 };
 

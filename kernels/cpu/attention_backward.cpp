@@ -15,11 +15,11 @@ class GradientRows {
     // delta = rowsum(dout * out) and the gate's gradient, of `count` rows. Returns the block's part of the extra
     // column's gradient. `row` is the first in out, lse and gate.
     R block(R* delta, const HeadRows<T>& dout, int64_t head, int64_t row, int64_t count) const {
-        const int64_t HS = out.shape[2];
+        const int64_t VS = out.shape[2];
         const HeadRows<T> outs(out, head, row);
         for (int64_t i = 0; i < count; ++i) {
             const T *y = outs.row(i), *d = dout.row(i);
-            delta[i] = Products::dot(d, y, HS);
+            delta[i] = Products::dot(d, y, VS);
             if (!gate) continue;
             const R g = gate_of<T>(gate, row + i, head);
             dgate.ptr<T>()[(row + i) * gate.shape[1] + head] = static_cast<T>(delta[i] * (R(1) - g));
@@ -100,7 +100,7 @@ class Backward {
     // One key head of one range: its query heads and the tasks' blocks of queries in ascending order.
     void unit(const KeyRange& range, std::span<const AttentionTask> tasks, R* dsink_of_range, int64_t kv_head) const {
         const int64_t NH = t.q.shape[1], group = NH / t.k.shape[1], n = range.rows();
-        Products products(t.q.shape[2], n, static_cast<R>(spec.scale), true);
+        Products products(widths_of(t), n, static_cast<R>(spec.scale), true);
         products.load_keys({t.k, kv_head, range.row}, {t.v, kv_head, range.row}, n);
         for (int64_t h = kv_head * group; d.key_bias && h < (kv_head + 1) * group; ++h)
             for (int64_t j = 0; j < n; ++j) KeyBias<R>(d.key_bias, h, range.row).of(j) = 0;
@@ -215,11 +215,11 @@ class Backward {
     template <class Tag>
     static HeadRows<const T> rows_of(Tensor from, int64_t head, const GatheredBlock& queries) {
         if (queries.adjoining()) return {from, head, queries.row[0]};
-        const int64_t HS = from.shape[2];
-        T* const copy = workspace<Tag, T>(kQueries * HS);
+        const int64_t width = from.shape[2];
+        T* const copy = workspace<Tag, T>(kQueries * width);
         for (int64_t i = 0; i < queries.count; ++i)
-            std::copy_n(HeadRows<T>(from, head, queries.row[i]).data, HS, copy + i * HS);
-        return {copy, HS};
+            std::copy_n(HeadRows<T>(from, head, queries.row[i]).data, width, copy + i * width);
+        return {copy, width};
     }
 
     // What forward saved of the rows: lse, or the factor of a row's weights, which goes on its dout and delta instead.
@@ -264,11 +264,11 @@ class Backward {
 
     // A row of keys' gradients times scale, in the dtype of the tensor: T, or that of sums.
     static void unpack_gradient(Tensor to, int64_t head, int64_t row, const R* from, R scale) {
-        const int64_t HS = to.shape[2];
+        const int64_t width = to.shape[2];
         if (to.dtype == kDTypeOf<T>)
-            Products::unpack(HeadRows<T>(to, head, row).data, from, HS, scale);
+            Products::unpack(HeadRows<T>(to, head, row).data, from, width, scale);
         else
-            unpack_row(HeadRows<R>(to, head, row).data, from, HS, scale);
+            unpack_row(HeadRows<R>(to, head, row).data, from, width, scale);
     }
 };
 
@@ -320,7 +320,7 @@ void attention_backward_rows(const AttentionTensors& d, Tensor delta, const Atte
                              std::span<const int32_t> cu_seqlens, const AttentionSpec& /*spec*/, Write write,
                              const Exec& exec) {
     const AttentionTasks documents = tasks_of(cu_seqlens);
-    const int64_t N = t.out.shape[0], NH = t.out.shape[1], HS = t.out.shape[2];
+    const int64_t N = t.out.shape[0], NH = t.out.shape[1], VS = t.out.shape[2];
     const auto count = static_cast<int64_t>(documents.tasks.size());
     dispatch_products(t.out.dtype, [&]<class T, class Products>() {
         using R = Accumulator<T>;
@@ -338,7 +338,7 @@ void attention_backward_rows(const AttentionTensors& d, Tensor delta, const Atte
                     const R g = gate_of<T>(t.gate, queries.row + i, head);
                     T* const row = dout.row(i);
 #pragma omp simd
-                    for (int64_t c = 0; c < HS; ++c) store(row[c], static_cast<R>(row[c]) * g);
+                    for (int64_t c = 0; c < VS; ++c) store(row[c], static_cast<R>(row[c]) * g);
                 }
             });
             if (dsink) dsink[unit] = dsink_sum;

@@ -44,13 +44,13 @@ class CachedForward {
 
     void head(const CachedQuery& query, int64_t row, int64_t h) const {
         constexpr R kInfinity = std::numeric_limits<R>::infinity();
-        const int64_t NH = t.q.shape[1], HS = t.q.shape[2], kv_head = h / (NH / t.k.shape[1]);
+        const int64_t NH = t.q.shape[1], HS = t.q.shape[2], VS = t.v.shape[2], kv_head = h / (NH / t.k.shape[1]);
         const Mask mask(spec);
         int64_t visible = 0;
         for_each_visible(query, mask, [&](const KeyRun& run) { visible += run.count; });
         // Grown by doubling: a cache fills by one key at a time.
         const auto room = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(visible)));
-        R* const scores = workspace<CachedForward, R>(room + 2 * HS);
+        R* const scores = workspace<CachedForward, R>(room + HS + VS);
         R *const q = scores + room, *const out = q + HS;
         load_query(q, t.q.ptr<T>() + row * t.q.row_stride + h * HS, query.position, HS);
 
@@ -86,16 +86,16 @@ class CachedForward {
         }
         if constexpr (kIsNormalized<V>) t.lse.ptr<R>()[h * t.q.shape[0] + row] = statistic;
 
-        std::fill_n(out, HS, R(0));
+        std::fill_n(out, VS, R(0));
         const R* weight = scores;
         for_each_visible(query, mask, [&](const KeyRun& run) {
-            add_values(out, weight, t.v.ptr<T>() + run.row * t.v.row_stride + kv_head * HS, run.count, HS);
+            add_values(out, weight, t.v.ptr<T>() + run.row * t.v.row_stride + kv_head * VS, run.count, VS);
             weight += run.count;
         });
         const R gate = t.gate ? sigmoid_fast(static_cast<R>(t.gate.ptr<T>()[row * NH + h])) : R(1);
-        T* to = t.out.ptr<T>() + row * t.out.row_stride + h * HS;
+        T* to = t.out.ptr<T>() + row * t.out.row_stride + h * VS;
 #pragma omp simd
-        for (int64_t c = 0; c < HS; ++c) store(to[c], out[c] * scale * gate);
+        for (int64_t c = 0; c < VS; ++c) store(to[c], out[c] * scale * gate);
     }
 
   private:
@@ -129,20 +129,20 @@ class CachedForward {
     }
 
     // out += sum_j weight_j value_j, four values at a time: out is read and written a quarter as often.
-    void add_values(R* out, const R* weight, const T* value, int64_t count, int64_t HS) const {
+    void add_values(R* out, const R* weight, const T* value, int64_t count, int64_t VS) const {
         const int64_t stride = t.v.row_stride;
         int64_t j = 0;
         for (; j + 4 <= count; j += 4, value += 4 * stride) {
             const R w0 = weight[j], w1 = weight[j + 1], w2 = weight[j + 2], w3 = weight[j + 3];
             const T *v0 = value, *v1 = v0 + stride, *v2 = v1 + stride, *v3 = v2 + stride;
 #pragma omp simd
-            for (int64_t c = 0; c < HS; ++c)
+            for (int64_t c = 0; c < VS; ++c)
                 out[c] += (w0 * static_cast<R>(v0[c]) + w1 * static_cast<R>(v1[c])) +
                           (w2 * static_cast<R>(v2[c]) + w3 * static_cast<R>(v3[c]));
         }
         for (; j < count; ++j, value += stride) {
 #pragma omp simd
-            for (int64_t c = 0; c < HS; ++c) out[c] += weight[j] * static_cast<R>(value[c]);
+            for (int64_t c = 0; c < VS; ++c) out[c] += weight[j] * static_cast<R>(value[c]);
         }
     }
 };

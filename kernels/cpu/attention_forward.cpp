@@ -22,11 +22,11 @@ class Forward {
 
     // Several blocks of queries of one head.
     void run(std::span<const Unit> units, std::span<const KeyRange> ranges, int64_t head) const {
-        const int64_t HS = t.q.shape[2], kv_head = head / (t.q.shape[1] / t.k.shape[1]);
+        const int64_t kv_head = head / (t.q.shape[1] / t.k.shape[1]);
         for (size_t i = 0; i < units.size();) {
             const int64_t keys = units[i].keys;
             const KeyRange& range = ranges[static_cast<size_t>(keys)];
-            Products products(HS, range.rows(), static_cast<R>(spec.scale), false);
+            Products products(widths_of(t), range.rows(), static_cast<R>(spec.scale), false);
             products.load_keys({t.k, kv_head, range.row}, {t.v, kv_head, range.row}, range.rows());
             for (; i < units.size() && units[i].keys == keys; ++i) block(products, units[i].queries, range, head);
         }
@@ -36,7 +36,7 @@ class Forward {
     // One block of queries of one head, with the keys of its document.
     void block(Products& products, const QueryBlock& queries, const KeyRange& range, int64_t head) const {
         constexpr R kInfinity = std::numeric_limits<R>::infinity();
-        const int64_t NH = t.q.shape[1], HS = t.q.shape[2];
+        const int64_t NH = t.q.shape[1], VS = t.v.shape[2];
         R* const scores = workspace<Forward, R>(kTogether * kKeys * kQueries);
         const ScoreRule<R> rule{Mask(spec), static_cast<R>(alibi_slope(spec, head, NH))};
         const KeyBias<R> key_bias(t.key_bias, head, range.row);
@@ -78,7 +78,7 @@ class Forward {
                             : empty ? R(0)
                                     : R(1) / sum[i];
             // First the scale, then the gate: what head_gate_forward makes of an output without a gate.
-            products.unpack(to.row(i), products.out(i), HS, scale, gate_of<T>(t.gate, queries.row + i, head));
+            products.unpack(to.row(i), products.out(i), VS, scale, gate_of<T>(t.gate, queries.row + i, head));
             if constexpr (kIsNormalized<V>)
                 t.lse.ptr<R>()[head * t.q.shape[0] + queries.row + i] = !kExp   ? sum[i]
                                                                         : empty ? -kInfinity

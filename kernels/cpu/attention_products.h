@@ -68,18 +68,19 @@ class FloatProducts {
     static constexpr bool kWeighsGradients = false;  // whether there is weigh_gradients, which packs what it makes
 
     // `keys`: how many load_keys will bring at most. Backward wants gradients.
-    FloatProducts(int64_t HS, int64_t keys, R scale, bool gradients)
-        : HS_(HS), W_(round_up(HS, kPanel)), row_(W_ + kPad), scale_(scale) {
-        const int64_t rows = round_up(keys, kRows), kept = gradients ? 4 : 2, blocks = gradients ? 3 : 2;
-        R* at = workspace<FloatProducts, R>((kept * rows + blocks * kQueries) * row_ + 2 * HS * kQueries);
+    FloatProducts(const HeadWidths& widths, int64_t keys, R scale, bool gradients)
+        : key_{widths.keys}, value_{widths.values}, sum_(gradients ? key_ : value_), scale_(scale) {
+        const int64_t rows = round_up(keys, kRows), both = key_.row + value_.row;
+        R* at = workspace<FloatProducts, R>((gradients ? 2 : 1) * (rows * both + (widths.keys + both) * kQueries) +
+                                            widths.values * kQueries);
         const auto take = [&](int64_t count) { return std::exchange(at, at + count); };
-        keys_ = take(rows * row_), values_ = take(rows * row_);
-        query_rows_ = take(kQueries * row_), out_ = take(kQueries * row_);
-        queries_ = take(HS * kQueries);
+        keys_ = take(rows * key_.row), values_ = take(rows * value_.row);
+        query_rows_ = take(kQueries * key_.row), out_ = take(kQueries * sum_.row);
+        queries_ = take(widths.keys * kQueries);
         loaded_ = workspace<struct LoadedKeys, bool>(round_up(keys, kKeys) / kKeys);
         if (!gradients) return;
-        dkeys_ = take(rows * row_), dvalues_ = take(rows * row_);
-        dout_rows_ = take(kQueries * row_), douts_ = take(HS * kQueries);
+        dkeys_ = take(rows * key_.row), dvalues_ = take(rows * value_.row);
+        dout_rows_ = take(kQueries * value_.row), douts_ = take(widths.values * kQueries);
     }
 
     // Rows of a tile of keys that products read and write beyond those that are there: up to this many.
@@ -87,19 +88,19 @@ class FloatProducts {
 
     // The first `count` rows become the queries of a block, one of kTogether; its out, or dq, becomes 0.
     void load_queries(int64_t /*block*/, const HeadRows<const T>& from, int64_t count) {
-        pack_rows(query_rows_, from, 0, count, kQueries, HS_, row_, scale_);
-        transpose_halves(queries_, query_rows_, row_, HS_);
-        std::fill_n(out_, kQueries * row_, R(0));
+        pack_rows(query_rows_, from, 0, count, kQueries, key_.channels, key_.row, scale_);
+        transpose_halves(queries_, query_rows_, key_.row, key_.channels);
+        std::fill_n(out_, kQueries * sum_.row, R(0));
     }
     // Likewise dout, times its factors; null: 1.
     void load_gradients(int64_t /*block*/, const HeadRows<const T>& from, int64_t count, const RowFactors<R>* factors) {
-        pack_rows(dout_rows_, from, 0, count, kQueries, HS_, row_, R(1));
+        pack_rows(dout_rows_, from, 0, count, kQueries, value_.channels, value_.row, R(1));
         for (int64_t i = 0; factors && i < count; ++i) {
-            R* const row = dout_rows_ + i * row_;
+            R* const row = dout_rows_ + i * value_.row;
 #pragma omp simd
-            for (int64_t c = 0; c < W_; ++c) row[c] = row[c] * factors->gate[i] * factors->weights[i];
+            for (int64_t c = 0; c < value_.padded; ++c) row[c] = row[c] * factors->gate[i] * factors->weights[i];
         }
-        transpose_halves(douts_, dout_rows_, row_, HS_);
+        transpose_halves(douts_, dout_rows_, value_.row, value_.channels);
     }
     // The first `count` rows are keys and values 0 .. count - 1: not read before use_keys asks for them. dk and dv
     // become 0.
@@ -107,29 +108,30 @@ class FloatProducts {
         from_keys_ = keys, from_values_ = values;
         std::fill_n(loaded_, round_up(count, kKeys) / kKeys, false);
         if (!dkeys_) return;
-        std::fill_n(dkeys_, padded(count) * row_, R(0));
-        std::fill_n(dvalues_, padded(count) * row_, R(0));
+        std::fill_n(dkeys_, padded(count) * key_.row, R(0));
+        std::fill_n(dvalues_, padded(count) * value_.row, R(0));
     }
     // Before products with tiles of the strip from `first` on.
     void use_strip(int64_t /*first*/) {}
     // Before products with a tile.
     void use_keys(const KeyTile& tile) {
         if (std::exchange(loaded_[tile.first / kKeys], true)) return;
-        const int64_t at = tile.first * row_;
-        pack_rows(keys_ + at, from_keys_, tile.first, tile.count, padded(tile.count), HS_, row_, R(1));
-        pack_rows(values_ + at, from_values_, tile.first, tile.count, padded(tile.count), HS_, row_, R(1));
+        pack_rows(keys_ + tile.first * key_.row, from_keys_, tile.first, tile.count, padded(tile.count), key_.channels,
+                  key_.row, R(1));
+        pack_rows(values_ + tile.first * value_.row, from_values_, tile.first, tile.count, padded(tile.count),
+                  value_.channels, value_.row, R(1));
     }
 
     // to = k q^T, to be multiplied by score_scale(), for the keys of a tile and the queries of a block.
     void scores(R* to, int64_t /*block*/, const KeyTile& tile) const {
-        multiply_keys(to, keys_, queries_, tile);
+        multiply_keys(to, keys_, queries_, key_, tile);
     }
     static constexpr R score_scale() {
         return R(1);
     }  // queries were packed with it
     // to = v dout^T.
     void weight_gradients(R* to, int64_t /*block*/, const KeyTile& tile) const {
-        multiply_keys(to, values_, douts_, tile);
+        multiply_keys(to, values_, douts_, value_, tile);
     }
     // Scores of a tile, times `factor`, become weights; `sum` of each query's grows by them, if it is not null.
     template <class V>
@@ -145,38 +147,38 @@ class FloatProducts {
     void add_values(const R* weights, const TilesOfStrip<kTogether>& tiles) {
         for (const KeyTile& tile : tiles)
             for_seen(tile, [&](int64_t i, int64_t queries, int64_t j, int64_t keys) {
-                tile_gemm(out_ + i * row_, row_, weights + j * kQueries + i, 1, kQueries,
-                          values_ + (tile.first + j) * row_, row_, queries, W_, keys, true);
+                tile_gemm(out_ + i * value_.row, value_.row, weights + j * kQueries + i, 1, kQueries,
+                          values_ + (tile.first + j) * value_.row, value_.row, queries, value_.padded, keys, true);
             });
     }
     // out's rows times their factors.
     void scale_out(const R* factors) {
         for (int64_t i = 0; i < kQueries; ++i) {
-            R* row = out_ + i * row_;
+            R* row = out_ + i * value_.row;
 #pragma omp simd
-            for (int64_t c = 0; c < W_; ++c) row[c] *= factors[i];
+            for (int64_t c = 0; c < value_.padded; ++c) row[c] *= factors[i];
         }
     }
     // dv += p^T dout, dk += ds^T q, dq += ds k, of a block and a tile. dq has it after finish_queries, the others after
     // finish_keys.
     void add_gradients(const R* weights, const R* dscores, int64_t /*block*/, const KeyTile& tile) {
         for_seen(tile, [&](int64_t i, int64_t queries, int64_t j, int64_t keys) {
-            const int64_t of_keys = (tile.first + j) * row_, of_queries = i * row_, of_scores = j * kQueries + i;
-            tile_gemm(dvalues_ + of_keys, row_, weights + of_scores, kQueries, 1, dout_rows_ + of_queries, row_,
-                      padded(keys), W_, queries, true);
-            tile_gemm(dkeys_ + of_keys, row_, dscores + of_scores, kQueries, 1, query_rows_ + of_queries, row_,
-                      padded(keys), W_, queries, true);
-            tile_gemm(out_ + of_queries, row_, dscores + of_scores, 1, kQueries, keys_ + of_keys, row_, queries, W_,
-                      keys, true);
+            const int64_t first = tile.first + j, of_scores = j * kQueries + i, row = key_.row, wide = value_.row;
+            tile_gemm(dvalues_ + first * wide, wide, weights + of_scores, kQueries, 1, dout_rows_ + i * wide, wide,
+                      padded(keys), value_.padded, queries, true);
+            tile_gemm(dkeys_ + first * row, row, dscores + of_scores, kQueries, 1, query_rows_ + i * row, row,
+                      padded(keys), key_.padded, queries, true);
+            tile_gemm(out_ + i * row, row, dscores + of_scores, 1, kQueries, keys_ + first * row, row, queries,
+                      key_.padded, keys, true);
         });
     }
     // After the tiles of a strip with a block; `last`: of the range.
     void finish_queries(int64_t /*block*/, bool /*last*/) {}
-    // After the blocks with the strip first .. end - 1. If they are the last, calls f(j, dkey, dvalue) for its rows: HS
-    // elements each, those of dkey to be multiplied by key_scale().
+    // After the blocks with the strip first .. end - 1. If they are the last, calls f(j, dkey, dvalue) for its rows,
+    // those of dkey to be multiplied by key_scale().
     template <class F>
     void finish_keys(int64_t first, int64_t end, bool last, F&& f) {
-        for (int64_t j = first; last && j < end; ++j) f(j, dkeys_ + j * row_, dvalues_ + j * row_);
+        for (int64_t j = first; last && j < end; ++j) f(j, dkeys_ + j * key_.row, dvalues_ + j * value_.row);
     }
 
     // A row of what was summed, times one factor and then the other, rounded.
@@ -188,12 +190,12 @@ class FloatProducts {
         return lane_sum<R>(HS, [&](int64_t c) { return static_cast<R>(a[c]) * static_cast<R>(b[c]); });
     }
 
-    // Rows of HS elements; those of dq are to be multiplied by scale.
+    // Rows; those of dq are to be multiplied by scale.
     const R* out(int64_t i) const {
-        return out_ + i * row_;
+        return out_ + i * sum_.row;
     }
     const R* dquery(int64_t /*block*/, int64_t i) const {
-        return out_ + i * row_;
+        return out_ + i * sum_.row;
     }
     R key_scale() const {
         return R(1);
@@ -202,6 +204,10 @@ class FloatProducts {
   private:
     static constexpr int64_t kHalf = SeenHalves::kHalf;
     static constexpr int64_t kPad = 16;  // of rows: no few of them share a set of the first-level cache
+
+    struct Width {
+        int64_t channels, padded = round_up(channels, kPanel), row = padded + kPad;  // row: from one to the next
+    };
 
     // Calls f(first query, queries, first key, keys) for parts of a tile that hold every half some query sees.
     template <class F>
@@ -222,21 +228,21 @@ class FloatProducts {
                 f(kHalf * half, kHalf, keys.begin, keys.end - keys.begin);
     }
     // Rows of the tile's keys times columns of queries, in halves.
-    void multiply_keys(R* to, const R* rows, const R* columns, const KeyTile& tile) const {
+    static void multiply_keys(R* to, const R* rows, const R* columns, const Width& width, const KeyTile& tile) {
         for_seen(tile, [&](int64_t i, int64_t queries, int64_t j, int64_t keys) {
             for (int64_t end = i + queries; i < end; i += kHalf)
-                tile_gemm(to + j * kQueries + i, kQueries, rows + (tile.first + j) * row_, row_, 1, columns + i * HS_,
-                          kHalf, padded(keys), kHalf, HS_, false);
+                tile_gemm(to + j * kQueries + i, kQueries, rows + (tile.first + j) * width.row, width.row, 1,
+                          columns + i * width.channels, kHalf, padded(keys), kHalf, width.channels, false);
         });
     }
 
-    int64_t HS_, W_, row_;
+    Width key_, value_, sum_;  // sum_: of out, or dq
     R scale_;
     HeadRows<const T> from_keys_{nullptr, 0}, from_values_{nullptr, 0};
     bool* loaded_;                                               // by tiles
-    R *keys_, *values_, *dkeys_ = nullptr, *dvalues_ = nullptr;  // (n, W) each, rows row_ apart
-    R *query_rows_, *queries_, *out_;                            // (64, W), (2, HS, 32), (64, W)
-    R *dout_rows_ = nullptr, *douts_ = nullptr;                  // (64, W), (2, HS, 32)
+    R *keys_, *values_, *dkeys_ = nullptr, *dvalues_ = nullptr;  // (n, padded) each
+    R *query_rows_, *queries_, *out_;                            // (64, padded), (2, HS, 32), (64, padded)
+    R *dout_rows_ = nullptr, *douts_ = nullptr;                  // (64, padded), (2, VS, 32)
 };
 
 }  // namespace plimsoll::cpu

@@ -126,6 +126,14 @@ struct HeadRows {
     T* row(int64_t i) const { return data + i * stride; }
 };
 
+// How many channels a head has: its queries and keys; its values and outputs.
+struct HeadWidths {
+    int64_t keys, values;
+};
+inline HeadWidths widths_of(const AttentionTensors& t) {
+    return {t.q.shape[2], t.v.shape[2]};
+}
+
 // A head's learned value of a tensor (NH), 0 without one.
 template <class R>
 inline double of_head(Tensor t, int64_t head) {

@@ -21,20 +21,13 @@ class Pair {
     }
     R lambda;
 
-    // Half a of the pair's first or second map, in t.y or in its gradient.
-    T* half(Tensor y, int64_t which, int64_t a) const {
-        const int64_t map = 2 * p_ + which;
-        return head_row<T>(y, n_, (map / spec_.group * spec_.halves + a) * spec_.group + map % spec_.group);
-    }
+    // The pair's first or second map, in t.y or in its gradient.
+    T* map(Tensor y, int64_t which) const { return head_row<T>(y, n_, 2 * p_ + which); }
     // The mean of z^2.
-    R mean_square() const {
-        const int64_t HS = t_.y.shape[2];
-        R sum = 0;
-        for (int64_t a = 0; a < spec_.halves; ++a) {
-            const T *first = half(t_.y, 0, a), *second = half(t_.y, 1, a);
-            sum += lane_sum<R>(HS, [&](int64_t c) { return z(first, second, c) * z(first, second, c); });
-        }
-        return sum / static_cast<R>(spec_.halves * HS);
+    R mean_square(const T* first, const T* second) const {
+        const int64_t VS = t_.y.shape[2];
+        return lane_sum<R>(VS, [&](int64_t c) { return z(first, second, c) * z(first, second, c); }) /
+               static_cast<R>(VS);
     }
     R z(const T* first, const T* second, int64_t c) const {
         return static_cast<R>(first[c]) - lambda * static_cast<R>(second[c]);
@@ -43,19 +36,17 @@ class Pair {
     // dz from the gradient of out = factor gain xhat, xhat = rstd z: rstd (g - xhat mean(g xhat)), g = xhat's gradient.
     // Adds the gain's.
     void norm_gradient(R* dz, R* dgain, const T* grad, R rstd) const {
-        const int64_t HS = t_.y.shape[2], W = spec_.halves * HS;
+        const int64_t VS = t_.y.shape[2];
         const R factor = static_cast<R>(spec_.factor);
         const R* const gain = t_.gain.ptr<R>();
-        R* const xhat = workspace<Pair, R>(W);
-        for (int64_t a = 0; a < spec_.halves; ++a) {
-            const T *first = half(t_.y, 0, a), *second = half(t_.y, 1, a);
+        R* const xhat = workspace<Pair, R>(VS);
+        const T *first = map(t_.y, 0), *second = map(t_.y, 1);
 #pragma omp simd
-            for (int64_t c = 0; c < HS; ++c) xhat[a * HS + c] = rstd * z(first, second, c);
-        }
+        for (int64_t c = 0; c < VS; ++c) xhat[c] = rstd * z(first, second, c);
         const auto g = [&](int64_t c) { return static_cast<R>(grad[c]) * factor * gain[c]; };
-        const R mean = lane_sum<R>(W, [&](int64_t c) { return g(c) * xhat[c]; }) / static_cast<R>(W);
+        const R mean = lane_sum<R>(VS, [&](int64_t c) { return g(c) * xhat[c]; }) / static_cast<R>(VS);
 #pragma omp simd
-        for (int64_t c = 0; c < W; ++c) {
+        for (int64_t c = 0; c < VS; ++c) {
             dgain[c] += static_cast<R>(grad[c]) * factor * xhat[c];
             dz[c] = rstd * (g(c) - xhat[c] * mean);
         }
@@ -70,28 +61,23 @@ class Pair {
 }  // namespace
 
 void differential_forward(const DifferentialTensors& t, const DifferentialSpec& spec, const Exec& exec) {
-    const int64_t N = t.out.shape[0], P = t.out.shape[1], HS = t.y.shape[2];
+    const int64_t N = t.out.shape[0], P = t.out.shape[1], VS = t.out.shape[2];
     dispatch_float(t.y.dtype, [&]<class T>() {
         using R = Accumulator<T>;
         for_each_head(N, P, t.y.elements(), exec, [&](int64_t n, int64_t p) {
             const Pair<T> pair(t, spec, n, p);
-            R scale = 1;
+            const T *first = pair.map(t.y, 0), *second = pair.map(t.y, 1);
+            T* const to = head_row<T>(t.out, n, p);
             if (t.gain) {
-                const R rstd = 1 / std::sqrt(pair.mean_square() + static_cast<R>(spec.eps));
+                const R rstd = 1 / std::sqrt(pair.mean_square(first, second) + static_cast<R>(spec.eps));
                 t.rstd.ptr<R>()[n * P + p] = rstd;
-                scale = rstd * static_cast<R>(spec.factor);
-            }
-            for (int64_t a = 0; a < spec.halves; ++a) {
-                const T *first = pair.half(t.y, 0, a), *second = pair.half(t.y, 1, a);
-                T* to = head_row<T>(t.out, n, p) + a * HS;
-                if (t.gain) {
-                    const R* gain = t.gain.ptr<R>() + a * HS;
+                const R scale = rstd * static_cast<R>(spec.factor);
+                const R* gain = t.gain.ptr<R>();
 #pragma omp simd
-                    for (int64_t c = 0; c < HS; ++c) store(to[c], pair.z(first, second, c) * scale * gain[c]);
-                } else {
+                for (int64_t c = 0; c < VS; ++c) store(to[c], pair.z(first, second, c) * scale * gain[c]);
+            } else {
 #pragma omp simd
-                    for (int64_t c = 0; c < HS; ++c) store(to[c], pair.z(first, second, c));
-                }
+                for (int64_t c = 0; c < VS; ++c) store(to[c], pair.z(first, second, c));
             }
         });
     });
@@ -99,35 +85,31 @@ void differential_forward(const DifferentialTensors& t, const DifferentialSpec& 
 
 void differential_backward(const DifferentialTensors& d, const DifferentialTensors& t, const DifferentialSpec& spec,
                            Write write, const Exec& exec) {
-    const int64_t N = t.out.shape[0], P = t.out.shape[1], HS = t.y.shape[2], W = spec.halves * HS;
+    const int64_t N = t.out.shape[0], P = t.out.shape[1], VS = t.out.shape[2];
     const bool one_lambda = t.lambda.shape.rank() == 1;
     dispatch_float(t.y.dtype, [&]<class T>() {
         using R = Accumulator<T>;
         // Sums of the gain's gradient, then of lambda's.
-        const R* const sums = sum_rows<R>(N, P, W + 1, t.y.elements(), exec, [&](int64_t n, int64_t p, R* own) {
+        const R* const sums = sum_rows<R>(N, P, VS + 1, t.y.elements(), exec, [&](int64_t n, int64_t p, R* own) {
             const Pair<T> pair(t, spec, n, p);
             const T* grad = head_row<T>(d.out, n, p);
-            R* const dz = workspace<struct PairGradient, R>(W);
+            R* const dz = workspace<struct PairGradient, R>(VS);
             if (t.gain) {
                 pair.norm_gradient(dz, own, grad, t.rstd.ptr<R>()[n * P + p]);
             } else {
 #pragma omp simd
-                for (int64_t c = 0; c < W; ++c) dz[c] = static_cast<R>(grad[c]);
+                for (int64_t c = 0; c < VS; ++c) dz[c] = static_cast<R>(grad[c]);
             }
-            R dlambda = 0;
-            for (int64_t a = 0; a < spec.halves; ++a) {
-                const R* from = dz + a * HS;
-                const T* second = pair.half(t.y, 1, a);
-                T *dfirst = pair.half(d.y, 0, a), *dsecond = pair.half(d.y, 1, a);
-                dlambda -= lane_sum<R>(HS, [&](int64_t c) { return from[c] * static_cast<R>(second[c]); });
+            const T* second = pair.map(t.y, 1);
+            T *dfirst = pair.map(d.y, 0), *dsecond = pair.map(d.y, 1);
+            const R dlambda = -lane_sum<R>(VS, [&](int64_t c) { return dz[c] * static_cast<R>(second[c]); });
 #pragma omp simd
-                for (int64_t c = 0; c < HS; ++c) store(dfirst[c], from[c]), store(dsecond[c], -pair.lambda * from[c]);
-            }
-            own[W] += dlambda;
+            for (int64_t c = 0; c < VS; ++c) store(dfirst[c], dz[c]), store(dsecond[c], -pair.lambda * dz[c]);
+            own[VS] += dlambda;
             if (!one_lambda) store(d.lambda.ptr<T>()[n * P + p], dlambda * pair.lambda * (R(1) - pair.lambda));
         });
         if (t.gain) write_sums(d.gain, sums, write);
-        if (one_lambda) write_sums(d.lambda, sums + W, Write::kOverwrite);
+        if (one_lambda) write_sums(d.lambda, sums + VS, Write::kOverwrite);
     });
 }
 

@@ -3,6 +3,7 @@
 // weights again from the saved lse.
 #include "kernels/cuda/attention_backward_sm90.h"
 #include "kernels/cuda/attention_call.cuh"
+#include "kernels/cuda/attention_wide.h"
 
 namespace plimsoll::cuda {
 namespace {
@@ -408,6 +409,7 @@ void attention_backward(const AttentionTensors& d, const AttentionTensors& t, st
                         const AttentionSpec& spec, Write write, const Exec& exec) {
     const int64_t N = t.q.shape[0], NH = t.q.shape[1];
     if (N == 0) return;
+    if (is_wide(t)) return wide_attention_backward(d, t, cu_seqlens, spec, write, exec);
     const Backward90 on_sm90 = takes_sm90_backward(d, t, spec, exec);
     const int64_t row_words = on_sm90.dq ? sm90_backward_words(t) : 0;
     int32_t* const memory = exec.cuda->workspace<int32_t>(row_words + table_words(N) + (t.score_bias ? 2 : 1) * NH * N);
@@ -438,6 +440,7 @@ void attention_backward_rows(const AttentionTensors& d, Tensor delta, const Atte
 
 void attention_tasks_backward(const AttentionTensors& d, const AttentionTensors& t, Tensor delta,
                               const AttentionTasks& tasks, const AttentionSpec& spec, const Exec& exec) {
+    if (is_wide(t)) return wide_attention_tasks_backward(d, t, delta, tasks, spec, exec);
     int32_t* const memory = exec.cuda->workspace<int32_t>(table_words(tasks));
     const BackwardCall call = backward_call(t, optional<float>(delta), optional<float>(d.score_bias), spec);
     const AttentionTables tables = make_tables(memory, tasks, t.q.shape[0], exec);

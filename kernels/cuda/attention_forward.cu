@@ -2,6 +2,7 @@
 // stages of shared memory. FlashAttention-2, arXiv:2307.08691, alg. 1.
 #include "kernels/cuda/attention_call.cuh"
 #include "kernels/cuda/attention_forward_sm90.h"
+#include "kernels/cuda/attention_wide.h"
 
 namespace plimsoll::cuda {
 namespace {
@@ -164,6 +165,7 @@ void attention_forward(const AttentionTensors& t, std::span<const int32_t> cu_se
                        const Exec& exec) {
     const int64_t N = t.q.shape[0];
     if (N == 0) return;
+    if (is_wide(t)) return wide_attention_forward(t, cu_seqlens, spec, exec);
     int32_t* const memory = exec.cuda->workspace<int32_t>(table_words(N));
     const AttentionTables tables = make_tables(memory, cu_seqlens, N, exec);
     if (takes_sm90_forward(t, spec, exec)) return attention_forward_sm90(t, tables, spec, exec);
@@ -173,6 +175,7 @@ void attention_forward(const AttentionTensors& t, std::span<const int32_t> cu_se
 void attention_tasks_forward(const AttentionTensors& t, const AttentionTasks& tasks, const AttentionSpec& spec,
                              const Exec& exec) {
     if (tasks.tasks.empty()) return;
+    if (is_wide(t)) return wide_attention_tasks_forward(t, tasks, spec, exec);
     int32_t* const memory = exec.cuda->workspace<int32_t>(table_words(tasks));
     run_forward(t, make_tables(memory, tasks, t.q.shape[0], exec), spec, exec);
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/attention_wide.h"
 #include "kernels/gemm_choices.h"
 #include "kernels/global_norm.h"
 
@@ -53,12 +54,14 @@ void* allocate(int64_t bytes, const char* what) {
 }
 
 int64_t workspace_bytes(const ScratchSizes& s) {
+    const int64_t attention = s.value_size == s.head_size
+                                  ? attention_bytes(s.tokens, s.heads)
+                                  : wide_attention_bytes(s.tokens, s.tokens, s.heads, s.key_heads, s.head_size);
     return std::max({
-        kSmallestWorkspace,
-        (3 * s.tokens + 5 * s.heads * (s.tokens + 128) + 64) * size_of(DType::kI32),  // attention_backward
-        (3 * s.tokens + 1024) * size_of(DType::kI32),                                 // embedding_backward
-        kRowRanges * s.columns * size_of(DType::kF32),                                // row_sums
-        (s.parameters / kNormBlock + 2) * size_of(DType::kF64)                        // sum_of_squares
+        kSmallestWorkspace, attention,
+        (3 * s.tokens + 1024) * size_of(DType::kI32),           // embedding_backward
+        kRowRanges * s.columns * size_of(DType::kF32),          // row_sums
+        (s.parameters / kNormBlock + 2) * size_of(DType::kF64)  // sum_of_squares
     });
 }
 

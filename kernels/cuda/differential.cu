@@ -18,18 +18,14 @@ struct Maps {
     const float* gain;    // or null
     float* rstd;
     int64_t pairs;  // of all tokens
-    int P, HS, halves, group;
+    int P, VS;
     float factor, eps;
 
     PLIMSOLL_DEVICE float lambda_of(int64_t pair) const {
         return logits ? sigmoid(static_cast<float>(logits[pair])) : *lambda;
     }
-    // Where element c < halves * HS of the pair's first or second map lies.
-    PLIMSOLL_DEVICE int64_t at(int64_t pair, int which, int c) const {
-        const int map = 2 * static_cast<int>(pair % P) + which;
-        const int head = (map / group * halves + c / HS) * group + map % group;
-        return (pair / P * 2 * P * halves + head) * HS + c % HS;
-    }
+    // Where element c of the pair's first or second map lies.
+    PLIMSOLL_DEVICE int64_t at(int64_t pair, int which, int c) const { return (2 * pair + which) * VS + c; }
     PLIMSOLL_DEVICE float z(int64_t pair, int c, float of_second) const {
         return static_cast<float>(y[at(pair, 0, c)]) - of_second * static_cast<float>(y[at(pair, 1, c)]);
     }
@@ -45,9 +41,7 @@ Maps<T> maps_of(const DifferentialTensors& t, const DifferentialSpec& spec, cons
             .rstd = optional<float>(t.rstd),
             .pairs = t.out.shape[0] * t.out.shape[1],
             .P = static_cast<int>(t.out.shape[1]),
-            .HS = static_cast<int>(t.y.shape[2]),
-            .halves = static_cast<int>(spec.halves),
-            .group = static_cast<int>(spec.group),
+            .VS = static_cast<int>(t.y.shape[2]),
             .factor = static_cast<float>(spec.factor),
             .eps = static_cast<float>(spec.eps)};
 }
@@ -56,7 +50,7 @@ template <class T>
 __global__ void __launch_bounds__(kPairsPerBlock* kWarp) differential_forward_kernel(T* out, Maps<T> maps) {
     const int64_t pair = static_cast<int64_t>(blockIdx.x) * kPairsPerBlock + threadIdx.x / kWarp;
     if (pair >= maps.pairs) return;
-    const int W = maps.halves * maps.HS;
+    const int W = maps.VS;
     const float lambda = maps.lambda_of(pair);
     float scale = 1.0f;
     if (maps.gain) {
@@ -79,7 +73,7 @@ __global__ void __launch_bounds__(kPairsPerBlock* kWarp)
     differential_backward_kernel(const T* dout, T* dlogit, float* dlambda_parts, Maps<T> maps) {
     const int64_t pair = static_cast<int64_t>(blockIdx.x) * kPairsPerBlock + threadIdx.x / kWarp;
     if (pair >= maps.pairs) return;
-    const int W = maps.halves * maps.HS;
+    const int W = maps.VS;
     const float lambda = maps.lambda_of(pair), rstd = maps.gain ? maps.rstd[pair] : 1.0f;
     const auto g = [&](int c) {
         return static_cast<float>(dout[pair * W + c]) * (maps.gain ? maps.factor * maps.gain[c] : 1.0f);
@@ -111,7 +105,7 @@ struct GainTerm {
     Maps<T> maps;
     PLIMSOLL_DEVICE float operator()(int64_t pair, int64_t c) const {
         const int at = static_cast<int>(c);
-        return static_cast<float>(dout[pair * (maps.halves * maps.HS) + c]) * maps.factor * maps.rstd[pair] *
+        return static_cast<float>(dout[pair * maps.VS + c]) * maps.factor * maps.rstd[pair] *
                maps.z(pair, at, maps.lambda_of(pair));
     }
 };

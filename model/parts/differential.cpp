@@ -13,84 +13,72 @@
 namespace plimsoll {
 namespace {
 
-// Core attention runs on heads of HS channels: a map with values twice as wide is two of its heads, with the same
-// queries and keys. So queries and keys are repeated, and every pair of value heads, for either key head of its pair.
+// Values are two heads wide, one pair of them for both key heads of the pair: core attention gets them once for either.
 class DifferentialV1 final : public BlockPart {
   public:
-    DifferentialV1(const ModelConfig& model, int64_t layer)
-        : NH_(model.heads),
-          NKV_(model.key_heads()),
-          HS_(model.head_channels()),
+    DifferentialV1(const NetworkConfig& config, int64_t layer)
+        : sizes_(config.attention.core_sizes(config.model)),
           start_(0.8 - 0.6 * std::exp(-0.3 * static_cast<double>(layer))),
-          spec_{.halves = 2, .group = NH_ / NKV_, .factor = 1 - start_, .eps = model.norm_eps} {}
+          spec_{.factor = 1 - start_, .eps = config.model.norm_eps} {}
 
     std::vector<ParameterSpec> parameters() const override {
-        return {{.name = "attn.lambda", .shape = {4, HS_}, .init = {InitSpec::Kind::kNormal, 0.1}},
-                {.name = "attn.pair_norm.gain", .shape = {2 * HS_}, .init = {InitSpec::Kind::kOne}}};
+        return {{.name = "attn.lambda", .shape = {4, sizes_.HS}, .init = {InitSpec::Kind::kNormal, 0.1}},
+                {.name = "attn.pair_norm.gain", .shape = {sizes_.VS}, .init = {InitSpec::Kind::kOne}}};
     }
     PartNeeds needs(int64_t N, Precision precision) const override {
+        const auto& [NH, NKV, HS, VS] = sizes_;
         const DType type = precision.compute, sums = accumulator_of(type);
-        const Shape queries{N, 2 * NH_, HS_}, keys{N, 2 * NKV_, HS_}, pairs{N, NH_ / 2};
-        return {.kept = {{"map_q", queries, type},
-                         {"map_k", keys, type},
-                         {"map_v", keys, type},
-                         {"map_out", queries, type},
-                         {"map_lse", {N, 2 * NH_}, sums},
+        const Shape values{N, NKV, VS}, maps{N, NH, VS}, pairs{N, NH / 2};
+        return {.kept = {{"map_v", values, type},
+                         {"map_out", maps, type},
                          {"lambda", {N, 1}, sums},
                          {"pair_rstd", pairs, sums},
-                         {"pairs", {N, NH_, HS_}, type}},
+                         {"pairs", {N, NH, HS}, type}},
                 .operands = {},
-                .scratch = {{"dmap_q", queries, type},
-                            {"dmap_k", keys, type},
-                            {"dmap_v", keys, type},
-                            {"dmap_out", queries, type},
+                .scratch = {{"dmap_v", values, type},
+                            {"dmap_out", maps, type},
                             {"dlambda_parts", pairs, sums},
                             {"dlambda", {N, 1}, sums}}};
     }
 
-    void bind(const PartView& v, AttentionTensors& t) const override {
-        t.q = v.kept[0], t.k = v.kept[1], t.v = v.kept[2], t.out = v.kept[3];
-        if (t.lse) t.lse = v.kept[4].reshape({2 * NH_, v.kept[4].rows()});
-    }
+    void bind(const PartView& v, AttentionTensors& t) const override { t.v = v.kept[0], t.out = v.kept[1]; }
     void bind_gradients(const PartView& v, AttentionTensors& d) const override {
-        d.q = v.scratch[0], d.k = v.scratch[1], d.v = v.scratch[2], d.out = v.scratch[3];
+        d.v = v.scratch[0], d.out = v.scratch[1];
     }
     void forward_operands(const PartView& v, const AttentionTensors& before, const Exec& exec) const override {
-        repeat_heads_forward(v.kept[0], before.q, spec_.group, exec);
-        repeat_heads_forward(v.kept[1], before.k, 1, exec);
-        repeat_heads_forward(v.kept[2], before.v, 2, exec);
-        differential_lambda_forward(first(v.kept[5]), v.p[0], start_, exec);
+        repeat_heads_forward(heads_of(v.kept[0]), before.v, 2, exec);
+        differential_lambda_forward(first(v.kept[2]), v.p[0], start_, exec);
     }
     void backward_operands(const PartView& v, const AttentionTensors& d, const AttentionTensors& /*before*/,
                            Write /*write*/, const Exec& exec) const override {
-        repeat_heads_backward(d.q, v.scratch[0], spec_.group, exec);
-        repeat_heads_backward(d.k, v.scratch[1], 1, exec);
-        repeat_heads_backward(d.v, v.scratch[2], 2, exec);
+        repeat_heads_backward(d.v, heads_of(v.scratch[0]), 2, exec);
     }
 
     bool keeps_branch() const override { return true; }
     Tensor forward_attended(const PartView& v, Tensor y, const Exec& exec) const override {
         differential_forward(tensors(v, y), spec_, exec);
-        return v.kept[7];
+        return v.kept[4];
     }
-    Tensor attended(const PartView& v, Tensor /*y*/, const Exec& /*exec*/) const override { return v.kept[7]; }
+    Tensor attended(const PartView& v, Tensor /*y*/, const Exec& /*exec*/) const override { return v.kept[4]; }
     bool reads_attended() const override { return true; }
     void backward_attended(const PartView& v, Tensor dy, Tensor y, Write write, const Exec& exec) const override {
-        const Tensor dlambda = first(v.scratch[5]);
+        const Tensor dlambda = first(v.scratch[3]);
         differential_backward(
-            {.y = v.scratch[3], .lambda = dlambda, .gain = v.d[1], .rstd = v.scratch[4], .out = in_pairs(dy)},
+            {.y = v.scratch[1], .lambda = dlambda, .gain = v.d[1], .rstd = v.scratch[2], .out = in_pairs(dy)},
             tensors(v, y), spec_, write, exec);
         differential_lambda_backward(v.d[0], dlambda, v.p[0], write, exec);
     }
 
   private:
     static Tensor first(Tensor t) { return t.slice_rows(0, 1).reshape({1}); }
-    Tensor in_pairs(Tensor t) const { return t.reshape({t.rows(), NH_ / 2, 2 * HS_}); }
+    // Values in heads of HS channels.
+    Tensor heads_of(Tensor t) const { return t.reshape({t.rows(), 2 * sizes_.NKV, sizes_.HS}); }
+    Tensor in_pairs(Tensor t) const { return t.reshape({t.rows(), sizes_.NH / 2, sizes_.VS}); }
     DifferentialTensors tensors(const PartView& v, Tensor y) const {
-        return {.y = y, .lambda = first(v.kept[5]), .gain = v.p[1], .rstd = v.kept[6], .out = in_pairs(v.kept[7])};
+        return {.y = y, .lambda = first(v.kept[2]), .gain = v.p[1], .rstd = v.kept[3], .out = in_pairs(v.kept[4])};
     }
 
-    int64_t NH_, NKV_, HS_;
+    AttentionConfig::CoreSizes sizes_;
     double start_;
     DifferentialSpec spec_;
 };
@@ -149,7 +137,7 @@ class DifferentialV2 final : public BlockPart {
 
 std::unique_ptr<BlockPart> make_differential(const NetworkConfig& config, int64_t layer) {
     const std::string& kind = config.attention.differential;
-    if (kind == "v1") return std::make_unique<DifferentialV1>(config.model, layer);
+    if (kind == "v1") return std::make_unique<DifferentialV1>(config, layer);
     if (kind == "v2") return std::make_unique<DifferentialV2>(config.model);
     return nullptr;
 }

@@ -20,7 +20,8 @@ std::vector<AttentionCase> variants_to_test() {
         .weighting = "relu", .bias = ScoreBias::kLearned, .window = 150, .NH = 2, .NKV = 1, .gate = true};
     AttentionCase summed{.weighting = "sigmoid_normalized", .NH = 4, .NKV = 2, .gate = true};
     AttentionCase is_signed{.weighting = "linear_normalized", .window = 200, .NH = 2, .NKV = 2};
-    return {gqa, one, sink, sigmoid, gated, window, pinned, biased, factor, summed, is_signed};
+    AttentionCase wide{.NH = 4, .NKV = 2, .VS = 16};
+    return {gqa, one, sink, sigmoid, gated, window, pinned, biased, factor, summed, is_signed, wide};
 }
 
 std::vector<CadCase> whole_cases(const AttentionCase& a) {
@@ -39,18 +40,6 @@ bool equal_bits(const std::vector<T>& a, const std::vector<T>& b) {
     return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
-// Rows [first, first + heads) of the projection's gradient.
-template <class T>
-std::vector<double> part_of(const AttentionRun<T>& run, int64_t first, int64_t heads) {
-    std::vector<double> values;
-    const int64_t all = run.c.NH + 2 * run.c.NKV, HS = run.c.HS;
-    for (int64_t n = 0; n < run.c.N(); ++n)
-        for (int64_t i = first * HS; i < (first + heads) * HS; ++i)
-            values.push_back(
-                static_cast<double>(static_cast<Accumulator<T>>(run.dqkv[static_cast<size_t>(n * all * HS + i)])));
-    return values;
-}
-
 // The tolerances of the specification: sums over queries in another order.
 template <class T>
 constexpr double kKeyTolerance = std::is_same_v<T, double> ? 1e-12 : 2e-6;
@@ -64,10 +53,10 @@ void expect_equal(CadRanks<T>& ranks, const CadCase& c, bool whole_documents) {
     EXPECT_TRUE(equal_bits(got.out, want.out)) << "out";
     if (is_normalized(a.spec().weighting)) EXPECT_TRUE(equal_bits(got.lse, want.lse)) << "lse";
     EXPECT_TRUE(equal_bits(got.dgate, want.dgate)) << "dgate";
-    EXPECT_EQ(part_of(got, 0, a.NH), part_of(want, 0, a.NH)) << "dq";
-    EXPECT_LE(relative_l2(part_of(got, a.NH, a.NKV), part_of(want, a.NH, a.NKV)), kKeyTolerance<T>) << "dk";
-    EXPECT_LE(relative_l2(part_of(got, a.NH + a.NKV, a.NKV), part_of(want, a.NH + a.NKV, a.NKV)), kKeyTolerance<T>)
-        << "dv";
+    const DenseQkv<double> d(a, widened(got.dqkv)), wanted(a, widened(want.dqkv));
+    EXPECT_EQ(d.q, wanted.q) << "dq";
+    EXPECT_LE(relative_l2(d.k, wanted.k), kKeyTolerance<T>) << "dk";
+    EXPECT_LE(relative_l2(d.v, wanted.v), kKeyTolerance<T>) << "dv";
     EXPECT_LE(relative_l2(ranks.learned_sum(), widened(want.dlearned())), kKeyTolerance<T>)
         << "dsink_logit or dscore_bias";
     for (int r = 0; r < c.ranks; ++r)
@@ -85,7 +74,7 @@ TYPED_TEST_SUITE(Disaggregated, WideFloats);
 template <class T>
 void try_plans(const CadCase& c, bool whole_documents) {
     SCOPED_TRACE(c.name + ", " + ::testing::PrintToString(c.attention));
-    const CaShape shape{c.attention.NH, c.attention.NKV, c.attention.HS, kDTypeOf<T>};
+    const CaShape shape = CadRanks<T>::shape_of(c.attention);
     const AttentionSpec spec = c.attention.spec();
     const CaPlan forward = plan_core_attention(c.segments, c.options(shape.forward_costs(spec)));
     const CaPlan backward = plan_core_attention(c.segments, c.options(shape.backward_costs(spec)));

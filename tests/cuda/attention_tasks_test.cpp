@@ -40,6 +40,11 @@ std::vector<AttentionCase> cases() {
         add({0, 70, 140}, 0, 0, false);
         for (const int64_t HS : {64, 96, 128, 256})
             if (c.HS = HS; !few || HS == 128) add({0, 300}, 9, 2, false);
+        // Values of two heads' width, which have neither a gate nor anything learned.
+        c = {.weighting = std::string(variant.name), .NH = 2, .HS = 32, .positive = c.positive, .VS = 64};
+        if (!few) add({0, 70, 340}, 0, 0, false);
+        c.NH = 4, c.NKV = 2;
+        add({0, 1, 20, 300}, 9, 2, false);
     }
     return all;
 }

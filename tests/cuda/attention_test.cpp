@@ -66,6 +66,10 @@ std::vector<Scheduled> cases() {
             if (c.cu_seqlens = {0, 40, 130}; !few) add(c);
         }
         c.HS = 32;
+        // Values of two heads' width: each half is a head of the kernels.
+        c.NH = 2, c.NKV = 2, c.VS = 64, add(c, few);
+        c.NH = 4, c.cu_seqlens = {0, 1, 20, 100}, add(c, few);
+        c.NKV = 1, c.VS = 0;
         c.NH = 6;
         for (const int64_t NKV : few ? std::vector<int64_t>{2} : std::vector<int64_t>{1, 2, 6})
             for (const int32_t T : {129, 31, 64, 96}) {

@@ -26,13 +26,13 @@ struct DeviceRun {
           bounds(run.c.cu_seqlens) {}
 
     AttentionTensors tensors(const AttentionCase& c, bool gradients) const {
-        const int64_t N = c.N(), heads = c.NH + 2 * c.NKV;
-        const Tensor fused = (gradients ? dqkv : qkv).tensor({N, heads, c.HS});
-        return {.out = (gradients ? dout : out).tensor({N, c.NH, c.HS}),
+        const int64_t N = c.N();
+        const auto [q, k, v] = Qkv(c, (gradients ? dqkv : qkv).tensor({N, c.columns()}));
+        return {.out = (gradients ? dout : out).tensor({N, c.NH, c.value_size()}),
                 .lse = gradients ? Tensor{} : lse.tensor({c.NH, N}),
-                .q = fused.slice_columns(0, c.NH),
-                .k = fused.slice_columns(c.NH, c.NKV),
-                .v = fused.slice_columns(c.NH + c.NKV, c.NKV),
+                .q = q,
+                .k = k,
+                .v = v,
                 .sink_logit = (gradients ? dsink : sink).tensor({c.NH}),
                 .gate = (gradients ? dgate : gate).tensor({N, c.NH})};
     }
@@ -90,7 +90,8 @@ INSTANTIATE_TEST_SUITE_P(
                     AttentionCase{.extra = ExtraColumn::kLearnedLogit, .NH = 2, .NKV = 1, .HS = 32, .gate = true},
                     AttentionCase{
                         .weighting = "sigmoid", .bias = ScoreBias::kPerRow, .alibi = true, .NH = 2, .NKV = 2, .HS = 32},
-                    AttentionCase{.window = 140, .pinned = 4, .NH = 2, .NKV = 1, .HS = 64}));
+                    AttentionCase{.window = 140, .pinned = 4, .NH = 2, .NKV = 1, .HS = 64},
+                    AttentionCase{.NH = 4, .NKV = 2, .HS = 32, .VS = 64}));
 
 }  // namespace
 }  // namespace plimsoll

@@ -24,6 +24,7 @@ std::vector<AttentionCase> cases() {
             if (pattern.prefix == 0) all.push_back(pattern.of(columns_and_biases(c).back()));
         c.window = 20, c.pinned = 4, c.NH = 2;
         for (const int64_t HS : {2, 6, 64, 100, 128}) c.HS = HS, all.push_back(c);
+        for (const auto& [HS, VS] : {std::pair{6, 12}, {64, 7}}) c.HS = HS, c.VS = VS, all.push_back(c);
     }
     return all;
 }
@@ -38,14 +39,14 @@ struct Cache {
 
     Cache(AttentionRun<T>& run, int64_t pinned, int64_t turned)
         : run(run), pinned(pinned), ring(run.c.N() - pinned + 3), turned(turned) {
-        const int64_t row = run.c.NKV * run.c.HS;
-        k.resize(static_cast<size_t>((pinned + ring) * row), T(77.0f)), v = k;
-        for (int64_t p = 0; p < run.c.N(); ++p) {
-            const auto copy = [&](Tensor from, std::vector<T>& to) {
+        const auto fill = [&](std::vector<T>& to, Tensor from) {
+            const int64_t row = from.row_elements();
+            to.resize(static_cast<size_t>((pinned + ring) * row), T(77.0f));
+            for (int64_t p = 0; p < run.c.N(); ++p)
                 std::copy_n(from.ptr<T>() + p * from.row_stride, row, to.data() + row_of(p) * row);
-            };
-            copy(run.k(run.qkv), k), copy(run.v(run.qkv), v);
-        }
+        };
+        const Qkv parts = run.parts(run.qkv);
+        fill(k, parts.k), fill(v, parts.v);
     }
     int64_t row_of(int64_t p) const { return p < pinned ? p : pinned + (p - pinned + ring - turned) % ring; }
     CachedQuery query(int64_t position) const {
@@ -59,7 +60,8 @@ struct Cache {
     }
     void forward(std::span<const double> frequencies = {}) {
         AttentionTensors t = run.tensors();
-        t.k = view(k, {pinned + ring, run.c.NKV, run.c.HS}), t.v = view(v, {pinned + ring, run.c.NKV, run.c.HS});
+        t.k = view(k, {pinned + ring, run.c.NKV, run.c.HS});
+        t.v = view(v, {pinned + ring, run.c.NKV, run.c.value_size()});
         std::vector<CachedQuery> queries;
         for (int64_t i = 0; i < run.c.N(); ++i) queries.push_back(query(i));
         attention_cached_forward(t, queries, frequencies, run.c.spec(), {.threads = run.threads});
@@ -90,7 +92,7 @@ TEST_P(CachedAttentionOp, RotatesWhatItReads) {
     AttentionRun<double> rotated(GetParam()), run(GetParam());
     std::vector<int32_t> positions;
     for (int32_t i = 0; i < run.c.N(); ++i) positions.push_back(i);
-    const Tensor qk = rotated.part(rotated.qkv, 0, run.c.NH + run.c.NKV);
+    const Tensor qk = heads_at(view(rotated.qkv, {run.c.N(), run.c.columns()}), 0, run.c.NH + run.c.NKV, run.c.HS);
     rope_forward(qk, positions, 50, {});
     std::vector<double> out, lse;
     rotated.oracle(out, lse);
@@ -105,14 +107,14 @@ TEST_P(CachedAttentionOp, BitsDoNotDependOnThreadsOrOtherQueries) {
     Cache<float>(one, 3, 17).forward(), Cache<float>(three, 3, 17).forward();
     EXPECT_TRUE(same_bits(one.out, three.out) && same_bits(one.lse, three.lse));
     const Cache<float> cache(alone, 3, 17);
-    const int64_t last = alone.c.N() - 1, row = alone.c.NH * alone.c.HS;
+    const int64_t last = alone.c.N() - 1, row = alone.c.out_columns();
     AttentionTensors t = alone.tensors();
     std::vector<float> lse(static_cast<size_t>(alone.c.NH));
     t.q = t.q.slice_rows(last, 1), t.out = t.out.slice_rows(last, 1), t.lse = view(lse, {alone.c.NH, 1});
     if (t.gate) t.gate = t.gate.slice_rows(last, 1);
     std::vector<float> k = cache.k, v = cache.v;
     t.k = view(k, {cache.pinned + cache.ring, alone.c.NKV, alone.c.HS});
-    t.v = view(v, {cache.pinned + cache.ring, alone.c.NKV, alone.c.HS});
+    t.v = view(v, {cache.pinned + cache.ring, alone.c.NKV, alone.c.value_size()});
     attention_cached_forward(t, std::vector{cache.query(last)}, {}, alone.c.spec(), {.threads = 2});
     EXPECT_TRUE(std::equal(alone.out.end() - row, alone.out.end(), one.out.end() - row));
 }

@@ -28,6 +28,7 @@ std::vector<AttentionCase> cases() {
         }
         c.window = 20, c.pinned = 4, c.NH = 2, c.cu_seqlens = {0, 300};
         for (const int64_t HS : {1, 7, 64, 100, 128}) c.HS = HS, all.push_back(c);
+        for (const auto& [HS, VS] : {std::pair{7, 14}, {64, 32}}) c.HS = HS, c.VS = VS, all.push_back(c);
     }
     return all;
 }

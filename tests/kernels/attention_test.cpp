@@ -23,7 +23,9 @@ std::vector<AttentionCase> cases() {
         for (const int32_t T : {1, 63, 64, 65, 130}) c.cu_seqlens = {0, T}, add(c);
         c.cu_seqlens = {0, 70};
         for (const int64_t HS : {1, 7, 32, 64, 96, 100, 128, 256}) c.HS = HS, add(c);
-        c.HS = 6, c.NH = 6, c.NKV = 2, add(c);
+        for (const auto& [HS, VS] : {std::pair{6, 12}, {32, 64}, {64, 7}, {100, 200}, {33, 32}, {256, 512}})
+            c.HS = HS, c.VS = VS, add(c);
+        c.HS = 6, c.VS = 0, c.NH = 6, c.NKV = 2, add(c);
         c.window = 5, add(c);
         c.pinned = 3, add(c);
         c.window = 66, add(c);
@@ -53,7 +55,7 @@ std::vector<AttentionCase> cases() {
         gated.positive = c.positive;
         add(gated);
         gated.NH = 6, gated.NKV = 2, gated.cu_seqlens = {0, 1, 20, 90, 155};
-        for (const AttentionCase& with : columns_and_biases(gated)) add(with);
+        for (AttentionCase with : columns_and_biases(gated)) add(with), with.VS = 24, add(with);
         // A bias on every key: alone, over tiles, with grouped heads, ALiBi, gate, windows and patterns.
         AttentionCase biased{.weighting = std::string(variant.name), .HS = 7, .cu_seqlens = {0, 5}, .key_bias = true};
         biased.positive = c.positive, biased.bias_value = -1.5;
@@ -173,8 +175,7 @@ TEST_P(Attention, ATokenReachesThoseThatSeeItAndNobodyElse) {
     run.forward();
     const std::vector<float> before = run.out, inputs = run.qkv;
     const AttentionCase& c = run.c;
-    const int64_t N = c.N(), row = c.NH * c.HS, token = (c.NH + 2 * c.NKV) * c.HS,
-                  first = c.cu_seqlens[c.cu_seqlens.size() - 2];
+    const int64_t N = c.N(), row = c.out_columns(), token = c.columns(), first = c.cu_seqlens[c.cu_seqlens.size() - 2];
     // A key that repels, or is far, may have a weight of nothing: so only where few compete and none weighs exactly 0.
     double lse = 0;
     const bool all_weigh = !c.alibi && c.extra == ExtraColumn::kNone && oracle_row(c, {-1.0, 1.0}, 0, lse)[0] != 0;
@@ -231,16 +232,17 @@ TEST_P(Attention, WeightsForProbesMatchTheOracle) {
     std::vector<double> key_bias;
     for (int64_t j = begin; c.key_bias && j < c.N(); ++j)
         key_bias.push_back(run.key_bias[static_cast<size_t>(j * c.NH + h)]);
-    attention_weights(weights, {}, head(run.q(run.qkv), h), head(run.k(run.qkv), g),
+    attention_weights(weights, {}, head(run.parts(run.qkv).q, h), head(run.parts(run.qkv).k, g),
                       run.learned().empty() ? 0 : run.learned()[static_cast<size_t>(h)], h, c.NH, c.spec(), key_bias);
-    const std::vector<double> v = run.dense(c.NH + c.NKV, c.NKV);
+    const std::vector<double> v = DenseQkv<double>(c, run.qkv).v;
+    const int64_t VS = c.value_size();
     for (int64_t i = 0; i < n; ++i)
-        for (int64_t x = 0; x < c.HS; ++x) {
+        for (int64_t x = 0; x < VS; ++x) {
             double sum = 0;
             for (int64_t j = 0; j < n; ++j)
                 sum += weights[static_cast<size_t>(i * n + j)] *
-                       v[static_cast<size_t>(((begin + j) * c.NKV + g) * c.HS + x)];
-            ASSERT_NEAR(sum, out[static_cast<size_t>(((begin + i) * c.NH + h) * c.HS + x)], 1e-12);
+                       v[static_cast<size_t>(((begin + j) * c.NKV + g) * VS + x)];
+            ASSERT_NEAR(sum, out[static_cast<size_t>(((begin + i) * c.NH + h) * VS + x)], 1e-12);
         }
 }
 
@@ -289,6 +291,7 @@ TEST(AttentionChecks, WrongShapesAreRefused) {
     };
     refused({.NH = 3, .NKV = 2}, [](auto&) {});
     refused({.HS = 257}, [](auto&) {});
+    refused({.VS = 513}, [](auto&) {});
     refused({}, [](auto& run) { run.c.cu_seqlens = {0, 3, 3, 5}; });
     refused({}, [](auto& run) { run.c.cu_seqlens = {1, 5}; });
     refused({}, [](auto& run) { run.c.extra = ExtraColumn::kLearnedLogit; });
@@ -300,6 +303,10 @@ TEST(AttentionChecks, WrongShapesAreRefused) {
         if (variant.bias == BiasRole::kNone)
             refused({.weighting = std::string(variant.name), .bias = ScoreBias::kLearned}, [](auto&) {});
     refused({}, [](auto& run) { run.c.window = -1; });
+    AttentionRun<float> wide({.VS = 16});
+    AttentionTensors t = wide.tensors();
+    t.out.shape = {5, 2, 8};  // two heads for one twice as wide
+    EXPECT_THROW(attention_forward(t, wide.c.cu_seqlens, wide.c.spec(), {}), Error);
 }
 
 }  // namespace

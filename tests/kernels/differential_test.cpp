@@ -10,14 +10,14 @@
 namespace plimsoll {
 namespace {
 
-constexpr int64_t kP = 4, kHS = 5;
+constexpr int64_t kP = 4, kVS = 10, kHS = 5;
 
 struct Kind {
     bool one_lambda, norm;
     DifferentialSpec spec;
 };
-const Kind kKinds[] = {{true, true, {.halves = 2, .group = 2, .factor = 0.3, .eps = 1e-3}},
-                       {true, true, {.halves = 2, .group = 1, .factor = 0.8, .eps = 1e-5}},
+const Kind kKinds[] = {{true, true, {.factor = 0.3, .eps = 1e-3}},
+                       {true, true, {.factor = 0.8, .eps = 1e-5}},
                        {false, false, {}},
                        {false, true, {.factor = 1, .eps = 1e-5}}};
 
@@ -25,33 +25,33 @@ template <class T>
 struct DifferentialRun {
     using R = Accumulator<T>;
     Kind kind;
-    int64_t N, W;
+    int64_t N;
     std::vector<T> y, logits, out, dout, dy, dlogits;
     std::vector<R> lambda, gain, rstd, dlambda, dgain, parts;
 
-    explicit DifferentialRun(const Kind& kind, int64_t N = 6) : kind(kind), N(N), W(kind.spec.halves * kHS) {
-        y = normals<T>(N * 2 * kP * W, "y"), dout = normals<T>(N * kP * W, "dout");
-        if (kind.norm) gain = normals<R>(W, "gain");
+    explicit DifferentialRun(const Kind& kind, int64_t N = 6) : kind(kind), N(N) {
+        y = normals<T>(N * 2 * kP * kVS, "y"), dout = normals<T>(N * kP * kVS, "dout");
+        if (kind.norm) gain = normals<R>(kVS, "gain");
         lambda = {R(0.7)};
         logits = normals<T>(N * kP, "logits");
         out.resize(dout.size()), dy.resize(y.size()), dlogits.resize(logits.size());
         const auto pairs = static_cast<size_t>(N * kP);
         rstd.resize(pairs), parts.resize(pairs), dlambda.resize(1), dgain.resize(gain.size());
     }
-    Shape maps() const { return {N, 2 * kP * kind.spec.halves, kHS}; }
+    Shape maps() const { return {N, 2 * kP, kVS}; }
     DifferentialTensors t() {
         return {.y = view(y, maps()),
                 .lambda = kind.one_lambda ? view(lambda, {1}) : view(logits, {N, kP}),
-                .gain = view(gain, {W}),
+                .gain = view(gain, {kVS}),
                 .rstd = view(rstd, {N, kP}),
-                .out = view(out, {N, kP, W})};
+                .out = view(out, {N, kP, kVS})};
     }
     DifferentialTensors d() {
         return {.y = view(dy, maps()),
                 .lambda = kind.one_lambda ? view(dlambda, {1}) : view(dlogits, {N, kP}),
-                .gain = view(dgain, {W}),
+                .gain = view(dgain, {kVS}),
                 .rstd = view(parts, {N, kP}),
-                .out = view(dout, {N, kP, W})};
+                .out = view(dout, {N, kP, kVS})};
     }
     void forward(int threads = 1) { differential_forward(t(), kind.spec, {.threads = threads}); }
     void backward(int threads = 1, Write write = Write::kOverwrite) {
@@ -59,35 +59,27 @@ struct DifferentialRun {
     }
 };
 
-// By the definition: maps in their own order, each with the halves of its values.
+// By the definition.
 template <class T>
 std::vector<double> by_definition(DifferentialRun<T>& run) {
     const std::vector<double> y = widened(run.y), logits = widened(run.logits);
-    const int64_t halves = run.kind.spec.halves, group = run.kind.spec.group, heads = 2 * kP * halves;
     std::vector<double> out;
-    for (int64_t n = 0; n < run.N; ++n) {
-        std::vector<std::vector<double>> maps(2 * kP);
-        for (int64_t head = 0; head < heads; ++head) {  // heads of core attention: key head, half, query head of it
-            const int64_t key = head / (halves * group), r = head % group;
-            for (int64_t c = 0; c < kHS; ++c)
-                maps[static_cast<size_t>(key * group + r)].push_back(
-                    y[static_cast<size_t>((n * heads + head) * kHS + c)]);
-        }
+    for (int64_t n = 0; n < run.N; ++n)
         for (int64_t p = 0; p < kP; ++p) {
             const double lambda = run.kind.one_lambda ? static_cast<double>(run.lambda[0])
                                                       : 1 / (1 + std::exp(-logits[static_cast<size_t>(n * kP + p)]));
             std::vector<double> z;
             double squares = 0;
-            for (size_t c = 0; c < static_cast<size_t>(run.W); ++c) {
-                z.push_back(maps[static_cast<size_t>(2 * p)][c] - lambda * maps[static_cast<size_t>(2 * p + 1)][c]);
+            for (int64_t c = 0; c < kVS; ++c) {
+                const int64_t first = 2 * (n * kP + p) * kVS + c;
+                z.push_back(y[static_cast<size_t>(first)] - lambda * y[static_cast<size_t>(first + kVS)]);
                 squares += z.back() * z.back();
             }
-            const double rms = std::sqrt(squares / static_cast<double>(run.W) + run.kind.spec.eps);
+            const double rms = std::sqrt(squares / static_cast<double>(kVS) + run.kind.spec.eps);
             for (size_t c = 0; c < z.size(); ++c)
                 out.push_back(run.kind.norm ? run.kind.spec.factor * z[c] / rms * static_cast<double>(run.gain[c])
                                             : z[c]);
         }
-    }
     return out;
 }
 

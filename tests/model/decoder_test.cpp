@@ -178,7 +178,7 @@ class StreamOracle final : public CoreAttention {
     void compute_backward(const AttentionCall&, const Exec&) override {}
     void compute_forward(const AttentionCall& call, const Exec&) override {
         const AttentionTensors& t = call.t;
-        const int64_t NH = t.q.shape[1], HS = t.q.shape[2], group = NH / t.k.shape[1];
+        const int64_t NH = t.q.shape[1], HS = t.q.shape[2], VS = t.v.shape[2], group = NH / t.k.shape[1];
         for (int64_t i = 0; i < t.q.rows(); ++i) {
             std::vector<int64_t> kept;  // in the cache when token i is appended
             for (int64_t j = 0; j <= i; ++j)
@@ -186,7 +186,7 @@ class StreamOracle final : public CoreAttention {
             const auto last = static_cast<int64_t>(kept.size()) - 1;
             for (int64_t h = 0; h < NH; ++h) {
                 const std::vector<double> q = rotated(t.q, i, h, HS, last);
-                std::vector<double> scores, out(static_cast<size_t>(HS));
+                std::vector<double> scores, out(static_cast<size_t>(VS));
                 std::vector<int64_t> seen;
                 for (int64_t slot = 0; slot <= last; ++slot) {
                     if (call.spec.window > 0 && last - slot >= call.spec.window && slot >= call.spec.pinned) continue;
@@ -206,12 +206,12 @@ class StreamOracle final : public CoreAttention {
                 const std::vector<double> p =
                     oracle_row(as_case(call.spec), scores, learned ? learned.ptr<double>()[h] : 0, lse);
                 for (size_t n = 0; n < p.size(); ++n)
-                    for (int64_t c = 0; c < HS; ++c)
+                    for (int64_t c = 0; c < VS; ++c)
                         out[static_cast<size_t>(c)] +=
-                            p[n] * t.v.ptr<double>()[seen[n] * t.v.row_stride + h / group * HS + c];
+                            p[n] * t.v.ptr<double>()[seen[n] * t.v.row_stride + h / group * VS + c];
                 const double gate = t.gate ? 1 / (1 + std::exp(-t.gate.ptr<double>()[i * NH + h])) : 1;
-                for (int64_t c = 0; c < HS; ++c)
-                    t.out.ptr<double>()[i * t.out.row_stride + h * HS + c] = out[static_cast<size_t>(c)] * gate;
+                for (int64_t c = 0; c < VS; ++c)
+                    t.out.ptr<double>()[i * t.out.row_stride + h * VS + c] = out[static_cast<size_t>(c)] * gate;
                 // What parts behind core attention read.
                 if (t.lse) t.lse.ptr<double>()[h * t.q.rows() + i] = lse;
                 std::copy(q.begin(), q.end(), t.q.ptr<double>() + i * t.q.row_stride + h * HS);

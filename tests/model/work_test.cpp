@@ -47,7 +47,7 @@ TEST_P(WorkTest, ProductsOfAStepAreTheModelsFormula) {
     double again = 0;
     for (int64_t layer = 0; layer < model.layers; ++layer) {
         const Mask mask(config.attention.spec(layer, model));
-        again += 2 * static_cast<double>(config.attention.core_heads(model).query * model.head_channels()) *
+        again += 2 * static_cast<double>(model.heads * model.head_channels()) *
                  op_work::visible_pairs(mask, 0, model.context, model.context);
     }
     const double rows = 2, tokens = rows * static_cast<double>(model.context);

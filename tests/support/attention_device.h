@@ -17,7 +17,7 @@ struct DeviceResults {
 // Forward of a run's inputs on the device, and backward unless nothing says how it writes.
 inline DeviceResults run_on_device(const AttentionRun<bf16>& run, std::optional<Write> backward, const Exec& exec) {
     const AttentionCase& c = run.c;
-    const int64_t N = c.N(), heads = c.NH + 2 * c.NKV;
+    const int64_t N = c.N();
     const bool normalized = is_normalized(c.spec().weighting);
     const OnDevice<bf16> qkv(run.qkv), dout(run.dout), out(std::vector<bf16>(run.out.size(), bf16(7.0f))),
         dqkv(std::vector<bf16>(run.qkv.size(), bf16(7.0f)));
@@ -26,25 +26,22 @@ inline DeviceResults run_on_device(const AttentionRun<bf16>& run, std::optional<
         key_bias(run.key_bias), dkey_bias(filled<float>(run.key_bias.size(), 7.0f));
     const OnDevice<bf16> gate(run.gate), dgate(filled<bf16>(run.gate.size(), 7.0f));
     const OnDevice<int32_t> documents(c.cu_seqlens);
-    const auto part = [&](const OnDevice<bf16>& fused, int64_t first, int64_t count) {
-        return fused.tensor({N, heads, c.HS}).slice_columns(first, count);
-    };
-    const Shape wide{N, c.NH, c.HS};
-    const Tensor q = part(qkv, 0, c.NH), k = part(qkv, c.NH, c.NKV), v = part(qkv, c.NH + c.NKV, c.NKV);
-    const AttentionTensors t{.out = out.tensor(wide),
+    const Shape rows{N, c.columns()}, outs{N, c.NH, c.value_size()};
+    const Qkv inputs(c, qkv.tensor(rows)), gradients(c, dqkv.tensor(rows));
+    const AttentionTensors t{.out = out.tensor(outs),
                              .lse = lse.tensor({c.NH, N}),
-                             .q = q,
-                             .k = k,
-                             .v = v,
+                             .q = inputs.q,
+                             .k = inputs.k,
+                             .v = inputs.v,
                              .sink_logit = sink.tensor({c.NH}),
                              .gate = gate.tensor({N, c.NH}),
                              .score_bias = bias.tensor({c.NH}),
                              .key_bias = key_bias.tensor({N, c.NH})};
-    const AttentionTensors d{.out = dout.tensor(wide),
+    const AttentionTensors d{.out = dout.tensor(outs),
                              .lse = {},
-                             .q = part(dqkv, 0, c.NH),
-                             .k = part(dqkv, c.NH, c.NKV),
-                             .v = part(dqkv, c.NH + c.NKV, c.NKV),
+                             .q = gradients.q,
+                             .k = gradients.k,
+                             .v = gradients.v,
                              .sink_logit = dsink.tensor({c.NH}),
                              .gate = dgate.tensor({N, c.NH}),
                              .score_bias = dbias.tensor({c.NH}),
@@ -63,8 +60,8 @@ inline double sink_terms(const AttentionRun<double>& run) {
     double square = 0;
     for (size_t h = 0; h < run.sink.size(); ++h)
         for (size_t i = 0; i < static_cast<size_t>(c.N()); ++i)
-            for (size_t x = 0; x < static_cast<size_t>(c.HS); ++x) {
-                const size_t at = (i * run.sink.size() + h) * static_cast<size_t>(c.HS) + x;
+            for (size_t x = 0; x < static_cast<size_t>(c.value_size()); ++x) {
+                const size_t at = (i * run.sink.size() + h) * static_cast<size_t>(c.value_size()) + x;
                 const double weight = std::exp(run.sink[h] - run.lse[h * static_cast<size_t>(c.N()) + i]);
                 square += std::pow(weight * run.dout[at] * run.out[at], 2);
             }

@@ -32,8 +32,16 @@ struct AttentionCase {
     bool gate = false;      // one per head
     bool positive = false;  // queries and keys, as a kernel phi makes them
     bool key_bias = false;  // one per key and query head
+    int64_t VS = 0;         // channels of values and outputs, 0: HS
 
     int64_t N() const { return cu_seqlens.back(); }
+    int64_t value_size() const { return VS ? VS : HS; }
+    // A token's queries, keys and values in one row.
+    int64_t query_columns() const { return NH * HS; }
+    int64_t key_columns() const { return NKV * HS; }
+    int64_t value_columns() const { return NKV * value_size(); }
+    int64_t columns() const { return query_columns() + key_columns() + value_columns(); }
+    int64_t out_columns() const { return NH * value_size(); }
     // Of the partial sums that out is made of: of order one where weights are shares of a row or below one. Scores
     // themselves, and their squares, are several, and go as far as ALiBi takes them.
     double magnitude() const {
@@ -73,7 +81,7 @@ inline constexpr PatternCase kPatterns[] = {
 // How a failing case is named.
 inline void PrintTo(const AttentionCase& c, std::ostream* out) {
     *out << c.weighting << " N=" << c.N() << " documents=" << c.cu_seqlens.size() - 1 << " heads=" << c.NH << "/"
-         << c.NKV << " HS=" << c.HS << " window=" << c.window << " pinned=" << c.pinned
+         << c.NKV << " HS=" << c.HS << " VS=" << c.value_size() << " window=" << c.window << " pinned=" << c.pinned
          << " pattern=" << static_cast<int>(c.pattern) << " dilation=" << c.dilation << " prefix=" << c.prefix
          << (c.alibi ? " alibi" : "") << (c.gate ? " gate" : "") << (c.key_bias ? " key_bias" : "")
          << " extra=" << static_cast<int>(c.extra) << " bias=" << static_cast<int>(c.bias);
@@ -166,17 +174,20 @@ inline std::vector<double> oracle_row(const AttentionCase& c, const std::vector<
     return p;
 }
 
-// out (N, NH, HS) and the rows' statistic lse (NH, N) from q (N, NH, HS), k, v (N, NKV, HS), dense. key_bias (N, NH),
-// added to every score of a key, may be empty.
+// out (N, NH, VS) and the rows' statistic lse (NH, N) from q (N, NH, HS), k (N, NKV, HS), v (N, NKV, VS), dense.
+// key_bias (N, NH), added to every score of a key, may be empty.
 inline void attention_oracle(const AttentionCase& c, const std::vector<double>& q, const std::vector<double>& k,
                              const std::vector<double>& v, const std::vector<double>& learned,
                              const std::vector<double>& gate, std::vector<double>& out, std::vector<double>& lse,
                              const std::vector<double>& key_bias = {}) {
-    const int64_t N = c.N();
-    out.assign(static_cast<size_t>(N * c.NH * c.HS), 0);
+    const int64_t N = c.N(), VS = c.value_size();
+    out.assign(static_cast<size_t>(N * c.out_columns()), 0);
     lse.assign(static_cast<size_t>(c.NH * N), 0);
     const auto at = [&](int64_t n, int64_t heads, int64_t h, int64_t x) {
         return static_cast<size_t>((n * heads + h) * c.HS + x);
+    };
+    const auto value_at = [&](int64_t n, int64_t heads, int64_t h, int64_t x) {
+        return static_cast<size_t>((n * heads + h) * VS + x);
     };
     for (size_t d = 0; d + 1 < c.cu_seqlens.size(); ++d)
         for (int64_t h = 0; h < c.NH; ++h)
@@ -200,10 +211,11 @@ inline void attention_oracle(const AttentionCase& c, const std::vector<double>& 
                     oracle_row(c, scores, learned.empty() ? 0 : learned[static_cast<size_t>(h)],
                                lse[static_cast<size_t>(h * N + i)]);
                 for (size_t n = 0; n < p.size(); ++n)
-                    for (int64_t x = 0; x < c.HS; ++x) out[at(i, c.NH, h, x)] += p[n] * v[at(keys[n], c.NKV, g, x)];
+                    for (int64_t x = 0; x < VS; ++x)
+                        out[value_at(i, c.NH, h, x)] += p[n] * v[value_at(keys[n], c.NKV, g, x)];
                 if (gate.empty()) continue;
                 const double open = 1 / (1 + std::exp(-gate[static_cast<size_t>(i * c.NH + h)]));
-                for (int64_t x = 0; x < c.HS; ++x) out[at(i, c.NH, h, x)] *= open;
+                for (int64_t x = 0; x < VS; ++x) out[value_at(i, c.NH, h, x)] *= open;
             }
 }
 

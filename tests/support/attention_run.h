@@ -7,6 +7,34 @@
 
 namespace plimsoll {
 
+// Heads of `width` channels in the columns of rows (N, columns) from `first` on.
+inline Tensor heads_at(Tensor rows, int64_t first, int64_t heads, int64_t width) {
+    Tensor part = rows.slice_columns(first, heads * width);
+    part.shape = {rows.shape[0], heads, width};
+    return part;
+}
+
+// The queries, keys and values of rows (N, columns) of a case.
+struct Qkv {
+    Tensor q, k, v;
+    Qkv(const AttentionCase& c, Tensor rows)
+        : q(heads_at(rows, 0, c.NH, c.HS)),
+          k(heads_at(rows, c.query_columns(), c.NKV, c.HS)),
+          v(heads_at(rows, c.query_columns() + c.key_columns(), c.NKV, c.value_size())) {}
+};
+
+// They as separate matrices, (tokens, heads, channels) each, in a scalar type.
+template <class T>
+struct DenseQkv {
+    std::vector<T> q, k, v;
+    explicit DenseQkv(const AttentionCase& c, const std::vector<T>& qkv) {
+        for (size_t i = 0; i < qkv.size(); ++i) {
+            const int64_t column = static_cast<int64_t>(i) % c.columns();
+            (column < c.query_columns() ? q : column < c.query_columns() + c.key_columns() ? k : v).push_back(qkv[i]);
+        }
+    }
+};
+
 template <class T>
 struct AttentionRun {
     using R = Accumulator<T>;
@@ -16,10 +44,9 @@ struct AttentionRun {
     int threads;
 
     explicit AttentionRun(const AttentionCase& c, int threads = 2) : c(c), threads(threads) {
-        const int64_t N = c.N(), heads = c.NH + 2 * c.NKV;
-        qkv = normals<T>(N * heads * c.HS, "qkv", c.spread), dout = normals<T>(N * c.NH * c.HS, "dout");
-        out.resize(static_cast<size_t>(N * c.NH * c.HS)), dqkv.resize(qkv.size()),
-            lse.resize(static_cast<size_t>(N * c.NH));
+        const int64_t N = c.N();
+        qkv = normals<T>(N * c.columns(), "qkv", c.spread), dout = normals<T>(N * c.out_columns(), "dout");
+        out.resize(dout.size()), dqkv.resize(qkv.size()), lse.resize(static_cast<size_t>(N * c.NH));
         if (c.extra == ExtraColumn::kLearnedLogit) sink = normals<R>(c.NH, "sink"), dsink.resize(sink.size());
         if (c.bias == ScoreBias::kLearned) bias = normals<R>(c.NH, "bias"), dbias.resize(bias.size());
         for (R& b : bias) b += static_cast<R>(c.bias_value);
@@ -28,37 +55,35 @@ struct AttentionRun {
         for (R& logit : sink) logit += static_cast<R>(c.sink_shift);
         if (!c.positive) return;
         for (size_t i = 0; i < qkv.size(); ++i)
-            if (static_cast<int64_t>(i) / c.HS % heads < c.NH + c.NKV && static_cast<R>(qkv[i]) < 0)
+            if (static_cast<int64_t>(i) % c.columns() < c.query_columns() + c.key_columns() &&
+                static_cast<R>(qkv[i]) < 0)
                 qkv[i] = T(-R(qkv[i]));
     }
-    Tensor part(std::vector<T>& fused, int64_t first, int64_t heads) {
-        return view(fused, {c.N(), c.NH + 2 * c.NKV, c.HS}).slice_columns(first, heads);
-    }
-    Tensor q(std::vector<T>& f) { return part(f, 0, c.NH); }
-    Tensor k(std::vector<T>& f) { return part(f, c.NH, c.NKV); }
-    Tensor v(std::vector<T>& f) { return part(f, c.NH + c.NKV, c.NKV); }
+    Qkv parts(std::vector<T>& fused) { return {c, view(fused, {c.N(), c.columns()})}; }
     Tensor per_head(std::vector<R>& s) { return view(s, {c.NH}); }
     // What is learned per head, if anything is: sink logits or biases.
     const std::vector<R>& learned() const { return sink.empty() ? bias : sink; }
     const std::vector<R>& dlearned() const { return sink.empty() ? dbias : dsink; }
 
     AttentionTensors tensors() {
-        return {.out = view(out, {c.N(), c.NH, c.HS}),
+        const auto [q, k, v] = parts(qkv);
+        return {.out = view(out, {c.N(), c.NH, c.value_size()}),
                 .lse = view(lse, {c.NH, c.N()}),
-                .q = q(qkv),
-                .k = k(qkv),
-                .v = v(qkv),
+                .q = q,
+                .k = k,
+                .v = v,
                 .sink_logit = per_head(sink),
                 .gate = view(gate, {c.N(), c.NH}),
                 .score_bias = per_head(bias),
                 .key_bias = view(key_bias, {c.N(), c.NH})};
     }
     AttentionTensors gradients() {
-        return {.out = view(dout, {c.N(), c.NH, c.HS}),
+        const auto [q, k, v] = parts(dqkv);
+        return {.out = view(dout, {c.N(), c.NH, c.value_size()}),
                 .lse = {},
-                .q = q(dqkv),
-                .k = k(dqkv),
-                .v = v(dqkv),
+                .q = q,
+                .k = k,
+                .v = v,
                 .sink_logit = per_head(dsink),
                 .gate = view(dgate, {c.N(), c.NH}),
                 .score_bias = per_head(dbias),
@@ -67,15 +92,6 @@ struct AttentionRun {
     void forward() { attention_forward(tensors(), c.cu_seqlens, c.spec(), {.threads = threads}); }
     void backward(Write write = Write::kOverwrite) {
         attention_backward(gradients(), tensors(), c.cu_seqlens, c.spec(), write, {.threads = threads});
-    }
-    // A slice of the projection, dense, in double.
-    std::vector<double> dense(int64_t first, int64_t heads) const {
-        std::vector<double> values;
-        const int64_t all = c.NH + 2 * c.NKV;
-        for (int64_t n = 0; n < c.N(); ++n)
-            for (int64_t i = first * c.HS; i < (first + heads) * c.HS; ++i)
-                values.push_back(static_cast<double>(static_cast<R>(qkv[static_cast<size_t>(n * all * c.HS + i)])));
-        return values;
     }
     // The same case in double, on this run's rounded inputs.
     AttentionRun<double> widened_run() const {
@@ -86,8 +102,9 @@ struct AttentionRun {
     }
     // The oracle on this run's (rounded) inputs.
     void oracle(std::vector<double>& expected, std::vector<double>& expected_lse) const {
-        attention_oracle(c, dense(0, c.NH), dense(c.NH, c.NKV), dense(c.NH + c.NKV, c.NKV), widened(learned()),
-                         widened(gate), expected, expected_lse, widened(key_bias));
+        const DenseQkv<double> dense(c, widened(qkv));
+        attention_oracle(c, dense.q, dense.k, dense.v, widened(learned()), widened(gate), expected, expected_lse,
+                         widened(key_bias));
     }
 };
 

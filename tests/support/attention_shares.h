@@ -146,19 +146,6 @@ void scatter_columns(const std::vector<T>& columns, const std::vector<int64_t>& 
         }
 }
 
-// The tensors of a whole case as separate matrices, (tokens, heads, HS) each, in a scalar type.
-template <class T>
-struct DenseQkv {
-    std::vector<T> q, k, v;
-    explicit DenseQkv(const AttentionCase& c, const std::vector<T>& qkv) {
-        const int64_t all = c.NH + 2 * c.NKV;
-        for (size_t i = 0; i < qkv.size(); ++i) {
-            const int64_t head = static_cast<int64_t>(i) / c.HS % all;
-            (head < c.NH ? q : head < c.NH + c.NKV ? k : v).push_back(qkv[i]);
-        }
-    }
-};
-
 // Memory of the device that a case runs on: on a GPU OnDevice of cuda_test.h.
 template <class T>
 class OnHost {
@@ -195,41 +182,43 @@ Together<T> run_shares(const AttentionRun<T>& run, const std::vector<AttentionSh
     const AttentionCase& c = run.c;
     const AttentionSpec spec = c.spec();
     const bool normalized = is_normalized(spec.weighting);
-    const int64_t N = c.N(), wide = c.NH * c.HS, narrow = c.NKV * c.HS;
+    const int64_t N = c.N(), of_query = c.query_columns(), of_key = c.key_columns(), of_value = c.value_columns(),
+                  of_out = c.out_columns();
     const DenseQkv<T> dense(c, run.qkv);
     const Memory<R> sink(run.sink), dsink(run.dsink), bias(run.bias), dbias(run.dbias);
     const bool biased = !run.bias.empty();
     std::vector<R> dbias_rows = untouched<R>(biased ? N * c.NH : 0);
     const Memory<T> gate(run.gate), dgate(run.dgate);
-    const Shape whole{N, c.NH, c.HS}, per_row{c.NH, N}, gates{N, c.NH};
+    const Shape whole{N, c.NH, c.value_size()}, per_row{c.NH, N}, gates{N, c.NH};
 
-    Together<T> all{.out = untouched<T>(N * wide),
-                    .dq = untouched<T>(N * wide),
+    Together<T> all{.out = untouched<T>(N * of_out),
+                    .dq = untouched<T>(N * of_query),
                     .dgate = {},
                     .lse = untouched<R>(N * c.NH),
                     .dsink = {},
                     .dbias = {},
-                    .dk = std::vector<double>(static_cast<size_t>(N * narrow)),
-                    .dv = std::vector<double>(static_cast<size_t>(N * narrow))};
+                    .dk = std::vector<double>(static_cast<size_t>(N * of_key)),
+                    .dv = std::vector<double>(static_cast<size_t>(N * of_value))};
     for (const AttentionShare& share : shares) {
         if (share.tasks.empty()) continue;
-        const Memory<T> q(gather_rows(dense.q, share.query_tokens, wide)),
-            k(gather_rows(dense.k, share.key_tokens, narrow)), v(gather_rows(dense.v, share.key_tokens, narrow)),
-            out(untouched<T>(share.N() * wide));
+        const Memory<T> q(gather_rows(dense.q, share.query_tokens, of_query)),
+            k(gather_rows(dense.k, share.key_tokens, of_key)), v(gather_rows(dense.v, share.key_tokens, of_value)),
+            out(untouched<T>(share.N() * of_out));
         const Memory<R> lse(untouched<R>(share.N() * c.NH));
-        const Shape rows{share.N(), c.NH, c.HS}, keys{share.M(), c.NKV, c.HS};
+        const Shape rows{share.N(), c.NH, c.HS}, outs{share.N(), c.NH, c.value_size()};
+        const Shape keys{share.M(), c.NKV, c.HS}, values{share.M(), c.NKV, c.value_size()};
         AttentionShare gone = share;  // when the call returns
-        attention_tasks_forward({.out = out.tensor(rows),
+        attention_tasks_forward({.out = out.tensor(outs),
                                  .lse = lse.tensor({c.NH, share.N()}),
                                  .q = q.tensor(rows),
                                  .k = k.tensor(keys),
-                                 .v = v.tensor(keys),
+                                 .v = v.tensor(values),
                                  .sink_logit = sink.tensor({c.NH}),
                                  .gate = {},
                                  .score_bias = bias.tensor({c.NH})},
                                 gone.work(), spec, exec);
         gone.tasks.assign(gone.tasks.size(), {.row = -1}), gone.keys.assign(gone.keys.size(), {.row = -1});
-        scatter_rows(out.values(), share.query_tokens, wide, T(kUntouched), [&](size_t i, T x) { all.out[i] = x; });
+        scatter_rows(out.values(), share.query_tokens, of_out, T(kUntouched), [&](size_t i, T x) { all.out[i] = x; });
         if (normalized)
             scatter_columns(lse.values(), share.query_tokens, c.NH, N, R(kUntouched),
                             [&](size_t i, R x) { all.lse[i] = x; });
@@ -260,20 +249,21 @@ Together<T> run_shares(const AttentionRun<T>& run, const std::vector<AttentionSh
     const std::vector<R> deltas = delta.values();
     for (const AttentionShare& share : shares) {
         if (share.keys.empty()) continue;
-        const Memory<T> q(gather_rows(dense.q, share.query_tokens, wide)),
-            k(gather_rows(dense.k, share.key_tokens, narrow)), v(gather_rows(dense.v, share.key_tokens, narrow)),
-            here(gather_rows(gated, share.query_tokens, wide)), dq(untouched<T>(share.N() * wide));
+        const Memory<T> q(gather_rows(dense.q, share.query_tokens, of_query)),
+            k(gather_rows(dense.k, share.key_tokens, of_key)), v(gather_rows(dense.v, share.key_tokens, of_value)),
+            here(gather_rows(gated, share.query_tokens, of_out)), dq(untouched<T>(share.N() * of_query));
         const Memory<R> lse_here(gather_columns(all.lse, share.query_tokens, c.NH)),
             delta_here(gather_columns(deltas, share.query_tokens, c.NH));
-        const Memory<G> dk(untouched<G>(share.M() * narrow)), dv(untouched<G>(share.M() * narrow));
+        const Memory<G> dk(untouched<G>(share.M() * of_key)), dv(untouched<G>(share.M() * of_value));
         const Memory<R> dbias_here(untouched<R>(biased ? share.N() * c.NH : 0));
-        const Shape rows{share.N(), c.NH, c.HS}, keys{share.M(), c.NKV, c.HS};
+        const Shape rows{share.N(), c.NH, c.HS}, outs{share.N(), c.NH, c.value_size()};
+        const Shape keys{share.M(), c.NKV, c.HS}, values{share.M(), c.NKV, c.value_size()};
         AttentionShare gone = share;
-        attention_tasks_backward({.out = here.tensor(rows),
+        attention_tasks_backward({.out = here.tensor(outs),
                                   .lse = {},
                                   .q = dq.tensor(rows),
                                   .k = dk.tensor(keys),
-                                  .v = dv.tensor(keys),
+                                  .v = dv.tensor(values),
                                   .sink_logit = {},
                                   .gate = {},
                                   .score_bias = dbias_here.tensor({c.NH, share.N()})},
@@ -281,7 +271,7 @@ Together<T> run_shares(const AttentionRun<T>& run, const std::vector<AttentionSh
                                   .lse = lse_here.tensor({c.NH, share.N()}),
                                   .q = q.tensor(rows),
                                   .k = k.tensor(keys),
-                                  .v = v.tensor(keys),
+                                  .v = v.tensor(values),
                                   .sink_logit = {},
                                   .gate = {},
                                   .score_bias = bias.tensor({c.NH})},
@@ -290,10 +280,10 @@ Together<T> run_shares(const AttentionRun<T>& run, const std::vector<AttentionSh
         if (biased)
             scatter_columns(dbias_here.values(), share.query_tokens, c.NH, N, R(kUntouched),
                             [&](size_t i, R x) { dbias_rows[i] = x; });
-        scatter_rows(dq.values(), share.query_tokens, wide, T(kUntouched), [&](size_t i, T x) { all.dq[i] = x; });
-        scatter_rows(dk.values(), share.key_tokens, narrow, G(kUntouched),
+        scatter_rows(dq.values(), share.query_tokens, of_query, T(kUntouched), [&](size_t i, T x) { all.dq[i] = x; });
+        scatter_rows(dk.values(), share.key_tokens, of_key, G(kUntouched),
                      [&](size_t i, G x) { all.dk[i] += static_cast<double>(static_cast<Accumulator<G>>(x)); });
-        scatter_rows(dv.values(), share.key_tokens, narrow, G(kUntouched),
+        scatter_rows(dv.values(), share.key_tokens, of_value, G(kUntouched),
                      [&](size_t i, G x) { all.dv[i] += static_cast<double>(static_cast<Accumulator<G>>(x)); });
     }
     if (biased) {

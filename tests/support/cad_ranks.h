@@ -122,12 +122,15 @@ class CadRanks {
                 value = static_cast<T>(static_cast<R>(value) * R(1.25));
             }
         };
-        scale(whole_.qkv, (a.NH + 2 * a.NKV) * a.HS);
-        scale(dout_, a.NH * a.HS);
+        scale(whole_.qkv, a.columns());
+        scale(dout_, a.out_columns());
     }
     // The documents in one place, by the local kernels.
     const AttentionRun<T>& whole() const { return whole_; }
-    CaShape shape() const { return {case_.attention.NH, case_.attention.NKV, case_.attention.HS, kDTypeOf<T>}; }
+    static CaShape shape_of(const AttentionCase& a) {
+        return {.NH = a.NH, .NKV = a.NKV, .HS = a.HS, .VS = a.value_size(), .dtype = kDTypeOf<T>};
+    }
+    CaShape shape() const { return shape_of(case_.attention); }
 
     // By ranks; or, in one process, each rank's part with servers in turn.
     AttentionRun<T> compute(bool in_turn) {
@@ -179,15 +182,15 @@ class CadRanks {
     AttentionRun<T> own_run(int rank) {
         AttentionRun<T> own(case_.of_rank(rank), 1);
         const AttentionCase& a = case_.attention;
-        copy_rank_rows(case_, rank, whole_.qkv, own.qkv, (a.NH + 2 * a.NKV) * a.HS, true);
-        copy_rank_rows(case_, rank, dout_, own.dout, a.NH * a.HS, true);
+        copy_rank_rows(case_, rank, whole_.qkv, own.qkv, a.columns(), true);
+        copy_rank_rows(case_, rank, dout_, own.dout, a.out_columns(), true);
         if (a.gate) copy_rank_rows(case_, rank, whole_.gate, own.gate, a.NH, true);
         return own;
     }
     void gather(AttentionRun<T>& result, AttentionRun<T>& own, int rank) {
         const AttentionCase& a = case_.attention;
-        copy_rank_rows(case_, rank, result.out, own.out, a.NH * a.HS, false);
-        copy_rank_rows(case_, rank, result.dqkv, own.dqkv, (a.NH + 2 * a.NKV) * a.HS, false);
+        copy_rank_rows(case_, rank, result.out, own.out, a.out_columns(), false);
+        copy_rank_rows(case_, rank, result.dqkv, own.dqkv, a.columns(), false);
         if (a.gate) copy_rank_rows(case_, rank, result.dgate, own.dgate, a.NH, false);
         int64_t row = 0;
         for (const CaSegment& s : case_.segments) {

@@ -208,7 +208,7 @@ TEST(HeadAnalysis, AttributesAllThatWeightsGive) {
                 for (double& value : one->dout) value = std::abs(value);
             }
             LocalCoreAttention local;
-            IntervenedAttention no_first(local, {{.kind = InterventionKind::kFirst, .value = 0}}, c.NH);
+            IntervenedAttention no_first(local, {{.kind = InterventionKind::kFirst, .value = 0}});
             no_first.forward({.t = without.tensors(), .cu_seqlens = c.cu_seqlens, .spec = c.spec()}, {.threads = 1});
             for (int64_t head = 0; head < c.NH; ++head) {
                 const HeadAttribution found = attributed(run, head), again = attributed(run, head, 1);

@@ -31,7 +31,7 @@ TEST(HeadWeights, LeaveTheVirtualKeyItsShare) {
             const int64_t n = batch.cu_seqlens[2] - begin;
             double least = 1;
             for (int64_t h = 0; h < NH; ++h) {
-                const HeadWeights weights(block, c, h, begin, n);
+                const HeadWeights weights(block, h, begin, n);
                 for (int64_t i = 0; i < n; ++i) {
                     const int64_t row = begin + i;
                     const double g = 1 / (1 + std::exp(-t.gate.ptr<double>()[row * NH + h]));
@@ -125,7 +125,7 @@ TEST(HeadProbe, ComparesTheFirstScoreWithKeysAheadToo) {
     EXPECT_NEAR(measured_by_distance(c, 11)["sink_logit_delta"], (eighth + ninth + tenth) / 3, 1e-12);
 }
 
-// With differential attention heads are score maps: both halves of a map's values are weighed by its weights.
+// With differential attention heads are score maps, with values of one head's width or two.
 TEST(HeadWeights, AreThoseOfScoreMaps) {
     for (const char* kind : {"v1", "v2"}) {
         NetworkConfig c = tiny_llama();
@@ -135,25 +135,37 @@ TEST(HeadWeights, AreThoseOfScoreMaps) {
         run.loss(batch);
         const Block block = run.model.block(run.core, batch.input(), 1, run.exec);
         const AttentionTensors t = block.core_tensors();
-        const int64_t HS = c.model.head_channels(), group = 2, halves = kind == std::string("v1") ? 2 : 1;
+        const int64_t VS = c.model.head_channels() * (kind == std::string("v1") ? 2 : 1), group = 2;
+        ASSERT_EQ(t.v.shape, (Shape{batch.n(), 4, VS}));
         for (int64_t h = 0; h < c.model.heads; ++h) {
-            const HeadWeights weights(block, c, h, 0, batch.n());
-            for (int64_t half = 0; half < halves; ++half) {
-                const int64_t key = h / group * halves + half, query = key * group + h % group;
-                for (int64_t i = 0; i < batch.n(); ++i)
-                    for (int64_t x = 0; x < HS; ++x) {
-                        double wanted = 0;
-                        for (int64_t j = 0; j <= i; ++j)
-                            wanted += weights.weight(i, j) * t.v.ptr<double>()[j * t.v.row_stride + key * HS + x];
-                        EXPECT_NEAR(t.out.ptr<double>()[i * t.out.row_stride + query * HS + x], wanted, 1e-13);
-                    }
-            }
+            const HeadWeights weights(block, h, 0, batch.n());
+            for (int64_t i = 0; i < batch.n(); ++i)
+                for (int64_t x = 0; x < VS; ++x) {
+                    double wanted = 0;
+                    for (int64_t j = 0; j <= i; ++j)
+                        wanted += weights.weight(i, j) * t.v.ptr<double>()[j * t.v.row_stride + h / group * VS + x];
+                    EXPECT_NEAR(t.out.ptr<double>()[i * t.out.row_stride + h * VS + x], wanted, 1e-13);
+                }
         }
         const std::vector<HeadMeasurement> measured =
             LayerProbe(block, run.model, 1, {}, batch.input(), run.exec).measure(run.exec);
         ASSERT_EQ(measured.size(), 8u);
+        const Tensor out =
+            run.model.table().view(run.model.parameters(), run.model.table().find("blocks.1.attn.out.weight"));
         for (const HeadMeasurement& m : measured)
-            for (const auto& [name, value] : m.values) EXPECT_TRUE(std::isfinite(value)) << kind << " " << name;
+            for (const auto& [name, value] : m.values) {
+                EXPECT_TRUE(std::isfinite(value)) << kind << " " << name;
+                if (name != "wo_value_norm") continue;
+                double square = 0;  // the first token's value through the columns of the map's pair
+                for (int64_t o = 0; o < c.model.channels; ++o) {
+                    double sum = 0;
+                    for (int64_t x = 0; x < VS; ++x)
+                        sum += out.ptr<double>()[o * out.row_stride + m.head / 2 * VS + x] *
+                               t.v.ptr<double>()[m.head / group * VS + x];
+                    square += sum * sum;
+                }
+                EXPECT_NEAR(value, std::sqrt(square), 1e-5 * value) << kind << " map " << m.head;  // in fp32
+            }
     }
 }
 

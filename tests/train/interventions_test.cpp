@@ -80,7 +80,7 @@ struct FirstCase {
 // Softmax: the same as log gamma added to the score of key 0, an extra column included. Sigmoid: the weight itself.
 std::vector<double> scaled_oracle(const AttentionRun<double>& run, double gamma) {
     const AttentionCase& c = run.c;
-    const std::vector<double> q = run.dense(0, c.NH), k = run.dense(c.NH, c.NKV), v = run.dense(c.NH + c.NKV, c.NKV);
+    const auto [q, k, v] = DenseQkv<double>(c, run.qkv);
     std::vector<double> out(static_cast<size_t>(c.N() * c.NH * c.HS));
     for (size_t d = 0; d + 1 < c.cu_seqlens.size(); ++d)
         for (int64_t h = 0; h < c.NH; ++h)
@@ -119,7 +119,7 @@ std::vector<double> scaled_oracle(const AttentionRun<double>& run, double gamma)
 template <class T>
 void intervene(AttentionRun<T>& run, const Interventions& interventions, int64_t layer = 0) {
     LocalCoreAttention local;
-    IntervenedAttention core(local, interventions, run.c.NH);
+    IntervenedAttention core(local, interventions);
     core.forward({.t = run.tensors(), .cu_seqlens = run.c.cu_seqlens, .spec = run.c.spec(), .layer = layer},
                  {.threads = 2});
 }
@@ -187,7 +187,7 @@ TEST(Interventions, OfAHeadLeaveTheOthersAlone) {
         intervene(identity, {{.kind = kIdentity, .head = 2}}, 3);
         intervene(other, {{.kind = kZero, .layer = 2}}, 3);
         EXPECT_TRUE(same_bits(other.out, plain.out));  // of another layer
-        const std::vector<double> v = plain.dense(c.NH + c.NKV, c.NKV);
+        const std::vector<float> v = DenseQkv<float>(c, plain.qkv).v;
         for (int64_t n = 0; n < c.N(); ++n)
             for (int64_t h = 0; h < c.NH; ++h)
                 for (int64_t x = 0; x < c.HS; ++x) {
@@ -220,7 +220,7 @@ class InterventionsOnNetworks : public testing::Test {
     // Logits under interventions, in double.
     static std::vector<double> logits(TinyModel& tiny, const TinyBatch& batch, const Interventions& interventions) {
         const WithoutBranches without(tiny.model, interventions);
-        IntervenedAttention core(tiny.core, interventions, tiny.model.config().model.heads);
+        IntervenedAttention core(tiny.core, interventions);
         tiny.model.evaluate(core, batch.input(), tiny.exec);
         const Tensor t = tiny.model.logits(batch.n(), tiny.exec);
         return {t.ptr<double>(), t.ptr<double>() + t.elements()};
@@ -366,7 +366,7 @@ TEST_F(InterventionsOnNetworks, ScaleTheFirstTokenBesideALearnedColumn) {
             TinyModel tiny(config, 22, DType::kF64);
             for (double& p : tiny.model.parameters().span<double>()) p *= 2;  // a column with a share
             const TinyBatch batch(config, 2, true);
-            IntervenedAttention core(tiny.core, {{.kind = kFirst, .value = gamma}}, config.model.heads);
+            IntervenedAttention core(tiny.core, {{.kind = kFirst, .value = gamma}});
             tiny.model.evaluate(core, batch.input(), tiny.exec);
             const Block block = tiny.model.block(core, batch.input(), 1, tiny.exec);
             const AttentionTensors t = block.core_tensors();
@@ -382,7 +382,7 @@ TEST_F(InterventionsOnNetworks, IdentityLeavesALearnedColumnNoWeight) {
     for (const DType dtype : {DType::kF64, DType::kF32}) {
         TinyModel tiny(config, 22, dtype);
         const TinyBatch batch(config, 2, true);
-        IntervenedAttention core(tiny.core, {{.kind = kIdentity}}, config.model.heads);
+        IntervenedAttention core(tiny.core, {{.kind = kIdentity}});
         tiny.model.evaluate(core, batch.input(), tiny.exec);
         const Block block = tiny.model.block(core, batch.input(), 1, tiny.exec);
         const AttentionTensors t = block.core_tensors();
@@ -394,7 +394,7 @@ TEST_F(InterventionsOnNetworks, IdentityLeavesALearnedColumnNoWeight) {
     }
 }
 
-// Heads are score maps: one away is y = 0 of its half (or halves) of the pair, both are the pair away.
+// Heads are score maps: one away is its y = 0, both are the pair away.
 TEST_F(InterventionsOnNetworks, ZeroHeadsOfDifferentialAttentionAreScoreMaps) {
     for (const char* kind : {"v1", "v2"}) {
         NetworkConfig config = tiny_llama();
@@ -404,15 +404,14 @@ TEST_F(InterventionsOnNetworks, ZeroHeadsOfDifferentialAttentionAreScoreMaps) {
         const std::vector<double> before = logits(tiny, batch, {});
         for (int64_t head = 0; head < 8; ++head) {
             const Interventions one{{.kind = kZero, .layer = 1, .head = head}};
-            IntervenedAttention core(tiny.core, one, 8);
+            IntervenedAttention core(tiny.core, one);
             tiny.model.evaluate(core, batch.input(), tiny.exec);
             const Block block = tiny.model.block(core, batch.input(), 1, tiny.exec);
             const Tensor out = block.core_tensors().out;
-            const int64_t halves = out.shape[1] / 8;
-            for (int64_t at = 0; at < out.shape[1]; ++at) {
+            for (int64_t at = 0; at < 8; ++at) {
                 double most = 0;
                 for (int64_t n = 0; n < batch.n(); ++n) most = std::max(most, row_norm(head_rows(out, at, n, 1), 0));
-                EXPECT_EQ(most == 0, at / (2 * halves) == head / 2 && at % 2 == head % 2) << kind << head << at;
+                EXPECT_EQ(most == 0, at == head) << kind << head << at;
             }
         }
         // Channels of pair 1 that the projection reads: those of heads 2 and 3, or with V2 of one head's width.
@@ -431,7 +430,7 @@ TEST_F(InterventionsOnNetworks, HaveNoBackward) {
     const NetworkConfig config = tiny_llama();
     TinyModel tiny(config, 11, DType::kF64);
     const TinyBatch batch(config, 1);
-    IntervenedAttention core(tiny.core, {{.kind = kZero}}, config.model.heads);
+    IntervenedAttention core(tiny.core, {{.kind = kZero}});
     tiny.model.forward(core, batch.input(), Write::kOverwrite, tiny.exec);
     expect_error(ExitCode::kInternal, {"no backward"}, [&] {
         tiny.model.backward(

@@ -22,38 +22,41 @@ class AttentionProducts {
     static constexpr int64_t kTogether = 4;
     static constexpr bool kWeighsGradients = true;
 
-    AttentionProducts(int64_t HS, int64_t keys, float scale, bool gradients)
-        : HS_(HS),
-          W_(round_up(HS, kTileDepth)),
-          row_(W_ + kPad),
+    AttentionProducts(const HeadWidths& widths, int64_t keys, float scale, bool gradients)
+        : key_{widths.keys},
+          value_{widths.values},
+          sum_(gradients ? key_ : value_),
           across_keys_(round_up(keys, kKeys) * kTileRows),
           scale_(scale),
           gradients_(gradients) {
-        const int64_t rows = round_up(keys, kKeys), of_keys = rows * W_, blocks = gradients ? kTogether : 1;
-        const int64_t of_queries = blocks * kQueries * W_, of_scores = kTogether * kQueries * kKeys;
-        bf16* at = workspace<AttentionProducts, bf16>(3 * of_keys + (gradients ? 4 : 1) * of_queries +
+        const int64_t rows = round_up(keys, kKeys), queries = (gradients ? kTogether : 1) * kQueries;
+        const int64_t both = key_.padded + value_.padded, of_scores = kTogether * kQueries * kKeys;
+        bf16* at = workspace<AttentionProducts, bf16>(rows * (both + sum_.padded) +
+                                                      queries * (gradients ? 2 * both : key_.padded) +
                                                       (gradients ? 2 * kTogether + 1 : 1) * of_scores);
         const auto take = [&](int64_t count) { return std::exchange(at, at + count); };
-        left_keys_ = take(of_keys), left_values_ = take(of_keys), right_keys_ = take(of_keys);
-        turned_queries_ = take(of_queries), turned_ = take(of_scores);
-        float* sums =
-            workspace<struct AttentionSums, float>((blocks * kQueries + (gradients ? 2 * (rows + kHalf) : 0)) * row_);
-        const auto take_sums = [&](int64_t count) { return std::exchange(sums, sums + count * row_); };
-        out_ = take_sums(blocks * kQueries);
+        left_keys_ = take(rows * key_.padded), left_values_ = take(rows * value_.padded);
+        right_keys_ = take(rows * sum_.padded);
+        turned_queries_ = take(queries * key_.padded), turned_ = take(of_scores);
+        float* sums = workspace<struct AttentionSums, float>(
+            queries * sum_.row + (gradients ? (rows + kHalf) * (key_.row + value_.row) : 0));
+        const auto take_sums = [&](int64_t count) { return std::exchange(sums, sums + count); };
+        out_ = take_sums(queries * sum_.row);
         loaded_ = workspace<struct LoadedTiles, bool>(rows / kKeys);
         if (!gradients) return;
-        turned_douts_ = take(of_queries), queries_ = take(of_queries), douts_ = take(of_queries);
+        turned_douts_ = take(queries * value_.padded);
+        queries_ = take(queries * key_.padded), douts_ = take(queries * value_.padded);
         weights_ = take(kTogether * of_scores), dscores_ = take(kTogether * of_scores);
         rows_of_keys_ = rows;
-        dkeys_ = take_sums(rows + kHalf), dvalues_ = take_sums(rows + kHalf);
+        dkeys_ = take_sums((rows + kHalf) * key_.row), dvalues_ = take_sums((rows + kHalf) * value_.row);
         begun_keys_ = workspace<struct BegunKeys, bool>(rows / kHalf);
     }
 
     static constexpr int64_t padded(int64_t keys) { return keys; }
 
     void load_queries(int64_t block, const HeadRows<const bf16>& from, int64_t count) {
-        pack_columns(turned_queries_ + block * kQueries * W_, from, count);
-        if (gradients_) pack_depth(queries_ + block * kBlockDepth, kAcrossQueries, from, count);
+        pack_columns(turned_queries_ + block * kQueries * key_.padded, from, count, key_);
+        if (gradients_) pack_depth(queries_ + block * kBlockDepth, kAcrossQueries, from, count, key_);
         begun_[2 * block] = begun_[2 * block + 1] = false;
         place_[block] = block * kQueries;
     }
@@ -61,18 +64,20 @@ class AttentionProducts {
                         const RowFactors<float>* factors) {
         HeadRows<const bf16> rows = from;
         if (factors) {
-            bf16* const scaled = workspace<struct ScaledGradients, bf16>(kQueries * HS_);
+            const int64_t VS = value_.channels;
+            bf16* const scaled = workspace<struct ScaledGradients, bf16>(kQueries * VS);
             for (int64_t i = 0; i < count; ++i)
-                for (int64_t c = 0; c < HS_; ++c)
-                    store(scaled[i * HS_ + c],
+                for (int64_t c = 0; c < VS; ++c)
+                    store(scaled[i * VS + c],
                           static_cast<float>(from.row(i)[c]) * factors->gate[i] * factors->weights[i]);
-            rows.data = scaled, rows.stride = HS_;
+            rows.data = scaled, rows.stride = VS;
         }
-        pack_columns(turned_douts_ + block * kQueries * W_, rows, count);
-        pack_depth(douts_ + block * kBlockDepth, kAcrossQueries, rows, count);
+        pack_columns(turned_douts_ + block * kQueries * value_.padded, rows, count, value_);
+        pack_depth(douts_ + block * kBlockDepth, kAcrossQueries, rows, count, value_);
     }
     void load_keys(const HeadRows<const bf16>& keys, const HeadRows<const bf16>& values, int64_t count) {
-        key_rows_ = LeftRows(keys, left_keys_, count, HS_), value_rows_ = LeftRows(values, left_values_, count, HS_);
+        key_rows_ = LeftRows(keys, left_keys_, count, key_),
+        value_rows_ = LeftRows(values, left_values_, count, value_);
         std::fill_n(loaded_, round_up(count, kKeys) / kKeys, false);
         if (gradients_) std::fill_n(begun_keys_, (count + kHalf - 1) / kHalf, false);
     }
@@ -81,17 +86,17 @@ class AttentionProducts {
         if (std::exchange(loaded_[tile.first / kKeys], true)) return;
         const HeadRows<const bf16>& by_depth = gradients_ ? key_rows_.rows : value_rows_.rows;
         pack_depth(right_keys_ + tile.first * kTileRows, across_keys_, {by_depth.row(tile.first), by_depth.stride},
-                   tile.count);
+                   tile.count, sum_);
         key_rows_.pack(tile.first, tile.count);
         if (gradients_) value_rows_.pack(tile.first, tile.count);
     }
 
     void scores(float* to, int64_t block, const KeyTile& tile) const {
-        multiply_keys(to, key_rows_, turned_queries_ + block * kQueries * W_, tile);
+        multiply_keys(to, key_rows_, turned_queries_ + block * kQueries * key_.padded, key_, tile);
     }
     float score_scale() const { return scale_; }
     void weight_gradients(float* to, int64_t block, const KeyTile& tile) const {
-        multiply_keys(to, value_rows_, turned_douts_ + block * kQueries * W_, tile);
+        multiply_keys(to, value_rows_, turned_douts_ + block * kQueries * value_.padded, value_, tile);
     }
     template <class V>
     static void weigh(float* scores, const KeyTile& tile, float factor, const float* shift, const float* bias,
@@ -110,9 +115,9 @@ class AttentionProducts {
     void scale_out(const float* factors) {
         for (int64_t i = 0; i < kQueries; ++i) {
             if (!begun_[i / kHalf]) continue;
-            float* const row = out_ + i * row_;
+            float* const row = out_ + i * value_.row;
 #pragma omp simd
-            for (int64_t c = 0; c < W_; ++c) row[c] *= factors[i];
+            for (int64_t c = 0; c < value_.padded; ++c) row[c] *= factors[i];
         }
     }
     // For add_gradients, from scores to be multiplied by `factor` and dL/dp, which becomes dL/ds.
@@ -155,17 +160,18 @@ class AttentionProducts {
             const int64_t place = last && !begun ? rows_of_keys_ : row;
             for_each_run(std::exchange(of_keys_[half], 0), [&](int64_t run, int64_t count) {
                 const int64_t at = from + run * 2 * kTileElements;
-                for (const auto& [left, right, to] :
-                     {Operands{weights_, douts_, dvalues_}, {dscores_, queries_, dkeys_}})
-                    for (int64_t d = 0; d < W_; d += kHalf)
-                        multiply(to + place * row_ + d, row_, {left + at, kTileDepth, kTileElements, 2 * kTileElements},
+                for (const auto& [left, right, to, width] :
+                     {Operands{weights_, douts_, dvalues_, value_}, {dscores_, queries_, dkeys_, key_}})
+                    for (int64_t d = 0; d < width.padded; d += kHalf)
+                        multiply(to + place * width.row + d, width.row,
+                                 {left + at, kTileDepth, kTileElements, 2 * kTileElements},
                                  depth_at(right, kAcrossQueries, d, run), count, begun);
                 begun = true;
             });
             const int64_t stop = std::min(row + kHalf, end);
             for (int64_t j = row; last && j < stop; ++j) {
-                const int64_t at = (place + j - row) * row_;
-                f(j, begun ? dkeys_ + at : zeros(), begun ? dvalues_ + at : zeros());
+                const int64_t at = place + j - row;
+                f(j, begun ? dkeys_ + at * key_.row : zeros(), begun ? dvalues_ + at * value_.row : zeros());
             }
         }
     }
@@ -181,7 +187,7 @@ class AttentionProducts {
         return dquery(0, i);
     }
     const float* dquery(int64_t block, int64_t i) const {
-        return begun_[2 * block + i / kHalf] ? out_ + (place_[block] + i) * row_ : zeros();
+        return begun_[2 * block + i / kHalf] ? out_ + (place_[block] + i) * sum_.row : zeros();
     }
     float key_scale() const {
         return scale_;
@@ -197,9 +203,13 @@ class AttentionProducts {
     // Operands with queries as their depth: elements from a block to the next, and from 16 channels to the next.
     static constexpr int64_t kBlockDepth = 2 * kTileElements, kAcrossQueries = kHalves * kTileElements;
 
+    struct Width {
+        int64_t channels, padded = round_up(channels, kTileDepth), row = padded + kPad;  // row: of sums
+    };
     struct Operands {
         const bf16 *left, *right;
         float* to;
+        const Width& width;
     };
 
     // Calls f(first, count) for the runs of set bits, in ascending order.
@@ -224,52 +234,56 @@ class AttentionProducts {
     struct LeftRows {
         HeadRows<const bf16> rows{nullptr, 0};
         bf16* packed = nullptr;
-        int64_t whole = 0, HS = 0, W = 0;  // whole: rows that are read where they lie
+        int64_t whole = 0;  // rows that are read where they lie
+        Width width{0};
 
         LeftRows() = default;
-        LeftRows(const HeadRows<const bf16>& from, bf16* to, int64_t count, int64_t HS)
+        LeftRows(const HeadRows<const bf16>& from, bf16* to, int64_t count, const Width& width)
             : rows(from),
               packed(to),
-              whole(HS % kTileDepth == 0 ? count / kBlock * kBlock : 0),
-              HS(HS),
-              W(round_up(HS, kTileDepth)) {}
+              whole(width.channels == width.padded ? count / kBlock * kBlock : 0),
+              width(width) {}
         void pack(int64_t first, int64_t count) const {
             for (int64_t j = std::max(first, whole); j < first + count; j += kBlock)
-                for (int64_t c = 0; c < HS; c += kTileDepth)
-                    pack_left(packed + j * W + c * kTileRows, kTileRows * W, rows.row(j) + c, rows.stride,
-                              std::min(kBlock, first + count - j), std::min(kTileDepth, HS - c));
+                for (int64_t c = 0; c < width.channels; c += kTileDepth)
+                    pack_left(packed + j * width.padded + c * kTileRows, kTileRows * width.padded, rows.row(j) + c,
+                              rows.stride, std::min(kBlock, first + count - j),
+                              std::min(kTileDepth, width.channels - c));
         }
         Left at(int64_t j) const {
             if (j < whole) return {rows.row(j), rows.stride, kTileRows * rows.stride, kTileDepth};
-            return {packed + j * W, kTileDepth, kTileRows * W, kTileElements};
+            return {packed + j * width.padded, kTileDepth, kTileRows * width.padded, kTileElements};
         }
     };
 
     // 64 rows as columns of a right operand, channels as its depth: for scores.
-    void pack_columns(bf16* to, const HeadRows<const bf16>& from, int64_t count) const {
+    static void pack_columns(bf16* to, const HeadRows<const bf16>& from, int64_t count, const Width& width) {
         for (int64_t i = 0; i < count; i += kHalf)
-            for (int64_t c = 0; c < HS_; c += kTileDepth)
-                pack_right_turned(to + i * W_ + c * kTileRows, kTileRows * W_, from.row(i) + c, from.stride,
-                                  std::min(kHalf, count - i), std::min(kTileDepth, HS_ - c));
+            for (int64_t c = 0; c < width.channels; c += kTileDepth)
+                pack_right_turned(to + i * width.padded + c * kTileRows, kTileRows * width.padded, from.row(i) + c,
+                                  from.stride, std::min(kHalf, count - i), std::min(kTileDepth, width.channels - c));
     }
     // 64 rows as the depth of a right operand, channels as its columns, 16 of them `across` elements from the next.
-    void pack_depth(bf16* to, int64_t across, const HeadRows<const bf16>& from, int64_t count) const {
-        for (int64_t c = 0; c < HS_; c += kHalf)
+    static void pack_depth(bf16* to, int64_t across, const HeadRows<const bf16>& from, int64_t count,
+                           const Width& width) {
+        for (int64_t c = 0; c < width.channels; c += kHalf)
             for (int64_t i = 0; i < count; i += kTileDepth)
                 pack_right(to + c / kTileRows * across + i / kTileDepth * kTileElements, across, from.row(i) + c,
-                           from.stride, std::min(kTileDepth, count - i), std::min(kHalf, HS_ - c));
+                           from.stride, std::min(kTileDepth, count - i), std::min(kHalf, width.channels - c));
     }
     static Right depth_at(const bf16* packed, int64_t across, int64_t channel, int64_t half) {
         return {packed + channel / kTileRows * across + half * kTileElements, across, kTileElements};
     }
 
     // to (keys, queries) = rows times columns.
-    void multiply_keys(float* to, const LeftRows& rows, const bf16* columns, const KeyTile& tile) const {
+    static void multiply_keys(float* to, const LeftRows& rows, const bf16* columns, const Width& width,
+                              const KeyTile& tile) {
         for (int64_t r = 0; r < 2; ++r)
             for (int64_t c = 0; c < 2; ++c)
                 if (tile.halves.seen[r][c])
                     multiply(to + kHalf * (r * kQueries + c), kQueries, rows.at(tile.first + kHalf * r),
-                             {columns + c * kHalf * W_, kTileRows * W_, kTileElements}, W_ / kTileDepth, false);
+                             {columns + c * kHalf * width.padded, kTileRows * width.padded, kTileElements},
+                             width.padded / kTileDepth, false);
     }
     // The transpose of a half of the strip's keys by half c of queries becomes part of a left operand with the strip's
     // keys as its depth.
@@ -282,33 +296,35 @@ class AttentionProducts {
     void add_turned(int64_t block) {
         for (int64_t c = 0; c < 2; ++c) {
             bool& begun = begun_[2 * block + c];
-            float* const to = out_ + (place_[block] + kHalf * c) * row_;
+            float* const to = out_ + (place_[block] + kHalf * c) * sum_.row;
             for_each_run(std::exchange(of_queries_[c], 0), [&](int64_t run, int64_t count) {
                 const Left left{turned_ + (c * kHalves + run) * 2 * kTileElements, kTileDepth, kTileElements,
                                 2 * kTileElements};
-                for (int64_t d = 0; d < W_; d += kHalf)
-                    multiply(to + d, row_, left, depth_at(right_keys_, across_keys_, d, strip_ / kHalf + run), count,
-                             begun);
+                for (int64_t d = 0; d < sum_.padded; d += kHalf)
+                    multiply(to + d, sum_.row, left, depth_at(right_keys_, across_keys_, d, strip_ / kHalf + run),
+                             count, begun);
                 begun = true;
             });
         }
     }
     // What a row that nothing was added to holds.
     const float* zeros() const {
-        float* const row = workspace<struct Zeros, float>(W_);
-        std::fill_n(row, W_, 0.0f);
+        const int64_t width = std::max(key_.padded, value_.padded);
+        float* const row = workspace<struct Zeros, float>(width);
+        std::fill_n(row, width, 0.0f);
         return row;
     }
 
-    int64_t HS_, W_, row_, across_keys_;
+    Width key_, value_, sum_;  // sum_: of out, or dq, and so of right_keys_
+    int64_t across_keys_;
     int64_t rows_of_keys_ = 0;  // of dkeys and dvalues; 32 more for sums that are made in one go
     float scale_;
     bool gradients_;
     LeftRows key_rows_, value_rows_;
     bf16 *left_keys_, *left_values_;                       // what is packed of them
     bf16* right_keys_;                                     // by depth: values in forward, keys in backward
-    bf16 *turned_queries_, *turned_douts_ = nullptr;       // (W, 64) each block
-    bf16 *queries_ = nullptr, *douts_ = nullptr;           // (64, W)
+    bf16 *turned_queries_, *turned_douts_ = nullptr;       // (padded, 64) each block
+    bf16 *queries_ = nullptr, *douts_ = nullptr;           // (64, padded)
     bf16 *weights_ = nullptr, *dscores_ = nullptr;         // (keys, queries) of a strip and the blocks
     bf16* turned_;                                         // (queries, keys) of a strip and a block
     int64_t strip_ = 0;                                    // the strip's first row
