@@ -5,6 +5,7 @@
 #include "kernels/cpu/avx512_bf16/tiles.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/norm_row.h"
+#include "kernels/cpu/row_slots.h"
 #include "kernels/cpu/workspace.h"
 #include "kernels/gate_function.h"
 
@@ -81,15 +82,13 @@ class Gate {
     // The same z for all tokens: f'(z) stands outside of the sum over them.
     void backward_constant(Tensor dy, Tensor dz, Tensor dout, Write write, int threads) const {
         const int64_t size = dz.elements();
-        const int64_t slot_rows = std::max<int64_t>(1, (at_.N + kGateSlots - 1) / kGateSlots);
-        const int64_t slots = std::max<int64_t>(1, (at_.N + slot_rows - 1) / slot_rows);
-        R* partial = workspace<struct GateSlots, R>(slots * size);
+        const Slots slots(at_.N, kGateSlots);
+        R* partial = workspace<struct GateSlots, R>(slots.count * size);
 #pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(at_.N * at_.H * at_.HS))
-        for (int64_t slot = 0; slot < slots; ++slot) {
+        for (int64_t slot = 0; slot < slots.count; ++slot) {
             R* sums = partial + slot * size;
             std::fill_n(sums, size, R(0));
-            const int64_t end = std::min(at_.N, (slot + 1) * slot_rows);
-            for (int64_t n = slot * slot_rows; n < end; ++n) {
+            for (int64_t n = slots.begin(slot); n < slots.end(slot); ++n) {
                 if (at_.channel) add_channels(sums, dout, n);
                 for (int64_t h = 0; h < at_.H; ++h) {
                     if (!at_.channel) sums[h * at_.head] += head_sum(dout, n, h);
@@ -97,7 +96,7 @@ class Gate {
                 }
             }
         }
-        fold_slots(partial, partial, slots, size, size, Write::kOverwrite);
+        fold_slots(partial, partial, slots.count, size, size, Write::kOverwrite);
         Z* dgate = dz.ptr<Z>();
         for (int64_t i = 0; i < size; ++i) {
             const R z = static_cast<R>(z_[i]), slope = Function::slope(partial[i], z, sigmoid_fast(z));
