@@ -6,6 +6,7 @@
 #include "kernels/rope.h"
 
 namespace plimsoll {
+
 BlockTensors block_tensors(const ParameterTable& table, const LayerParts& parts, int64_t layer, Tensor matrices,
                            Tensor vectors) {
     const auto get = [&](std::string_view name) {

@@ -76,7 +76,7 @@ class AttentionProducts {
         pack_depth(douts_ + block * kBlockDepth, kAcrossQueries, rows, count, value_);
     }
     void load_keys(const HeadRows<const bf16>& keys, const HeadRows<const bf16>& values, int64_t count) {
-        key_rows_ = LeftRows(keys, left_keys_, count, key_),
+        key_rows_ = LeftRows(keys, left_keys_, count, key_);
         value_rows_ = LeftRows(values, left_values_, count, value_);
         std::fill_n(loaded_, round_up(count, kKeys) / kKeys, false);
         if (gradients_) std::fill_n(begun_keys_, (count + kHalf - 1) / kHalf, false);
