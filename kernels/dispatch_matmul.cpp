@@ -46,6 +46,8 @@ void matmul_activation_forward(Tensor act, Tensor up, Tensor x, Tensor weight, T
     check_dtypes("matmul_activation_forward", up, x, weight);
     check_bias("matmul_activation_forward", bias, up);
     check_activation("matmul_activation_forward", act, up, kind);
+    check(act.data != up.data || act.elements() == 0 || slope_follows_from_output(kind),
+          "matmul_activation_forward: up is act's memory, but the activation's slope wants it");
     PLIMSOLL_RUN(exec, matmul_activation_forward(act, up, x, weight, bias, kind, exec));
 }
 

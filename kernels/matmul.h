@@ -19,13 +19,15 @@ namespace plimsoll {
 void matmul_forward(Tensor out, Tensor x, Tensor weight, Tensor bias, const Exec& exec);
 
 // up = x weight^T + bias as above, act = f(up): a product and what follows it, as one op where the library has it
-// (cuBLASLt: GELU in bf16). act (N, F), up (N, F) or (N, 2F) for kSwiglu.
+// (cuBLASLt: GELU in bf16). act (N, F), up (N, F) or (N, 2F) for kSwiglu. up may be act's memory where
+// slope_follows_from_output().
 void matmul_activation_forward(Tensor act, Tensor up, Tensor x, Tensor weight, Tensor bias, Activation kind,
                                const Exec& exec);
 
 // The way back, from the product behind the activation: dact = dout weight, dup = dact f'(up). weight (O, F) is that of
 // the next layer, dout (N, O) its output's gradient. dact is memory: where what follows takes elements from registers,
-// it gets nothing. dup may be up's memory, or, if it has the same shape, dact's.
+// it gets nothing. dup may be up's memory, or, if it has the same shape, dact's; up may be what forward had as act
+// where slope_follows_from_output().
 void matmul_activation_backward(Tensor dup, Tensor dact, Tensor dout, Tensor weight, Tensor up, Activation kind,
                                 const Exec& exec);
 

@@ -18,11 +18,17 @@ constexpr int64_t inputs_per_output(Activation kind) {
     return kind == Activation::kSwiglu ? 2 : 1;
 }
 
+// Whether f'(x) follows from f(x), so that nobody need keep x.
+constexpr bool slope_follows_from_output(Activation kind) {
+    return kind == Activation::kRelu;
+}
+
 // out (N, F) = f(x), x (N, F), for kSwiglu x (N, 2F) whose first F columns are the gate. One floating dtype; arithmetic
-// in the dtype sums are kept in (tanh and exp to a few ulp of it).
+// in the dtype sums are kept in (tanh and exp to a few ulp of it). out may be x's memory if they have one shape.
 void activation_forward(Tensor out, Tensor x, Activation kind, const Exec& exec);
 
-// dx (like x) = dout f'(x). dx may be x's own memory, or dout's if they have one shape.
+// dx (like x) = dout f'(x). dx may be x's own memory, or dout's if they have one shape. x may be what
+// activation_forward has made of it where slope_follows_from_output().
 void activation_backward(Tensor dx, Tensor dout, Tensor x, Activation kind, const Exec& exec);
 
 }  // namespace plimsoll

@@ -108,7 +108,8 @@ inline OpWork activation_backward(Tensor dx, Tensor dout, Tensor x, Activation k
 inline OpWork matmul_activation_forward(Tensor act, Tensor up, Tensor x, Tensor weight, Tensor bias, Activation kind,
                                         const Exec& exec) {
     OpWork work = op_work::matmul_forward(up, x, weight, bias, exec);
-    work.others += forward_operations(kind) * count(act), work.bytes += bytes_of({act});
+    work.others += forward_operations(kind) * count(act);
+    if (act.data != up.data || act.shape != up.shape) work.bytes += bytes_of({act});
     return work;
 }
 // dact is a result of its own only in memory of its own.

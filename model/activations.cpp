@@ -26,6 +26,7 @@ std::array<PlannedTensor, kActivations> activation_list(const NetworkConfig& con
     const DType compute = precision.compute, stream = precision.stream();
     const bool mean = model.norm == "layer", qk_norm = model.qk_norm, mlp = F > 0;
     const bool lse = is_normalized(config.attention.spec(layer, model).weighting);
+    const bool one = mlp && slope_follows_from_output(model.activation_kind());  // up is act's memory
     const auto if_present = [](bool present, Shape shape) { return present ? shape : Shape{}; };
     return {{
         {&A::x, "x", kNever, {N, C}, stream},
@@ -42,8 +43,8 @@ std::array<PlannedTensor, kActivations> activation_list(const NetworkConfig& con
         {&A::norm2, "norm2", Recompute::kLight, if_present(mlp, {N, C}), compute},
         {&A::mean2, "mean2", Recompute::kBlock, if_present(mlp && mean, {N}), stream},
         {&A::rstd2, "rstd2", Recompute::kBlock, if_present(mlp, {N}), stream},
-        {&A::up, "up", Recompute::kBlock, if_present(mlp, {N, up}), compute},
-        {&A::act, "act", Recompute::kLight, if_present(mlp, {N, F}), compute},
+        {&A::up, "up", Recompute::kBlock, if_present(mlp && !one, {N, up}), compute},
+        {&A::act, "act", one ? Recompute::kBlock : Recompute::kLight, if_present(mlp, {N, F}), compute},
     }};
 }
 
@@ -106,6 +107,7 @@ BlockActivations ActivationPlan::view(const Arena& kept, const Arena& shared, co
         const Tensor memory = slots[i] ? kept[slots[i]] : shared[shared_[i]];
         views.*list[i].tensor = Tensor(memory.data, list[i].dtype, list[i].shape, memory.device);
     }
+    if (!views.up) views.up = views.act;
     views.qk_source = qk_sources_.view(kept, config.attention.qk_source_at(layer), n);
     views.parts = parts_[static_cast<size_t>(layer - first_layer_)].view(parts_in_shared_ ? shared : kept, n);
     return views;
@@ -114,7 +116,7 @@ BlockActivations ActivationPlan::view(const Arena& kept, const Arena& shared, co
 void ActivationPlan::for_each_pair(const NetworkConfig& config, int64_t layer, const BlockActivations& a,
                                    const BlockActivations& b, const std::function<void(Tensor, Tensor)>& f) const {
     for (const PlannedTensor& planned : activation_list(config, layer, 1, precision_))
-        if (a.*planned.tensor) f(a.*planned.tensor, b.*planned.tensor);
+        if (planned.shape.rank() > 0) f(a.*planned.tensor, b.*planned.tensor);
     for (size_t i = 0; i < parts_[static_cast<size_t>(layer - first_layer_)].size(); ++i) f(a.parts[i], b.parts[i]);
 }
 

@@ -23,9 +23,11 @@ struct BlockActivations {
     Tensor x_mid;           // (N, C) stream: after attention; absent without feed-forward layer
     Tensor norm2;           // (N, C)
     Tensor mean2, rstd2;    // (N)
-    Tensor up;              // (N, F) or (N, 2F): before the activation; backward may replace it by its gradient
-    Tensor act;             // (N, F)
-    PartTensors parts;      // what the layer's parts keep
+    // (N, F) or (N, 2F): before the activation; backward may replace it by its gradient. It is act's memory where
+    // slope_follows_from_output().
+    Tensor up;
+    Tensor act;         // (N, F)
+    PartTensors parts;  // what the layer's parts keep
 };
 
 // One set for all blocks, overwritten by each.
@@ -51,7 +53,8 @@ enum class BackwardSplit : uint8_t { kNo, kYes };
 // do not depend on it.
 enum class Recompute : uint8_t {
     kNone,   // everything is kept
-    kLight,  // the norms' and the activation's outputs: memory-bound ops, about 3C + F of every token's values
+    kLight,  // the norms' and the activation's outputs: memory-bound ops, about 3C + F (3C with ReLU) of every token's
+             // values
     kBlock,  // everything but the stream that enters a block: another forward
 };
 

@@ -177,7 +177,7 @@ void Block::norm1(const Exec& exec) {
 void Block::restore_hidden(const Exec& exec) {
     if (!a_.x_mid) return;
     norm_forward(a_.norm2, a_.mean2, a_.rstd2, a_.x_mid, p_.norm2_gain, p_.norm2_bias, model_.norm_spec(), exec);
-    activation_forward(a_.act, a_.up, model_.activation_kind(), exec);
+    if (a_.act.data != a_.up.data) activation_forward(a_.act, a_.up, model_.activation_kind(), exec);
 }
 
 Tensor Block::operand(Tensor kept) const {
@@ -195,8 +195,10 @@ void Block::backward_post(Tensor dx, Write write, BackwardPart part, const Exec&
     if (a_.x_mid) {
         const Tensor dbranch = first ? first : dx;
         const Activation kind = model_.activation_kind();
-        // In place there is less memory to go through; a GPU's product reads `up` beside what it writes.
-        const bool in_place = inputs_per_output(kind) > 1 || a_.up.device == Device::kCpu;
+        // In place there is less memory to go through; a GPU's product reads `up` beside what it writes. Gradients of
+        // weights that come later read `act`.
+        const bool read_later = part != BackwardPart::kAll && a_.up.data == a_.act.data;
+        const bool in_place = inputs_per_output(kind) > 1 || (a_.up.device == Device::kCpu && !read_later);
         const Tensor dup = in_place ? a_.up : s_.dact;
         if (weights) matmul_backward_weight(d_.down, d_.down_bias, dbranch, a_.act, write, exec, d_.down_squares);
         if (inputs)

@@ -7,16 +7,16 @@
 
 namespace plimsoll::cpu {
 
-// product(up, then) makes up, and act = f(up) behind it.
+// product(up, then) makes up, and act = f(up) behind it, or in its place.
 template <class Product>
 void activated_forward(Tensor act, Tensor up, Activation kind, const Exec& exec, Product&& product) {
+    using avx512_bf16::Following;
     if (inputs_per_output(kind) > 1) {
         product(matrix(up), avx512_bf16::Then{});
         return cpu::activation_forward(act, up, kind, exec);
     }
-    product(matrix(up),
-            avx512_bf16::Then{kind == Activation::kRelu ? avx512_bf16::Following::kRelu : avx512_bf16::Following::kGelu,
-                              matrix(act)});
+    const Following relu = act.data == up.data ? Following::kReluInPlace : Following::kRelu;
+    product(matrix(up), avx512_bf16::Then{kind == Activation::kRelu ? relu : Following::kGelu, matrix(act)});
 }
 
 // product(to, then) makes dact, if only as dup = dact f'(up).

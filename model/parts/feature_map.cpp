@@ -42,7 +42,7 @@ class MlpMap final : public BlockPart {
     }
     PartNeeds needs(int64_t N, Precision precision) const override {
         const auto tensor = [&](const char* name) { return PartTensor{name, {N, H_, HS_}, precision.compute}; };
-        return {.kept = {tensor("map_in"), tensor("map_up"), tensor("map_act"), tensor("phi_qk")},
+        return {.kept = {tensor("map_in"), tensor("map_act"), tensor("phi_qk")},
                 .operands = {},
                 .scratch = {tensor("dmap_out"), tensor("dmap_act")}};
     }
@@ -50,23 +50,23 @@ class MlpMap final : public BlockPart {
     Tensor unrotated(const PartView& v, Tensor /*qk*/) const override { return v.kept[kOut]; }
     void forward_unrotated(const PartView& v, Tensor qk, const Exec& exec) const override {
         copy_rows(v.kept[kIn], qk, exec);
-        matmul_activation_forward(rows(v.kept[kAct]), rows(v.kept[kUp]), rows(v.kept[kIn]), v.p[0], {},
-                                  Activation::kRelu, exec);
-        matmul_forward(rows(v.kept[kOut]), rows(v.kept[kAct]), v.p[1], {}, exec);
+        const Tensor act = rows(v.kept[kAct]);
+        matmul_activation_forward(act, act, rows(v.kept[kIn]), v.p[0], {}, Activation::kRelu, exec);
+        matmul_forward(rows(v.kept[kOut]), act, v.p[1], {}, exec);
     }
     void backward_unrotated(const PartView& v, Tensor dqk, Tensor /*qk*/, Write write,
                             const Exec& exec) const override {
-        const Tensor d = rows(v.scratch[0]), dact = rows(v.scratch[1]);
+        const Tensor d = rows(v.scratch[0]), dact = rows(v.scratch[1]), act = rows(v.kept[kAct]);
         copy_rows(v.scratch[0], dqk, exec);
-        matmul_backward_weight(v.d[1], {}, d, rows(v.kept[kAct]), write, exec);
-        matmul_activation_backward(dact, dact, d, v.p[1], rows(v.kept[kUp]), Activation::kRelu, exec);
+        matmul_backward_weight(v.d[1], {}, d, act, write, exec);
+        matmul_activation_backward(dact, dact, d, v.p[1], act, Activation::kRelu, exec);
         matmul_backward_weight(v.d[0], {}, dact, rows(v.kept[kIn]), write, exec);
         matmul_backward_input(d, dact, v.p[0], Write::kOverwrite, exec);
         copy_rows(dqk, v.scratch[0], exec);
     }
 
   private:
-    enum Kept : size_t { kIn, kUp, kAct, kOut };
+    enum Kept : size_t { kIn, kAct, kOut };
 
     // Each head's row as one of a matrix.
     static Tensor rows(Tensor t) { return t.reshape({t.shape[0] * t.shape[1], t.shape[2]}); }

@@ -100,6 +100,17 @@ void expect_bits_of_the_ops(const Case& c, bool with_branch, Write write, int th
                           write, exec);
     EXPECT_TRUE(same_bits(in_place.up, apart.dup) && same_bits(in_place.dx, apart.dx) &&
                 same_bits(in_place.dgain, apart.dgain));
+
+    // And all three in one place, as blocks with ReLU have them.
+    if (!slope_follows_from_output(c.activation)) return;
+    Half one{c};
+    FeedForwardTensors of_one = one.tensors();
+    FeedForwardGradients d_one = one.gradients(with_branch);
+    of_one.up = d_one.dup = of_one.act;
+    feed_forward_forward(of_one, c.activation, one.spec(), exec);
+    EXPECT_TRUE(same_bits(one.act, apart.act) && same_bits(one.out, apart.out));
+    feed_forward_backward(d_one, of_one, c.activation, one.spec(), write, exec);
+    EXPECT_TRUE(same_bits(one.act, apart.dup) && same_bits(one.dx, apart.dx) && same_bits(one.dgain, apart.dgain));
 }
 
 // Panels that are whole and not, sizes that are multiples of a tile and not, K of one pass and of several.

@@ -1,11 +1,13 @@
 // Activations against the formulas in double, and the accuracy of the exp behind them.
 #include "kernels/mlp.h"
 
+#include <array>
 #include <cmath>
 #include <limits>
 #include <numbers>
 
 #include "kernels/cpu/vector_math.h"
+#include "kernels/matmul.h"
 #include "tests/support/kernel_test.h"
 #include "tests/support/tolerance.h"
 
@@ -102,6 +104,42 @@ TYPED_TEST(MlpTest, GradientMayReplaceItsInputAndBitsDoNotDependOnThreads) {
     }
 }
 
+// ReLU where its input was, alone and behind a product, and its gradient from its output: for products that are fused
+// with it, and some that are not whole blocks.
+TYPED_TEST(MlpTest, ReluMayReplaceItsInput) {
+    using T = TypeParam;
+    using R = Accumulator<T>;
+    constexpr Activation kRelu = Activation::kRelu;
+    for (const auto& [N, I, F] : {std::array<int64_t, 3>{64, 64, 64}, {71, 40, 33}, {1, 8, 5}}) {
+        Pass<T> apart{.kind = kRelu, .N = N, .F = F}, over = apart;
+        apart.forward(), apart.backward();
+        activation_forward(view(over.x, {N, F}), view(over.x, {N, F}), kRelu, {});
+        over.backward();
+        EXPECT_TRUE(same_bits(over.x, apart.out) && same_bits(over.dx, apart.dx));
+
+        auto x = normals<T>(N * I, "x"), weight = normals<T>(F * I, "weight"), down = normals<T>(I * F, "down");
+        std::vector<R> bias = normals<R>(F, "bias");
+        for (const int threads : {1, 2}) {
+            std::vector<T> up(static_cast<size_t>(N * F)), act = up, both = up, dup = up, dup_of_both = up;
+            const auto forward = [&](std::vector<T>& to, std::vector<T>& before) {
+                matmul_activation_forward(view(to, {N, F}), view(before, {N, F}), view(x, {N, I}), view(weight, {F, I}),
+                                          view(bias, {F}), kRelu, {.threads = threads});
+            };
+            const auto backward = [&](std::vector<T>& to, std::vector<T>& from) {
+                matmul_activation_backward(view(to, {N, F}), view(to, {N, F}), view(x, {N, I}), view(down, {I, F}),
+                                           view(from, {N, F}), kRelu, {.threads = threads});
+            };
+            forward(act, up), forward(both, both);
+            EXPECT_TRUE(same_bits(both, act));
+            backward(dup, up), backward(dup_of_both, both);
+            EXPECT_TRUE(same_bits(dup_of_both, dup));
+            matmul_activation_backward(view(both, {N, F}), view(act, {N, F}), view(x, {N, I}), view(down, {I, F}),
+                                       view(both, {N, F}), kRelu, {.threads = threads});
+            EXPECT_TRUE(same_bits(both, dup));
+        }
+    }
+}
+
 TYPED_TEST(MlpTest, LargeInputsAndZerosStayFinite) {
     for (const Activation kind : kKinds) {
         std::vector<TypeParam> x;
@@ -158,6 +196,10 @@ TEST(Mlp, MismatchedShapesAreRefused) {
     EXPECT_THROW(activation_forward(view(out, {2, 6}), view(x, {2, 6}), Activation::kSwiglu, {}), Error);
     EXPECT_THROW(activation_backward(view(x, {2, 3}), view(out, {2, 3}), view(x, {2, 6}), Activation::kSwiglu, {}),
                  Error);
+    std::vector<float> weight(9);
+    const Tensor square = view(x, {2, 3}), other = view(out, {2, 3}), w = view(weight, {3, 3});
+    EXPECT_NO_THROW(matmul_activation_forward(square, square, other, w, {}, Activation::kRelu, {}));
+    EXPECT_THROW(matmul_activation_forward(square, square, other, w, {}, Activation::kGelu, {}), Error);
     EXPECT_THROW(activation_forward(view(out, {2, 4}).slice_columns(0, 2), view(x, {2, 2}), Activation::kRelu, {}),
                  Error);
 }

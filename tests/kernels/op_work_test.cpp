@@ -46,6 +46,14 @@ TEST(OpWork, ProductsWithAnActivation) {
     const Tensor act = of({5, 3}), up = of({5, 6}), x = of({5, 2}), weight = of({6, 2});
     expect_work(op_work::matmul_activation_forward(act, up, x, weight, {}, Activation::kSwiglu, kExec), 120, 75,
                 4 * (15 + 30 + 10 + 12));
+    // ReLU of half as many, in a memory of its own and in the product's.
+    float other[1];
+    const Tensor half = of({3, 2});
+    expect_work(op_work::matmul_activation_forward(Tensor(other, DType::kF32, {5, 3}), act, x, half, {},
+                                                   Activation::kRelu, kExec),
+                60, 15, 4 * (15 + 15 + 10 + 6));
+    expect_work(op_work::matmul_activation_forward(act, act, x, half, {}, Activation::kRelu, kExec), 60, 15,
+                4 * (15 + 10 + 6));
     const Tensor dout = of({5, 2}), down = of({2, 3});
     float elsewhere[1];
     const Tensor dact(elsewhere, DType::kF32, {5, 3});

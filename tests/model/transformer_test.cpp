@@ -240,12 +240,13 @@ TEST(Transformer, MemoryGrowsWithTokensAndParametersDoNot) {
 
 // What is computed again has the same bits, in backward and for the probes, and takes less memory the more it is.
 TEST(Transformer, RecomputeChangesMemoryAndNoBit) {
-    NetworkConfig gated = tiny_llama(), plain = tiny_llama(), sourced = tiny_llama();
+    NetworkConfig gated = tiny_llama(), plain = tiny_llama(), sourced = tiny_llama(), relu = tiny_gpt2();
+    relu.model.activation = "relu";
     sourced.attention.qk_source = {"position", "embedding"};
     plain.loss.bos_decorrelation = 2;
     gated.attention.gate = {"headwise", "elementwise"}, gated.attention.weighting = {"sigmoid", "softmax"};
     plain.model.activation = "none";
-    for (const NetworkConfig& config : {tiny_llama(), tiny_gpt2(), gated, plain, sourced})
+    for (const NetworkConfig& config : {tiny_llama(), tiny_gpt2(), gated, plain, sourced, relu})
         for (const DType compute : {DType::kF32, DType::kBF16}) {
             const TinyBatch batch(config, 2, true);
             TinyModel kept(config, batch.n(), compute);

@@ -159,6 +159,7 @@ inline std::vector<Named> networks() {
     });
     add("placeholders", tiny_gpt2(), [](NetworkConfig& c) { c.attention.placeholders = 2; });
     all.back().documents = true;
+    add("relu", tiny_gpt2(), [](NetworkConfig& c) { c.model.activation = "relu"; });
     add("no_mlp_z_loss", tiny_llama(), [](NetworkConfig& c) { c.model.activation = "none", c.loss.z_loss = 0.01; });
     return all;
 }

@@ -122,6 +122,10 @@ class Rows {
             const Pair x = load_pair(other_, follows_, all()), d = pair(rounded);
             return store_pair(narrow_, to_, all(), {gradient(d.even, x.even), gradient(d.odd, x.odd)});
         }
+        if constexpr (kFollowing == Following::kReluInPlace) {
+            const Pair x = pair(rounded);
+            return store_pair(narrow_, to_, all(), {value(x.even), value(x.odd)});
+        }
         store_bits(narrow_, to_, all(), rounded);
         if constexpr (kFollowing == Following::kGelu || kFollowing == Following::kRelu) {
             const Pair x = pair(rounded);
@@ -252,6 +256,8 @@ void with_rows(const Finish& block, F&& f) {
             return f(Rows<kWhole, false, kWrite, kRelu>(block));
         case kGelu:
             return f(Rows<kWhole, false, kWrite, kGelu>(block));
+        case kReluInPlace:
+            return f(Rows<kWhole, false, kWrite, kReluInPlace>(block));
         case kReluGradient:
             return f(Rows<kWhole, false, kWrite, kReluGradient>(block));
         case kGeluGradient:

@@ -30,6 +30,7 @@ enum class Following : uint8_t {
     kNothing,
     kRelu,  // other = f(element)
     kGelu,
+    kReluInPlace,   // f(element) instead of element
     kReluGradient,  // element * f'(other), rounded again, instead of element
     kGeluGradient,
 };
