@@ -155,11 +155,12 @@ def _range(counts):
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
-def put_into(text, settings, table):
+def put_into(text, settings, table, markers=(BEGIN, END)):
     """Replaces the machine's section between the markers, or adds it. Throws ValueError without markers."""
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"no '{BEGIN}' and '{END}' to put the tables between")
-    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    first, last = markers
+    if first not in text or last not in text:
+        raise ValueError(f"no '{first}' and '{last}' to put the tables between")
+    begin, end = text.index(first) + len(first), text.index(last)
     sections = {part.split("\n", 1)[0]: part.strip("\n") for part in text[begin:end].split(_SECTION)[1:]}
     sections[processor(settings)] = f"{processor(settings)}\n\n{table}".strip("\n")
     return text[:begin] + "".join(f"{_SECTION}{one}\n" for one in sections.values()) + text[end:]

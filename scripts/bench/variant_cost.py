@@ -4,6 +4,7 @@
     scripts/bench/variant_cost.py                                   # every file of configs/variants, then probes
     scripts/bench/variant_cost.py --variants sigmoid,gated_headwise --no-probes --pairs 40
     scripts/bench/variant_cost.py --no-probes --config configs/models/mini.toml --set train.micro_batch=4
+    scripts/bench/variant_cost.py --resume --readme                 # goes on after a stop; the table in configs/README.md
 
 Variants: `plimsoll bench --config FILE --variant NAME --against softmax` lets whole training steps (forward, backward,
 optimizer) of the two take turns in one process, so that a pair lies within a second and the machine's moods hit both; the
@@ -28,16 +29,20 @@ import statistics
 import sys
 import tempfile
 import tomllib
+from datetime import date
 from pathlib import Path
 from time import monotonic
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import peer_tables  # noqa: E402
 import processes  # noqa: E402
 from peer_runner import machine, program_version  # noqa: E402
 from processes import attempt, positive  # noqa: E402
 
 _ROOT = Path(__file__).resolve().parents[2]
 _VARIANTS = _ROOT / "configs/variants"
+_PAGE = _ROOT / "configs/README.md"
+MARKERS = "<!-- variant cost -->", "<!-- end of variant cost -->"
 LIMIT = 1.10
 LIMITS = {"sigmoid": 1.00, "gated_headwise": 1.02, "probes": 1.05}
 PAIRS = 20  # fewer give no verdict
@@ -152,6 +157,27 @@ def _costs(entry):
     return f"{entry['ratio']:.3f} | {entry['low']:.3f} to {entry['high']:.3f} | {entry['limit']:.2f}"
 
 
+def page_with(page, data):
+    """The page's text with what was measured in this machine's section. Throws ValueError without markers."""
+    machine_, pairs = data["machine"], max(entry.get("pairs", 0) for entry in [*data["variants"].values(), data["probes"] or {}])
+    head = (f"{peer_tables.processor(machine_)}, {machine_['threads']} threads, {data['date']}; medians of {pairs} pairs of "
+            "steps, or of runs.")
+    return peer_tables.put_into(page, machine_, f"{head}\n\n{table(data['variants'], data['probes'])}\n", MARKERS)
+
+
+def measured_before(path, machine_, options, pairs):
+    """What a file of --json holds by this program on this machine: (variants, probes), those with as many pairs."""
+    try:
+        data = json.loads(Path(path).read_text())
+    except (OSError, ValueError):
+        return {}, None
+    if (data.get("machine"), data.get("options")) != (machine_, options):
+        return {}, None
+    enough = {name: entry for name, entry in data["variants"].items() if entry.get("pairs", 0) >= pairs}
+    probes = data["probes"] if data["probes"] and data["probes"].get("pairs", 0) >= pairs else None
+    return enough, probes
+
+
 def main(argv=None):
     legal = variant_names()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -168,7 +194,10 @@ def main(argv=None):
                         help="default: configs/quickstart.toml")
     parser.add_argument("--probe-set", action="append", default=[], metavar="KEY=VALUE", help="of its runs; may be repeated")
     parser.add_argument("--plimsoll", default=str(_ROOT / "build/plimsoll"), metavar="PATH", help="default: build/plimsoll")
-    parser.add_argument("--json", metavar="OUT", help="also write every number to this file, after every measurement")
+    parser.add_argument("--json", metavar="OUT", help="write every number to this file, after every measurement (default with "
+                        "--resume or --readme: runs/variant_cost.json)")
+    parser.add_argument("--resume", action="store_true", help="keep what that file holds by this program on this machine")
+    parser.add_argument("--readme", action="store_true", help="put everything into configs/README.md, as this machine's section")
     a = parser.parse_args(argv)
     names = [name.strip() for name in a.variants.split(",")] if a.variants else legal
     for name in names:
@@ -176,6 +205,9 @@ def main(argv=None):
             parser.error(f"--variants: '{name}' is not one of {', '.join(legal)}")
     if a.processes > a.pairs:
         parser.error(f"--processes {a.processes} is more than --pairs {a.pairs}")
+    if a.readme and (a.variants or a.config or a.set or a.no_variants or a.no_probes or a.probe_set or a.pairs < PAIRS):
+        parser.error("--readme wants every variant and probes, as they are measured without other options")
+    a.json = a.json or (str(_ROOT / "runs/variant_cost.json") if a.resume or a.readme else None)
     if not os.access(a.plimsoll, os.X_OK):
         print(f"variant_cost: there is no program at '{a.plimsoll}'; build plimsoll, or name it with --plimsoll",
               file=sys.stderr)
@@ -190,25 +222,37 @@ def main(argv=None):
     options = [*(["--config", a.config] if a.config else DEFAULT), *settings_of(a.set), "--precision", a.precision,
                "--threads", str(a.threads)]
     data = {"machine": machine() | {"threads": a.threads, "plimsoll": program_version(a.plimsoll)},
-            "options": options, "variants": {}, "probes": None}
+            "options": options, "date": date.today().isoformat(), "variants": {}, "probes": None}
+    if a.resume:
+        data["variants"], data["probes"] = measured_before(a.json, data["machine"], options, a.pairs)
     if os.getloadavg()[0] > 0.5:
         say(f"warning: the load is {os.getloadavg()[0]:.1f}; what else runs here makes intervals wide")
 
     def save():
         if a.json:
+            Path(a.json).parent.mkdir(parents=True, exist_ok=True)
             Path(a.json).write_text(json.dumps(data, indent=1) + "\n")
 
     for name in () if a.no_variants else names:
-        data["variants"][name] = attempt(lambda: measure_variant(name, a.plimsoll, options, a.pairs, a.processes))
-        entry = data["variants"][name]
+        if name in data["variants"]:
+            continue
+        entry = attempt(lambda: measure_variant(name, a.plimsoll, options, a.pairs, a.processes))
+        data["variants"] = {one: (data["variants"] | {name: entry})[one] for one in legal
+                            if one == name or one in data["variants"]}
         say(f"{name}: {words(entry)}" + ("" if "error" in entry else f", {entry['ratio']:.3f} of softmax"))
         save()
-    if not a.no_probes:
+    if not a.no_probes and not data["probes"]:
         probe_options = [*settings_of(a.probe_set), "--set", f"run.threads={a.threads}"]
         data["probes"] = attempt(lambda: measure_probes(a.plimsoll, a.probe_config, probe_options, a.pairs, say))
         save()
     print(f"{data['machine']['processor']}, {a.threads} threads; {a.pairs} pairs\n")
     print(table(data["variants"], data["probes"]))
+    if a.readme:
+        try:
+            _PAGE.write_text(page_with(_PAGE.read_text(encoding="utf-8"), data), encoding="utf-8")
+        except ValueError as error:
+            print(f"variant_cost: {_PAGE.name}: {error}", file=sys.stderr)
+            return 1
     entries = [*data["variants"].values(), *([data["probes"]] if data["probes"] else [])]
     return 1 if any("error" in entry or entry["within"] is False for entry in entries) else 0
 

@@ -129,6 +129,48 @@ class CommandLine(unittest.TestCase):
         self.assertIn("| gated | | | | | | | failed: exit status 78: no |", printed)
         self.assertEqual(self.options[:4], ["--config", "mine.toml", "--set", "a.b=1"])
 
+    def test_resuming_keeps_what_was_measured(self):
+        with tempfile.TemporaryDirectory() as folder:
+            out = str(Path(folder) / "new/cost.json")
+            self.call("--variants", "sigmoid,alibi", "--no-probes", "--json", out)
+            self.options = None
+            status, printed, _ = self.call("--variants", "sigmoid,gated_headwise", "--no-probes", "--json", out, "--resume")
+            self.assertIsNotNone(self.options)
+            self.assertEqual(list(json.loads(Path(out).read_text())["variants"]), ["alibi", "gated_headwise", "sigmoid"])
+            self.options = None
+            self.call("--variants", "alibi", "--no-probes", "--json", out, "--resume")
+            self.assertIsNone(self.options)  # nothing was measured
+            for change in (["--pairs", "21"], ["--set", "model.layers=2"], ["--threads", "1"]):
+                self.options = None
+                self.call("--variants", "alibi", "--no-probes", "--json", out, "--resume", *change)
+                self.assertIsNotNone(self.options, change)
+            Path(out).write_text("{")
+            self.call("--variants", "alibi", "--no-probes", "--json", out, "--resume")
+            self.assertEqual(list(json.loads(Path(out).read_text())["variants"]), ["alibi"])
+
+    def test_the_page_gets_the_machines_section(self):
+        probes = variant_cost.judge("probes", [1.02] * 20) | {"ms": 10200, "ms_without": 10000, "probes": 19}
+        first, last = variant_cost.MARKERS
+        with tempfile.TemporaryDirectory() as folder:
+            page, out = Path(folder) / "README.md", str(Path(folder) / "cost.json")
+            page.write_text(f"# a\n{first}\n{last}\nb\n")
+            with mock.patch.object(variant_cost, "_PAGE", page):
+                self.call("--readme", "--json", out, probes=probes)
+                text = page.read_text()
+                self.assertIn("medians of 20 pairs", text)
+                self.assertIn("| alibi | 101.0 | 100.0 |", text)
+                self.assertIn("| probes | 10.20 |", text)
+                self.call("--readme", "--resume", "--json", out, probes=probes)
+                self.assertEqual(page.read_text(), text)
+                page.write_text("nothing\n")
+                status, _, errors = self.call("--readme", "--json", out, probes=probes)
+                self.assertEqual((status, page.read_text()), (1, "nothing\n"))
+                self.assertIn("no '<!-- variant cost -->'", errors)
+        for wrong in (["--variants", "alibi"], ["--no-probes"], ["--pairs", "19"], ["--set", "a.b=1"]):
+            self.assertEqual(self.call("--readme", *wrong)[0], 2)
+        for marker in variant_cost.MARKERS:
+            self.assertIn(marker, (ROOT / "configs/README.md").read_text())
+
     def test_probes_have_a_table_of_their_own(self):
         entry = variant_cost.judge("probes", [1.02] * 20) | {"ms": 10200, "ms_without": 10000, "probes": 19}
         with tempfile.TemporaryDirectory() as folder:
