@@ -131,8 +131,8 @@ def steps_text(data):
     heads = list(dict.fromkeys(header(result["settings"], result["date"]) for result in results))
     rows = max(len(result["screening"]) for result in results)
     rounds = sorted({len(result["rounds"]) for result in results})
-    return ("\n".join(heads) + f" Medians of {_range(rounds)} rounds in turns, a run the median of "
-            f"{_range(sorted({result['settings']['timed_steps'] for result in results}))} steps; in brackets the least "
+    return ("\n".join(heads) + f" Medians of {span(rounds)} rounds in turns, a run the median of "
+            f"{span(sorted({result['settings']['timed_steps'] for result in results}))} steps; in brackets the least "
             "and the greatest quotient within a round; PyTorch's best of up to "
             f"{rows} rows, screened by a run of each.\n\n{table}\n")
 
@@ -151,7 +151,8 @@ def details_text(data):
     return "\n\n".join(parts) + "\n" if parts else ""
 
 
-def _range(counts):
+def span(counts):
+    """'5', or '3 to 5', of ascending counts."""
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 

@@ -158,10 +158,13 @@ def _costs(entry):
 
 
 def page_with(page, data):
-    """The page's text with what was measured in this machine's section. Throws ValueError without markers."""
-    machine_, pairs = data["machine"], max(entry.get("pairs", 0) for entry in [*data["variants"].values(), data["probes"] or {}])
-    head = (f"{peer_tables.processor(machine_)}, {machine_['threads']} threads, {data['date']}; medians of {pairs} pairs of "
-            "steps, or of runs.")
+    """The page's text with what was measured in this machine's section. Throws ValueError without markers or numbers."""
+    machine_ = data["machine"]
+    pairs = sorted({entry["pairs"] for entry in [*data["variants"].values(), data["probes"] or {}] if "pairs" in entry})
+    if not pairs:
+        raise ValueError("nothing was measured; the section stays as it was")
+    head = (f"{peer_tables.processor(machine_)}, {machine_['threads']} threads, {data['date']}; medians of "
+            f"{peer_tables.span(pairs)} pairs of steps, or of runs.")
     return peer_tables.put_into(page, machine_, f"{head}\n\n{table(data['variants'], data['probes'])}\n", MARKERS)
 
 

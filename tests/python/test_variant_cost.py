@@ -166,6 +166,10 @@ class CommandLine(unittest.TestCase):
                 status, _, errors = self.call("--readme", "--json", out, probes=probes)
                 self.assertEqual((status, page.read_text()), (1, "nothing\n"))
                 self.assertIn("no '<!-- variant cost -->'", errors)
+        failed = {"machine": {"processor": "CPU", "bf16": [], "threads": 2}, "date": "", "variants": {"a": {"error": "no"}},
+                  "probes": None}
+        with self.assertRaisesRegex(ValueError, "nothing was measured"):
+            variant_cost.page_with(f"{first}\n{last}\n", failed)
         for wrong in (["--variants", "alibi"], ["--no-probes"], ["--pairs", "19"], ["--set", "a.b=1"]):
             self.assertEqual(self.call("--readme", *wrong)[0], 2)
         for marker in variant_cost.MARKERS:
